@@ -1,0 +1,35 @@
+//! The shared vocabulary of the iomgr block stack, its device trait, and the framework of I/O request managers.
+//!
+//! Every other crate of the workspace builds on this one; this one knows no implementation of a device, no ring and no
+//! file format. It does no I/O, starts no thread and reads no clock: time enters as a [`Timestamp`].
+//!
+//! ```text
+//!  frontend ──► Request ──► Device queue ──► Op ──► OpQueue (tqueue: io_uring, synchronous, simulated)
+//!      ▲                        │    ▲                 │
+//!      └──────── Done ──────────┘    └──── OpDone ─────┘
+//! ```
+//!
+//! A frontend owns the thread and the loop. In each pass it hands completed ops back to the device queues
+//! ([`DeviceQueue::op_done`]), takes finished requests from them ([`DeviceQueue::poll_done`]) and submits new ones
+//! ([`DeviceQueue::submit`]); device queues push the ops that those requests need onto the very same queue, so that a
+//! batch of requests costs one `io_uring_enter`.
+
+mod device;
+mod op;
+mod request;
+mod storage;
+mod time;
+mod units;
+mod wake;
+
+pub use device::{Busy, CancelOutcome, Device, DeviceQueue, Limits, Pass, QueueContext};
+pub use op::{
+    Action, BufId, Data, DataHome, FileHandle, FileSlot, Full, Lease, Op, OpDone, OpError, OpQueue, Owner, SimFile,
+    Token,
+};
+pub use request::{Class, Done, Operation, Request, RequestFlags, Tag};
+pub use rustix::io::Errno;
+pub use storage::Storage;
+pub use time::Timestamp;
+pub use units::{SECTOR_BYTES, SECTOR_SHIFT, Sector, SectorCount, SectorRange};
+pub use wake::{Wake, Waker};
