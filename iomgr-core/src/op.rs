@@ -292,6 +292,9 @@ pub trait OpQueue {
     /// Looks at memory. `None` while an op that writes to the buffer (a read) is outstanding, and for memory out of reach.
     fn bytes(&self, data: Data) -> Option<&[u8]>;
 
+    /// Fills memory with zeros, also while ops on other parts of the buffer are outstanding. False for memory out of reach.
+    fn fill_zeros(&mut self, data: Data) -> bool;
+
     /// Changes memory. `None` while any op on the buffer is outstanding, and for memory out of reach.
     fn bytes_mut(&mut self, data: Data) -> Option<&mut [u8]>;
 }
