@@ -15,8 +15,11 @@
 //! batch of requests costs one `io_uring_enter`.
 
 mod device;
+pub mod epoch;
+pub mod manager;
 mod op;
 mod request;
+mod shim;
 mod storage;
 mod time;
 mod units;

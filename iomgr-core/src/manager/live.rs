@@ -1,0 +1,99 @@
+//! The generations that an intake still has to do with: the current one, and those whose requests are on their way.
+
+use std::sync::Arc;
+
+use super::generation::Binding;
+
+/// Rarely more than two are alive; more than this many cost an allocation each.
+const EXPECTED: usize = 8;
+
+/// A small slab; grants and tickets name its slots.
+#[derive(Debug)]
+pub(super) struct LiveTable {
+    slots: Vec<Option<Live>>,
+    current: usize,
+}
+
+/// One generation as this intake sees it.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) binding: Arc<Binding>,
+    /// Are there hooks to call?
+    pub(super) hooked: bool,
+    /// Grants and tickets that name it.
+    pins: u32,
+}
+
+impl Live {
+    fn new(binding: Arc<Binding>) -> Self {
+        Self {
+            hooked: binding.generation.is_hooked(),
+            binding,
+            pins: 0,
+        }
+    }
+}
+
+impl LiveTable {
+    pub(super) fn new(binding: Arc<Binding>) -> Self {
+        let mut slots = Vec::with_capacity(EXPECTED);
+        slots.push(Some(Live::new(binding)));
+        Self { slots, current: 0 }
+    }
+
+    pub(super) fn current(&self) -> &Live {
+        self.slots[self.current]
+            .as_ref()
+            .expect("the current slot is always in use")
+    }
+
+    /// New requests go with `binding` from now on.
+    pub(super) fn move_to(&mut self, binding: Arc<Binding>) {
+        let old = self.current;
+        self.current = self.vacant();
+        self.slots[self.current] = Some(Live::new(binding));
+        self.let_go(old);
+    }
+
+    /// Pins the current generation.
+    pub(super) fn pin(&mut self) -> u32 {
+        let current = self.current;
+        self.slots[current]
+            .as_mut()
+            .expect("the current slot is always in use")
+            .pins += 1;
+        u32::try_from(current).expect("as many generations as requests at most, and those are counted in 32 bits")
+    }
+
+    pub(super) fn pinned(&self, slot: u32) -> &Live {
+        self.slots[slot as usize].as_ref().expect("a pinned slot is in use")
+    }
+
+    /// Ends a pin; the last one of a generation of the past lets go of it, which may stop the device with it.
+    pub(super) fn unpin(&mut self, slot: u32) {
+        let slot = slot as usize;
+        let live = self.slots[slot].as_mut().expect("a pinned slot is in use");
+        live.pins -= 1;
+        if live.pins == 0 && slot != self.current {
+            self.slots[slot] = None;
+        }
+    }
+
+    /// How many grants and tickets are out.
+    pub(super) fn pins(&self) -> u64 {
+        self.slots.iter().flatten().map(|live| u64::from(live.pins)).sum()
+    }
+
+    fn let_go(&mut self, slot: usize) {
+        if self.slots[slot].as_ref().is_some_and(|live| live.pins == 0) {
+            self.slots[slot] = None;
+        }
+    }
+
+    fn vacant(&mut self) -> usize {
+        self.slots.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        })
+    }
+}
