@@ -1,0 +1,8 @@
+//! System tests: the product as its users run it, with real clients, devices and file systems.
+//!
+//! One module per group of `cargo xtask test`; a test's name starts with its group's.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "tests")]
+
+mod guards;

@@ -1,0 +1,115 @@
+//! `cargo xtask soak`: the long forms of the system tests and simulations, once per issue, summed up.
+
+use std::time::{Duration, Instant};
+
+use clap::Args as ClapArgs;
+
+use crate::Result;
+use crate::runner::{self, Selection};
+use crate::tally::Tally;
+use crate::{test, tools};
+
+/// How long.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    /// Start no further round of tests after this many minutes
+    #[arg(long, default_value_t = 80)]
+    minutes: u64,
+}
+
+/// What is run, in this order: the fixed long forms once, then rounds of the seeded ones with new seeds.
+const ONCE: &[&str] = &["crash::", "full::", "loop_::", "nbd::", "hooks::"];
+const ROUNDS: &[&str] = &["sim::"];
+
+/// Runs with `IOMGR_SOAK=1`, by which tests choose their long form.
+pub(crate) fn run(args: &Args) -> Result {
+    let started = Instant::now();
+    let end = Duration::from_secs(args.minutes * 60);
+    tools::provide(true)?;
+    let product = test::build()?;
+    let mut soak = Soak {
+        product,
+        sum: Tally::default(),
+        parts: Vec::new(),
+    };
+    for &module in ONCE {
+        soak.part(module, module, 0)?;
+    }
+    let mut seed = 1;
+    while started.elapsed() < end && soak.parts.last().is_some_and(Part::may_repeat) {
+        for &module in ROUNDS {
+            soak.part(&format!("{module} seed {seed}"), module, seed)?;
+        }
+        seed += 1;
+    }
+    soak.summary(started.elapsed())
+}
+
+#[derive(Debug)]
+struct Soak {
+    product: String,
+    sum: Tally,
+    parts: Vec<Part>,
+}
+
+#[derive(Debug)]
+struct Part {
+    name: String,
+    tally: Tally,
+    took: Duration,
+    ok: bool,
+}
+
+impl Part {
+    /// A round that failed, or had nothing to run, is not followed by another.
+    fn may_repeat(&self) -> bool {
+        self.ok && self.tally.ended_well > 0
+    }
+}
+
+impl Soak {
+    fn part(&mut self, name: &str, module: &str, seed: u64) -> Result {
+        let started = Instant::now();
+        let packages = ["--package", "iomgr-tests", "--test", "it"].map(str::to_owned).to_vec();
+        let env = [
+            ("IOMGR_BIN", self.product.clone()),
+            ("IOMGR_SOAK", "1".into()),
+            ("IOMGR_SIM_SEED", seed.to_string()),
+        ];
+        let env = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let selection = Selection {
+            packages,
+            filters: vec![module.to_owned()],
+            env,
+            profile: Some("soak"),
+        };
+        let ended = runner::run(&selection)?;
+        self.sum.add(ended.tally.clone());
+        self.parts.push(Part {
+            name: name.to_owned(),
+            tally: ended.tally,
+            took: started.elapsed(),
+            ok: ended.ok,
+        });
+        Ok(())
+    }
+
+    fn summary(self, took: Duration) -> Result {
+        println!("\nsoak: {} min", took.as_secs() / 60);
+        for part in &self.parts {
+            let verdict = if part.ok { "ok" } else { "FAILED" };
+            println!(
+                "  {verdict:<7} {:<28} {:>5} s  {}",
+                part.name,
+                part.took.as_secs(),
+                part.tally
+            );
+        }
+        self.sum.print();
+        if self.parts.iter().all(|part| part.ok) {
+            Ok(())
+        } else {
+            Err("the soak found failures".into())
+        }
+    }
+}

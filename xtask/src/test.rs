@@ -1,0 +1,232 @@
+//! `cargo xtask test`: builds the product once, sees to the tools, runs the groups, sums up.
+
+use clap::Args as ClapArgs;
+
+use crate::Result;
+use crate::cmd;
+use crate::runner::{self, Ended, Selection};
+use crate::tally::Tally;
+use crate::tools;
+
+/// Which tests, and whether missing tools may be installed.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) groups: Groups,
+    /// Never install missing tools; say the command that would
+    #[arg(long)]
+    pub(crate) no_install: bool,
+    /// Only tests whose path contains one of these
+    #[arg(last = true)]
+    pub(crate) filters: Vec<String>,
+}
+
+/// The groups; none chosen means all.
+#[derive(Debug, Default, Clone, Copy, ClapArgs)]
+#[expect(clippy::struct_excessive_bools, reason = "one switch per group of tests")]
+pub(crate) struct Groups {
+    /// Each crate's own tests: unit, property, simulation, documentation examples
+    #[arg(long)]
+    unit: bool,
+    /// Power cuts of the whole stack in the simulator
+    #[arg(long)]
+    sim: bool,
+    /// Servers on loop devices, file systems on top
+    #[arg(long = "loop")]
+    loop_: bool,
+    /// Real NBD clients: nbdcopy, qemu-io, fio
+    #[arg(long)]
+    nbd: bool,
+    /// The binary's verbs, exit codes and texts, images by other tools
+    #[arg(long)]
+    cli: bool,
+    /// Servers killed in the middle of writes, locks
+    #[arg(long)]
+    crash: bool,
+    /// Full disks, failing flushes
+    #[arg(long)]
+    full: bool,
+    /// Manager hooks under load, allocations on the data path
+    #[arg(long)]
+    hooks: bool,
+}
+
+impl Groups {
+    /// The chosen modules of the system tests.
+    fn system(self) -> Vec<&'static str> {
+        let table = [
+            (self.sim, "sim::"),
+            (self.loop_, "loop_::"),
+            (self.nbd, "nbd::"),
+            (self.cli, "cli::"),
+            (self.crash, "crash::"),
+            (self.full, "full::"),
+            (self.hooks, "hooks::"),
+        ];
+        table
+            .into_iter()
+            .filter_map(|(chosen, module)| chosen.then_some(module))
+            .collect()
+    }
+
+    /// What the runner shall run, in one or two runs.
+    fn selections(self, filters: &[String]) -> Vec<Selection> {
+        let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
+        let selection = |packages: &[&str], filters: Vec<String>| Selection {
+            packages: words(packages),
+            filters,
+            ..Selection::default()
+        };
+        let system = self.system();
+        match (self.unit, system.is_empty()) {
+            (false, true) => vec![selection(&["--workspace"], filters.to_vec())],
+            (true, true) => vec![selection(UNIT, filters.to_vec())],
+            (false, false) => vec![selection(SYSTEM, narrowed(&system, filters))],
+            (true, false) => {
+                vec![
+                    selection(UNIT, filters.to_vec()),
+                    selection(SYSTEM, narrowed(&system, filters)),
+                ]
+            }
+        }
+    }
+}
+
+const UNIT: &[&str] = &["--workspace", "--exclude", "iomgr-tests"];
+const SYSTEM: &[&str] = &["--package", "iomgr-tests", "--test", "it"];
+
+/// A runner's filters are alternatives, so a group and a name are joined into one: `nbd::` + `fio` finds `nbd::nbd_fio…`
+/// when the name starts so; a filter that names its group itself is kept as it is.
+fn narrowed(groups: &[&str], filters: &[String]) -> Vec<String> {
+    if filters.is_empty() {
+        return groups.iter().map(|&group| group.to_owned()).collect();
+    }
+    let join = |group: &&str, filter: &String| {
+        let named = filter.starts_with(group);
+        if named {
+            filter.clone()
+        } else {
+            format!("{group}{filter}")
+        }
+    };
+    groups
+        .iter()
+        .flat_map(|group| filters.iter().map(move |filter| join(group, filter)))
+        .collect()
+}
+
+/// Runs the chosen tests and prints the sum; fails when a test did, or when CI had to skip one it must not skip.
+pub(crate) fn run(args: &Args) -> Result {
+    let mut tally = Tally::default();
+    let ended = tests(args, &mut tally);
+    tally.print();
+    ended?;
+    refuse_skips(&tally, std::env::var("CI").is_ok_and(|ci| ci == "true"))
+}
+
+/// Runs the chosen tests and adds them to the sum.
+fn tests(args: &Args, tally: &mut Tally) -> Result {
+    tools::provide(!args.no_install)?;
+    let product = build()?;
+    let mut ok = true;
+    for mut selection in args.groups.selections(&args.filters) {
+        selection.env.push(("IOMGR_BIN".into(), product.clone()));
+        let runs = [Some(runner::run(&selection)?), examples(&selection)?];
+        for Ended {
+            tally: part,
+            ok: part_ok,
+        } in runs.into_iter().flatten()
+        {
+            tally.add(part);
+            ok &= part_ok;
+        }
+    }
+    if ok { Ok(()) } else { Err("tests failed".into()) }
+}
+
+/// The documentation's examples belong to a run of whole crates, not to a chosen name or to the system tests.
+fn examples(selection: &Selection) -> Result<Option<Ended>> {
+    let whole = selection.filters.is_empty() && selection.packages.iter().any(|word| word == "--workspace");
+    if whole { runner::doctests(selection) } else { Ok(None) }
+}
+
+/// Builds the product as users run it and returns its path.
+pub(crate) fn build() -> Result<String> {
+    cmd::run(cmd::cargo().args(["build", "--release", "--package", "iomgr"]))?;
+    let mut query = cmd::cargo();
+    query.args([
+        "build",
+        "--release",
+        "--package",
+        "iomgr",
+        "--quiet",
+        "--message-format",
+        "json",
+    ]);
+    executable(&cmd::capture(&mut query)?).ok_or_else(|| "cargo did not say where it put iomgr".into())
+}
+
+/// The path of the binary `iomgr`, from cargo's messages.
+fn executable(messages: &str) -> Option<String> {
+    let message = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok();
+    let artifacts = messages.lines().filter_map(message);
+    let mut binaries = artifacts.filter(|artifact| artifact["target"]["name"] == "iomgr");
+    binaries.find_map(|artifact| artifact["executable"].as_str().map(str::to_owned))
+}
+
+/// With `CI=true` a skip that the tests require is a failure.
+fn refuse_skips(tally: &Tally, ci: bool) -> Result {
+    let refused = tally.skips.iter().filter(|skip| !skip.is_allowed()).count();
+    if ci && refused > 0 {
+        return Err(format!("CI must run every test, but {refused} skips are none of the allowed ones").into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tally::Skip;
+
+    #[test]
+    fn groups_choose_modules_and_names_narrow_them() {
+        let groups = Groups {
+            nbd: true,
+            cli: true,
+            ..Groups::default()
+        };
+        let selections = groups.selections(&["nbd_fio".to_owned()]);
+        assert_eq!(selections.len(), 1);
+        assert_eq!(selections[0].filters, ["nbd::nbd_fio", "cli::nbd_fio"]);
+        assert_eq!(selections[0].packages, SYSTEM);
+    }
+
+    #[test]
+    fn no_group_means_all() {
+        let selections = Groups::default().selections(&[]);
+        assert_eq!(selections.len(), 1);
+        assert_eq!(selections[0].packages, ["--workspace"]);
+    }
+
+    #[test]
+    fn ci_refuses_skips_except_of_the_shared_images() {
+        let skip = |reason: &str| Skip {
+            test: "t".into(),
+            reason: reason.into(),
+        };
+        let tally = |reason| Tally {
+            skips: [skip(reason)].into(),
+            ..Tally::default()
+        };
+        assert!(refuse_skips(&tally("no fio"), true).is_err());
+        assert!(refuse_skips(&tally("no fio"), false).is_ok());
+        assert!(refuse_skips(&tally("../shared is not here"), true).is_ok());
+    }
+
+    #[test]
+    fn the_binary_is_found_in_cargos_messages() {
+        let messages = "{\"target\":{\"name\":\"vbd\"},\"executable\":null}\n\
+                        {\"target\":{\"name\":\"iomgr\"},\"executable\":\"/t/iomgr\"}";
+        assert_eq!(executable(messages).as_deref(), Some("/t/iomgr"));
+    }
+}
