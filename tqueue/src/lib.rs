@@ -1,1 +1,76 @@
-//! Placeholder until its part lands.
+//! An asynchronous disk queue on io_uring: ops are queued, deferred when there are too many, planned, submitted, reaped
+//! and delivered, all on one thread.
+//!
+//! ```text
+//!  push ─► queued (deferred) ─► plan ─► engine ─► reap ─► completions ─► next_completion
+//!              ▲                        io_uring    │
+//!              │                        synchronous │
+//!              └── short, interrupted ──(simulated)─┘
+//! ```
+//!
+//! A [`Queue`] belongs to a frontend's thread. Devices push disk ops onto it through [`iomgr_core::OpQueue`]; the frontend
+//! adds its own socket, poll and timer ops, so that one `io_uring_enter` carries both.
+//!
+//! ```
+//! use iomgr_core::{Action, FileHandle, Op, OpQueue, Owner, Token};
+//! use tqueue::{Config, Queue};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let path = std::env::temp_dir().join(format!("tqueue-doc-{}", std::process::id()));
+//! let mut queue = Queue::new(&Config::default())?;
+//! let handle = FileHandle::new(std::fs::File::create_new(&path)?);
+//! let file = queue.add_file(&handle)?;
+//!
+//! let lease = queue.alloc(4096).expect("the arena is empty");
+//! queue.bytes_mut(lease.data()).expect("no op uses it").fill(7);
+//! let action = Action::Write { offset: 0, data: lease.data(), durable: true };
+//! let token = Token::new(Owner(0), 1);
+//! queue.push(Op { token, file, action }).expect("an empty queue has room");
+//! queue.submit_and_wait(None)?;
+//!
+//! let completion = queue.next_completion().expect("waited for");
+//! assert_eq!((completion.token, completion.result), (token, Ok(4096)));
+//! queue.free(lease);
+//! # std::fs::remove_file(path)?;
+//! # Ok(()) }
+//! ```
+//!
+//! # Contract
+//! - Every op that was taken completes exactly once, after a submit; one that came back as full never does.
+//! - A transfer that comes short is continued; a read that meets the end of its file ends as
+//!   [`OpError::EndOfFile`](iomgr_core::OpError::EndOfFile).
+//! - The queue owns all memory that ops work on. Memory that the kernel may touch cannot be looked at or changed, and is not
+//!   leased again before the op has ended.
+//! - After [`Queue::new`] nothing allocates (the synchronous engine may, inside `poll(2)`'s list).
+//! - `Discard` and `WriteZeroes` never change the size of a file. On a block device a discard becomes a write of zeros that
+//!   the device unmaps if it can, or else nothing; write-zeroes is done by the kernel in whichever way the device has.
+//!
+//! # Cancellation
+//! An op that no engine has seen ends as [`NeverStarted`](iomgr_core::OpError::NeverStarted). A socket, poll or timer op in
+//! the kernel ends as `ECANCELED`, or as what it came to meanwhile. A disk op in the kernel goes on to its own end.
+
+mod buddy;
+mod buf;
+mod config;
+mod counters;
+mod drain;
+mod dump;
+mod engine;
+mod error;
+mod files;
+mod inflight;
+mod net;
+mod plan;
+mod queue;
+mod ring;
+mod settle;
+mod setup;
+mod sync;
+
+pub use config::{Config, EngineKind, Features, PlanLimits, QueueInfo};
+pub use counters::Counters;
+pub use drain::DRAIN_MAX;
+pub use error::{Error, ErrorKind};
+pub use iomgr_core::Errno;
+pub use net::{Interest, MAX_SEND_PARTS, NetFull};
+pub use queue::{Completion, Queue, monotonic_now};

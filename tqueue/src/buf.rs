@@ -1,0 +1,456 @@
+//! The arena: one mapping of memory that the kernel may reach, leased out in runs.
+//!
+//! ```text
+//!  mapping (anonymous, not reserved)  ├─ zeros ─┤├── lease ──┤├─ free ─┤├──── lease ────┤ …
+//!  lease   BufId = generation · 2^20 + index     state, first page, order, length asked for, readers, writers
+//!  run     first byte and length in the arena, checked once, when the op was pushed
+//! ```
+//!
+//! # Contract
+//! - An op holds the lease behind its run from `hold` (when pushed) to `release` (its terminal completion). A lease
+//!   given back meanwhile is a zombie: its pages are free only after the last release.
+//! - [`Arena::bytes`] refuses memory that a held op writes to, [`Arena::bytes_mut`] memory that any op holds. So no Rust
+//!   reference ever meets the kernel in the same memory.
+//! - A `BufId` that was made up, or is out of date, names nothing. It is found out, not followed.
+#![allow(
+    unsafe_code,
+    reason = "the arena is a mapping: references into it are made here, and only here"
+)]
+
+use std::ptr::NonNull;
+use std::slice;
+
+use iomgr_core::{BufId, Data, DataHome, Lease};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
+use crate::buddy::{Buddy, order_for};
+use crate::{Error, ErrorKind};
+
+/// Bytes of a page, and the alignment of every lease.
+const PAGE: usize = 4096;
+/// Bits of a `BufId` that are the index.
+const INDEX_BITS: u32 = 20;
+/// Bytes of zeros that stand in where a file cannot zero a range itself.
+pub(crate) const ZEROS_BYTES: u32 = 64 << 10;
+
+/// A run of the arena, made from a checked [`Data`]. The lease behind it is held by the op that carries the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    start: u64,
+    len: u32,
+}
+
+impl Run {
+    /// No bytes.
+    pub(crate) const EMPTY: Self = Self { start: 0, len: 0 };
+
+    /// How many bytes.
+    pub(crate) fn len(self) -> u32 {
+        self.len
+    }
+
+    /// All but the first `n` bytes.
+    pub(crate) fn skip(self, n: u32) -> Self {
+        assert!(n <= self.len, "no more is skipped than there is");
+        Self {
+            start: self.start + u64::from(n),
+            len: self.len - n,
+        }
+    }
+
+    /// The first bytes, `n` at most.
+    pub(crate) fn first(self, n: u32) -> Self {
+        Self {
+            start: self.start,
+            len: self.len.min(n),
+        }
+    }
+}
+
+/// Which lease an op holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    index: u32,
+    access: Access,
+}
+
+/// How an op uses its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// The op reads the memory (a write, a send).
+    Reads,
+    /// The op fills the memory (a read, a receive).
+    Fills,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Free,
+    Live,
+    /// Given back while ops hold it.
+    Zombie,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    state: State,
+    order: u8,
+    generation: u16,
+    page: u32,
+    len: u32,
+    readers: u32,
+    fillers: u32,
+}
+
+/// The memory and who has which part of it.
+#[derive(Debug)]
+pub(crate) struct Arena {
+    base: NonNull<u8>,
+    len: usize,
+    buddy: Buddy,
+    slots: Box<[Slot]>,
+    /// Indices of free slots; never grows past its capacity.
+    vacant: Vec<u32>,
+    zeros: Run,
+    /// May the kernel reach the memory of held ops? Then engines get no references to it.
+    shared: bool,
+    /// `alloc` found nothing since this was last asked.
+    starved: bool,
+    leaked: bool,
+}
+
+impl Arena {
+    /// Maps `len` bytes, a multiple of 4096. `shared`: the kernel will work on the memory by itself.
+    pub(crate) fn new(len: usize, shared: bool) -> Result<Self, Error> {
+        let pages = u32::try_from(len / PAGE).expect("checked with the configuration");
+        let base = map(len).map_err(|errno| {
+            let context = format!("mapping {len} bytes for buffers (address space, overcommit or `ulimit -v`)");
+            Error::new(ErrorKind::Memory, context, errno)
+        })?;
+        let slot = Slot {
+            state: State::Free,
+            order: 0,
+            generation: 0,
+            page: 0,
+            len: 0,
+            readers: 0,
+            fillers: 0,
+        };
+        let mut arena = Self {
+            base,
+            len,
+            buddy: Buddy::new(pages),
+            slots: vec![slot; pages as usize].into(),
+            vacant: (0..pages).rev().collect(),
+            zeros: Run::EMPTY,
+            shared,
+            starved: false,
+            leaked: false,
+        };
+        let page = arena.buddy.take(order_for(ZEROS_BYTES / PAGE as u32));
+        arena.zeros = Run {
+            start: u64::from(page.expect("the arena is 1 MiB at least")) * PAGE as u64,
+            len: ZEROS_BYTES,
+        };
+        Ok(arena)
+    }
+
+    /// Leases `len` bytes.
+    pub(crate) fn alloc(&mut self, len: u32) -> Option<Lease> {
+        let lease = self.try_alloc(len);
+        self.starved |= lease.is_none();
+        lease
+    }
+
+    fn try_alloc(&mut self, len: u32) -> Option<Lease> {
+        if len == 0 {
+            return None;
+        }
+        let order = order_for(len.div_ceil(PAGE as u32));
+        let page = self.buddy.take(order)?;
+        let index = self.vacant.pop().expect("as many slots as pages");
+        let slot = &mut self.slots[index as usize];
+        *slot = Slot {
+            state: State::Live,
+            order,
+            page,
+            len,
+            ..*slot
+        };
+        Some(Lease::new(BufId(u32::from(slot.generation) << INDEX_BITS | index), len))
+    }
+
+    /// Gives a lease back; its pages are free when nothing holds them any more.
+    pub(crate) fn free(&mut self, lease: Lease) {
+        let Some(index) = self.find(lease.id()) else {
+            tracing::error!(
+                ?lease,
+                "lease_foreign: a buffer was given back to a queue that did not lease it"
+            );
+            return;
+        };
+        self.slots[index as usize].state = State::Zombie;
+        self.bury(index);
+    }
+
+    /// Checks `data` and takes hold of the memory behind it. `None`: it names no memory of ours.
+    pub(crate) fn hold(&mut self, data: Data, access: Access) -> Option<(Run, Option<Held>)> {
+        if data.home == DataHome::None {
+            return (data.len == 0).then_some((Run::EMPTY, None));
+        }
+        let (index, run) = self.resolve(data)?;
+        let slot = &mut self.slots[index as usize];
+        match access {
+            Access::Reads => slot.readers += 1,
+            Access::Fills => slot.fillers += 1,
+        }
+        Some((run, Some(Held { index, access })))
+    }
+
+    /// Ends a hold.
+    pub(crate) fn release(&mut self, held: Held) {
+        let slot = &mut self.slots[held.index as usize];
+        let count = match held.access {
+            Access::Reads => &mut slot.readers,
+            Access::Fills => &mut slot.fillers,
+        };
+        *count = count.checked_sub(1).expect("each hold is released once");
+        self.bury(held.index);
+    }
+
+    /// Looks at memory; `None` where an op fills it.
+    pub(crate) fn bytes(&self, data: Data) -> Option<&[u8]> {
+        let (index, run) = self.resolve(data)?;
+        (self.slots[index as usize].fillers == 0).then(|| self.slice(run))
+    }
+
+    /// Changes memory; `None` where an op holds it.
+    pub(crate) fn bytes_mut(&mut self, data: Data) -> Option<&mut [u8]> {
+        let (index, run) = self.resolve(data)?;
+        let slot = &self.slots[index as usize];
+        (slot.fillers == 0 && slot.readers == 0).then(|| self.slice_mut(run))
+    }
+
+    /// Fills memory with zeros, whatever ops hold it; the caller keeps to parts that no op works on.
+    pub(crate) fn fill_zeros(&mut self, data: Data) -> bool {
+        let Some((_, run)) = self.resolve(data) else {
+            return false;
+        };
+        // SAFETY: the run lies inside the mapping, and no Rust reference to it exists (`&mut self`). Should an op that the
+        // kernel runs work on these very bytes, each ends up as one or the other; nothing else depends on them.
+        unsafe { self.address(run).write_bytes(0, run.len as usize) };
+        true
+    }
+
+    /// The memory of a held op, for an engine that works by itself.
+    pub(crate) fn run(&self, run: Run) -> &[u8] {
+        assert!(!self.shared, "the kernel owns the memory of held ops");
+        self.slice(run)
+    }
+
+    /// The memory of a held op, to fill, for an engine that works by itself.
+    pub(crate) fn run_mut(&mut self, run: Run) -> &mut [u8] {
+        assert!(!self.shared, "the kernel owns the memory of held ops");
+        self.slice_mut(run)
+    }
+
+    /// Where a held run is, for the kernel. Only the ring follows it.
+    pub(crate) fn address(&self, run: Run) -> *mut u8 {
+        let start = usize::try_from(run.start).expect("inside the mapping");
+        self.base.as_ptr().wrapping_add(start)
+    }
+
+    /// A run of zeros, [`ZEROS_BYTES`] long, that nobody writes to.
+    pub(crate) fn zeros(&self) -> Run {
+        self.zeros
+    }
+
+    /// The whole mapping, to register it.
+    pub(crate) fn whole(&self) -> (*mut u8, usize) {
+        (self.base.as_ptr(), self.len)
+    }
+
+    /// From now on dropping the arena frees nothing: the kernel may be at work on it.
+    pub(crate) fn leak(&mut self) {
+        self.leaked = true;
+    }
+
+    /// Was anybody refused memory since the last call?
+    pub(crate) fn take_starved(&mut self) -> bool {
+        std::mem::take(&mut self.starved)
+    }
+
+    /// Bytes that are not leased.
+    pub(crate) fn free_bytes(&self) -> u64 {
+        u64::from(self.buddy.free_pages()) * PAGE as u64
+    }
+
+    /// Bytes of the largest lease that could be had now.
+    pub(crate) fn largest_free_bytes(&self) -> u64 {
+        self.buddy.largest().map_or(0, |order| (PAGE as u64) << order)
+    }
+
+    /// The index behind a live `id`.
+    fn find(&self, id: BufId) -> Option<u32> {
+        let index = id.0 & ((1 << INDEX_BITS) - 1);
+        let slot = self.slots.get(index as usize)?;
+        (slot.state == State::Live && u32::from(slot.generation) == id.0 >> INDEX_BITS).then_some(index)
+    }
+
+    /// Checks `data`: a live lease, and inside it.
+    fn resolve(&self, data: Data) -> Option<(u32, Run)> {
+        let DataHome::Buffer(id) = data.home else { return None };
+        let index = self.find(id)?;
+        let slot = &self.slots[index as usize];
+        (data.offset <= slot.len && data.len <= slot.len - data.offset).then(|| {
+            let start = u64::from(slot.page) * PAGE as u64 + u64::from(data.offset);
+            (index, Run { start, len: data.len })
+        })
+    }
+
+    /// Frees the pages of a zombie that nothing holds.
+    fn bury(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        if slot.state != State::Zombie || slot.readers != 0 || slot.fillers != 0 {
+            return;
+        }
+        slot.state = State::Free;
+        slot.generation = (slot.generation + 1) & ((1 << (32 - INDEX_BITS)) - 1);
+        let (page, order) = (slot.page, slot.order);
+        self.buddy.give(page, order);
+        self.vacant.push(index);
+    }
+
+    fn slice(&self, run: Run) -> &[u8] {
+        // SAFETY: a run lies inside the mapping (`resolve`), which is initialised (anonymous), lives as long as `self`, and
+        // is not written meanwhile: not by us (`&self`), nor by the kernel (callers checked that no op fills it).
+        unsafe { slice::from_raw_parts(self.address(run), run.len as usize) }
+    }
+
+    fn slice_mut(&mut self, run: Run) -> &mut [u8] {
+        // SAFETY: as in `slice`; `&mut self` keeps every other reference away, and callers checked that no op that the kernel
+        // runs holds the memory.
+        unsafe { slice::from_raw_parts_mut(self.address(run), run.len as usize) }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        if self.leaked {
+            return;
+        }
+        // SAFETY: the mapping is ours, and no reference into it outlives `self`. The queue drops the arena only after the
+        // ring is gone and every op has ended; otherwise it leaks it.
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+/// Maps `len` bytes that cost nothing until touched, and that no child process inherits.
+fn map(len: usize) -> Result<NonNull<u8>, Errno> {
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    // SAFETY: a fresh anonymous mapping, at an address that the kernel chooses, touches no memory of ours.
+    let base = unsafe { mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, flags) }?;
+    // SAFETY: the range is the mapping just made. A child that shared it copy-on-write could take pages away from under
+    // the kernel.
+    unsafe { madvise(base, len, Advice::LinuxDontFork) }?;
+    NonNull::new(base.cast()).ok_or(Errno::NOMEM)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arena() -> Arena {
+        Arena::new(1 << 20, false).unwrap()
+    }
+
+    #[test]
+    fn leases_hold_the_length_asked_for() {
+        let mut arena = arena();
+        let lease = arena.alloc(5000).unwrap();
+        assert_eq!(lease.len_bytes(), 5000);
+        assert_eq!(arena.bytes_mut(lease.data()).unwrap().len(), 5000);
+        assert_eq!(arena.address(arena.resolve(lease.data()).unwrap().1).addr() % 4096, 0);
+        let past = Data {
+            len: 5001,
+            ..lease.data()
+        };
+        assert!(arena.bytes(past).is_none(), "the slack of the last page is not ours");
+        arena.free(lease);
+    }
+
+    #[test]
+    fn held_memory_is_out_of_reach() {
+        let mut arena = arena();
+        let lease = arena.alloc(4096).unwrap();
+        let (_, reads) = arena.hold(lease.data().slice(0, 10), Access::Reads).unwrap();
+        assert!(arena.bytes(lease.data()).is_some() && arena.bytes_mut(lease.data()).is_none());
+        let (_, fills) = arena.hold(lease.data().slice(20, 10), Access::Fills).unwrap();
+        assert!(arena.bytes(lease.data()).is_none());
+        arena.release(fills.unwrap());
+        assert!(arena.bytes(lease.data()).is_some());
+        arena.release(reads.unwrap());
+        assert!(arena.bytes_mut(lease.data()).is_some());
+        arena.free(lease);
+    }
+
+    #[test]
+    fn pages_given_back_early_are_free_only_after_the_last_hold() {
+        let mut arena = arena();
+        let before = arena.free_bytes();
+        let lease = arena.alloc(4096).unwrap();
+        let data = lease.data();
+        let (_, held) = arena.hold(data, Access::Fills).unwrap();
+        arena.free(lease);
+        assert_eq!(arena.free_bytes(), before - 4096);
+        assert!(arena.hold(data, Access::Reads).is_none(), "a zombie takes no new holds");
+        arena.release(held.unwrap());
+        assert_eq!(arena.free_bytes(), before);
+    }
+
+    #[test]
+    fn a_name_out_of_date_names_nothing() {
+        let mut arena = arena();
+        let old = arena.alloc(4096).unwrap();
+        let data = old.data();
+        arena.free(old);
+        let new = arena.alloc(4096).unwrap();
+        assert!(arena.bytes(data).is_none() && arena.bytes(new.data()).is_some());
+        for home in [
+            DataHome::Registered(0),
+            DataHome::None,
+            DataHome::Buffer(BufId(u32::MAX)),
+        ] {
+            assert!(
+                arena
+                    .bytes(Data {
+                        home,
+                        offset: 0,
+                        len: 1
+                    })
+                    .is_none()
+            );
+        }
+        arena.free(new);
+    }
+
+    #[test]
+    fn a_foreign_lease_frees_nothing() {
+        let mut arena = arena();
+        let before = arena.free_bytes();
+        arena.free(Lease::new(BufId(7), 4096));
+        assert_eq!(arena.free_bytes(), before);
+    }
+
+    #[test]
+    fn all_of_the_arena_can_be_leased_and_comes_back() {
+        let mut arena = arena();
+        let before = arena.free_bytes();
+        let leases: Vec<Lease> = std::iter::from_fn(|| arena.alloc(1)).collect();
+        assert_eq!(leases.len() as u64, before / 4096);
+        assert!(arena.take_starved() && !arena.take_starved());
+        leases.into_iter().for_each(|lease| arena.free(lease));
+        assert_eq!(arena.largest_free_bytes(), 512 << 10, "merged again around the zeros");
+    }
+}

@@ -1,0 +1,152 @@
+//! What a queue is made from, and what came of it.
+
+use std::fmt;
+
+use crate::Error;
+
+/// How large a queue is and what runs it. Everything is allocated when the queue is made, from these numbers.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Disk ops in the kernel at the same time.
+    pub size: u32,
+    /// Disk ops outstanding in all: queued, deferred, in the kernel, and done but not delivered.
+    pub max_ops: u32,
+    /// Socket, poll and timer ops outstanding in all. They do not count into `size`, as they may wait for ever.
+    pub net_ops: u32,
+    /// Sends of more than one part outstanding at the same time.
+    pub sends: u32,
+    /// Bytes of buffers; a multiple of 4096. The largest lease is the largest power of two in it.
+    pub arena_bytes: usize,
+    /// What runs the ops.
+    pub engine: EngineKind,
+    /// Features of the kernel that must not be used, so that tests can see the queue do without.
+    pub mask: Features,
+    /// Files known at the same time.
+    pub files: u32,
+    /// Bounds for the plan step.
+    pub plan: PlanLimits,
+}
+
+impl Default for Config {
+    /// 128 ops in flight, 48 MiB of buffers (a run of 32 MiB and one of 16 MiB).
+    fn default() -> Self {
+        Self {
+            size: 128,
+            max_ops: 1024,
+            net_ops: 256,
+            sends: 64,
+            arena_bytes: 48 << 20,
+            engine: EngineKind::Auto,
+            mask: Features::empty(),
+            files: 64,
+            plan: PlanLimits::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Refuses numbers that nothing could be made from.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let bad = |text: &str| Err(Error::config(text));
+        if !(1..=16384).contains(&self.size) {
+            return bad("size is 1 to 16384");
+        }
+        if self.max_ops < self.size || self.max_ops > 16384 {
+            return bad("max_ops is at least size and at most 16384");
+        }
+        if !(1..=8192).contains(&self.net_ops) || self.sends > self.net_ops {
+            return bad("net_ops is 1 to 8192, and no fewer than sends");
+        }
+        if !self.arena_bytes.is_multiple_of(4096) || !(1 << 20..=4 << 30).contains(&self.arena_bytes) {
+            return bad("arena_bytes is 1 MiB to 4 GiB, in pages of 4096 bytes");
+        }
+        if !(1..=32768).contains(&self.files) {
+            return bad("files is 1 to 32768");
+        }
+        Ok(())
+    }
+}
+
+/// What runs the ops.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub enum EngineKind {
+    /// io_uring; where it cannot be had, the synchronous engine, with a warning in the log.
+    #[default]
+    Auto,
+    /// io_uring, or an error.
+    Uring,
+    /// Blocking calls, one after the other.
+    Sync,
+    /// The simulated disk.
+    #[cfg(feature = "test-utils")]
+    Sim(crate::sim::SimHandle),
+}
+
+bitflags::bitflags! {
+    /// Features of the kernel's io_uring that the queue uses where it finds them.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct Features: u32 {
+        /// One thread submits: the kernel may skip locks (Linux 6.0).
+        const SINGLE_ISSUER = 1 << 0;
+        /// Completions are worked off when we wait, never in between (Linux 6.1); needs `SINGLE_ISSUER`.
+        const DEFER_TASKRUN = 1 << 1;
+        /// No interrupts between processors for completions (Linux 5.19); used where `DEFER_TASKRUN` is not.
+        const COOP_TASKRUN = 1 << 2;
+        /// The buffers are registered: no page is looked up per op. They are locked into memory, so the limit on that counts.
+        const REGISTERED_BUFFERS = 1 << 3;
+        /// The files are registered: no reference is taken per op.
+        const REGISTERED_FILES = 1 << 4;
+        /// A send that went through at once posts no completion of its own (Linux 5.17).
+        const QUIET_SENDS = 1 << 5;
+    }
+}
+
+/// Bounds for the plan step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlanLimits {
+    /// Bytes in one op for the kernel.
+    pub max_bytes: u32,
+    /// Parts in one op for the kernel. 1 keeps every op as it is.
+    pub max_segments: u32,
+}
+
+impl Default for PlanLimits {
+    fn default() -> Self {
+        Self {
+            max_bytes: 1 << 20,
+            max_segments: 1,
+        }
+    }
+}
+
+/// What a queue turned out to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueInfo {
+    /// `io_uring`, `sync` or `sim`.
+    pub engine: &'static str,
+    /// What of the kernel is in use.
+    pub features: Features,
+    /// Why it is not io_uring although that was tried, or why buffers are not registered although that was tried.
+    pub notes: Vec<String>,
+    /// Bytes of buffers.
+    pub arena_bytes: usize,
+    /// Disk ops in the kernel at the same time.
+    pub size: u32,
+}
+
+impl fmt::Display for QueueInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}, size {}, {} MiB of buffers",
+            self.engine,
+            self.size,
+            self.arena_bytes >> 20
+        )?;
+        for (name, _) in self.features.iter_names() {
+            write!(f, ", {}", name.to_lowercase())?;
+        }
+        self.notes.iter().try_for_each(|note| write!(f, "; {note}"))
+    }
+}

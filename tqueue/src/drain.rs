@@ -1,0 +1,49 @@
+//! How a queue ends: nothing that the kernel may write to is freed.
+
+use std::time::Duration;
+
+use crate::Queue;
+use crate::engine::{Engine, clock};
+
+/// How long dropping a queue waits for ops that the disk is at.
+pub const DRAIN_MAX: Duration = Duration::from_secs(30);
+
+impl Queue {
+    /// Ends all ops: those that wait are cancelled, those that the disk is at are waited for. True: none is left.
+    fn drain(&mut self) -> bool {
+        let deadline = clock() + DRAIN_MAX;
+        loop {
+            self.cancel_all_of(|_| true);
+            while self.next_completion().is_some() {}
+            let left = deadline.since(clock());
+            if self.ops.len() == 0 || left.is_zero() {
+                return self.ops.len() == 0;
+            }
+            // An error here does not mean that the kernel is through with its ops; asking again costs nothing more.
+            if let Err(error) = self.submit_and_wait(Some(left)) {
+                tracing::error!(%error, "drain_failed");
+                return false;
+            }
+        }
+    }
+
+    /// Leaves the ring and the buffers to the kernel for good.
+    fn leak(&mut self) {
+        tracing::error!(
+            ops = self.ops.len(),
+            "queue_leaked: ops did not end in time; the ring and its buffers are not freed"
+        );
+        if let Engine::Ring(ring) = &mut self.engine {
+            ring.leak();
+        }
+        self.arena.leak();
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        if self.ops.len() > 0 && !self.drain() {
+            self.leak();
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! What runs the calls: one of three engines, behind one face.
+
+use std::time::Duration;
+
+use iomgr_core::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::Error;
+use crate::buf::{Arena, Run};
+use crate::counters::Counters;
+use crate::files::{FileIndex, Files};
+use crate::inflight::{Attempt, Key};
+use crate::net::{Interest, Sends};
+use crate::ring::Ring;
+use crate::sync::SyncEngine;
+
+/// One call for the kernel, or what stands for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    Read {
+        offset: u64,
+        run: Run,
+    },
+    Write {
+        offset: u64,
+        run: Run,
+        durable: bool,
+    },
+    Sync,
+    /// `fallocate(PUNCH_HOLE | KEEP_SIZE)`.
+    Punch {
+        offset: u64,
+        len: u64,
+    },
+    /// `fallocate(ZERO_RANGE | KEEP_SIZE)`.
+    ZeroRange {
+        offset: u64,
+        len: u64,
+    },
+    Recv {
+        run: Run,
+    },
+    Send {
+        run: Run,
+        attempt: Attempt,
+    },
+    /// The parts of a send slot, without the first `skip` bytes.
+    SendMany {
+        slot: u32,
+        skip: u64,
+        attempt: Attempt,
+    },
+    Poll {
+        interest: Interest,
+    },
+    Timer {
+        at: Timestamp,
+    },
+}
+
+/// What a call works on.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) arena: &'a mut Arena,
+    pub(crate) files: &'a Files,
+    pub(crate) sends: &'a Sends,
+    pub(crate) counters: &'a mut Counters,
+}
+
+/// What became of a call that was handed to an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Issued {
+    /// A result will come.
+    Taken,
+    /// Likewise; and if all goes well the result comes for certain right after the next enter.
+    Quiet,
+    /// Not now.
+    NoRoom,
+}
+
+/// A result: bytes or a negative error number, as in a completion queue entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) key: Key,
+    pub(crate) result: i32,
+}
+
+/// The result of a quiet send that went through. No count of bytes and no error number is that small.
+pub(crate) const ALL_SENT: i32 = i32::MIN;
+
+/// How long to stay in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// Not at all.
+    No,
+    /// Until there is a result.
+    Forever,
+    /// Likewise, but no longer than this.
+    AtMost(Duration),
+}
+
+/// An engine.
+#[derive(Debug)]
+pub(crate) enum Engine {
+    Ring(Ring),
+    Sync(SyncEngine),
+    #[cfg(feature = "test-utils")]
+    Sim(crate::sim::SimEngine),
+}
+
+/// Calls `$method` on whichever engine it is.
+macro_rules! each {
+    ($self:ident, $engine:ident => $call:expr) => {
+        match $self {
+            Engine::Ring($engine) => $call,
+            Engine::Sync($engine) => $call,
+            #[cfg(feature = "test-utils")]
+            Engine::Sim($engine) => $call,
+        }
+    };
+}
+
+impl Engine {
+    /// Hands a call over.
+    #[inline]
+    pub(crate) fn issue(&mut self, key: Key, file: Option<FileIndex>, call: Call, on: &mut Surroundings<'_>) -> Issued {
+        each!(self, engine => engine.issue(key, file, call, on))
+    }
+
+    /// Ends a socket, poll or timer call early, if it has not ended. False: no room to say so now.
+    pub(crate) fn cancel(&mut self, key: Key) -> bool {
+        each!(self, engine => engine.cancel(key))
+    }
+
+    /// Lets the kernel see what was issued, and waits.
+    pub(crate) fn enter(&mut self, wait: Wait, on: &mut Surroundings<'_>) -> Result<(), Error> {
+        each!(self, engine => engine.enter(wait, on))
+    }
+
+    /// Moves the results that are there to `into`, which has room for all that can be.
+    pub(crate) fn reap(&mut self, into: &mut Vec<Outcome>, counters: &mut Counters) {
+        each!(self, engine => engine.reap(into, counters))
+    }
+
+    /// Makes a file known under its index; says whether it was.
+    pub(crate) fn register_file(&mut self, files: &Files, index: FileIndex) -> bool {
+        match self {
+            Self::Ring(ring) => ring.register_file(index, files[index].raw_fd()),
+            _ => false,
+        }
+    }
+
+    /// The reverse.
+    pub(crate) fn unregister_file(&mut self, index: FileIndex) {
+        if let Self::Ring(ring) = self {
+            ring.register_file(index, -1);
+        }
+    }
+
+    /// Does it run files of the simulation (or else real ones)?
+    pub(crate) fn is_simulated(&self) -> bool {
+        #[cfg(feature = "test-utils")]
+        return matches!(self, Self::Sim(_));
+        #[cfg(not(feature = "test-utils"))]
+        false
+    }
+
+    /// The time.
+    pub(crate) fn now(&self) -> Timestamp {
+        match self {
+            #[cfg(feature = "test-utils")]
+            Self::Sim(sim) => sim.now(),
+            _ => clock(),
+        }
+    }
+}
+
+/// `CLOCK_MONOTONIC`.
+pub(crate) fn clock() -> Timestamp {
+    let now = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).expect("the monotonic clock starts at 0");
+    let nanos = u64::try_from(now.tv_nsec).expect("below a second");
+    Timestamp::from_nanos(seconds * 1_000_000_000 + nanos)
+}

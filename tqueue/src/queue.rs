@@ -1,0 +1,527 @@
+//! The queue: takes ops, defers them, plans and issues them, continues what came short, and keeps completions for delivery.
+
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use iomgr_core::{
+    Action, Data, Errno, FileHandle, FileSlot, Full, Lease, Op, OpDone, OpError, OpQueue, Timestamp, Token,
+};
+
+use crate::Error;
+use crate::buf::{Access, Arena, Held};
+use crate::config::{Config, EngineKind, Features, QueueInfo};
+use crate::counters::Counters;
+use crate::engine::{Engine, Outcome, Surroundings, Wait, clock};
+use crate::files::{FileIndex, Files};
+use crate::inflight::{Inflight, Key, Stage, Work};
+use crate::net::{NetFull, Sends};
+use crate::plan::{Plan, PlanOp};
+use crate::ring::Ring;
+use crate::sync::SyncEngine;
+
+/// How an op ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// The op's token.
+    pub token: Token,
+    /// For an op of [`OpQueue`], `Ok(_)` says that all of it was done. Else what the op's own page says.
+    pub result: Result<u32, OpError>,
+}
+
+impl Completion {
+    /// As a device queue takes it.
+    pub fn op_done(self) -> OpDone {
+        OpDone {
+            token: self.token,
+            result: self.result.map(|_| ()),
+        }
+    }
+}
+
+/// A queue of ops on one thread; see the [crate's front page](crate).
+///
+/// It stays on the thread that made it. Dropping it ends what waits (sockets, polls, timers), waits for what the disk is
+/// at, up to [`DRAIN_MAX`](crate::DRAIN_MAX), and leaks the ring and the buffers rather than free what the kernel may
+/// still write to.
+#[derive(Debug)]
+pub struct Queue {
+    // Drop order: the engine (the ring) goes before the memory that it may reach.
+    pub(crate) engine: Engine,
+    pub(crate) arena: Arena,
+    pub(crate) ops: Inflight,
+    /// Disk ops to be issued, oldest first.
+    pub(crate) disk: VecDeque<Key>,
+    /// Other ops to be issued, oldest first.
+    pub(crate) net: VecDeque<Key>,
+    /// Issued ops that are to be cancelled.
+    pub(crate) cancels: VecDeque<Key>,
+    pub(crate) files: Files,
+    pub(crate) sends: Sends,
+    /// What ended and was not delivered yet.
+    pub(crate) done: VecDeque<Done>,
+    pub(crate) counters: Counters,
+    pub(crate) plan: Plan,
+    batch: Vec<PlanOp>,
+    reaped: Vec<Outcome>,
+    pub(crate) load: Load,
+    pub(crate) bounds: Bounds,
+    /// The next wait ends for sends as well.
+    hurry: bool,
+    info: QueueInfo,
+    not_send: PhantomData<*mut ()>,
+}
+
+/// A completion, and which share of the queue it takes until it is delivered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Done {
+    pub(crate) completion: Completion,
+    pub(crate) is_disk: bool,
+}
+
+/// How much is outstanding.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Load {
+    /// Disk ops taken and not delivered.
+    pub(crate) disk: u32,
+    /// Other ops taken and not delivered.
+    pub(crate) net: u32,
+    /// Disk ops in the engine.
+    pub(crate) disk_issued: u32,
+    /// Other ops in the engine.
+    pub(crate) net_issued: u32,
+    /// Quiet sends among them.
+    pub(crate) quiet: u32,
+    /// Is a quiet send on a socket on which nothing is being received?
+    pub(crate) quiet_alone: bool,
+}
+
+/// How much may be outstanding.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) size: u32,
+    pub(crate) max_ops: u32,
+    pub(crate) net_ops: u32,
+}
+
+impl Queue {
+    /// Makes a queue; everything that it will ever need is allocated here.
+    pub fn new(config: &Config) -> Result<Self, Error> {
+        config.check()?;
+        let mut notes = Vec::new();
+        match &config.engine {
+            EngineKind::Uring => Self::on_ring(config, notes),
+            EngineKind::Sync => Self::on_calls(config, notes),
+            EngineKind::Auto => Self::on_ring(config, Vec::new()).or_else(|error| {
+                if !error.is_about_the_kernel() {
+                    return Err(error);
+                }
+                tracing::warn!(%error, "engine_fallback: using the synchronous engine");
+                notes.push(format!("the synchronous engine is used because {error}"));
+                Self::on_calls(config, notes)
+            }),
+            #[cfg(feature = "test-utils")]
+            EngineKind::Sim(handle) => {
+                let engine = Engine::Sim(crate::sim::SimEngine::new(handle, config));
+                Ok(Self::assemble(
+                    config,
+                    engine,
+                    Arena::new(config.arena_bytes, false)?,
+                    notes,
+                ))
+            }
+        }
+    }
+
+    fn on_ring(config: &Config, mut notes: Vec<String>) -> Result<Self, Error> {
+        let arena = Arena::new(config.arena_bytes, true)?;
+        let ring = Ring::new(config, &arena, &mut notes)?;
+        Ok(Self::assemble(config, Engine::Ring(ring), arena, notes))
+    }
+
+    fn on_calls(config: &Config, notes: Vec<String>) -> Result<Self, Error> {
+        let engine = SyncEngine::new(config.max_ops, config.net_ops);
+        let arena = Arena::new(config.arena_bytes, false)?;
+        Ok(Self::assemble(config, Engine::Sync(engine), arena, notes))
+    }
+
+    fn assemble(config: &Config, engine: Engine, arena: Arena, notes: Vec<String>) -> Self {
+        let (disk, net) = (config.max_ops as usize, config.net_ops as usize);
+        let (name, features) = match &engine {
+            Engine::Ring(ring) => ("io_uring", ring.features()),
+            Engine::Sync(_) => ("sync", Features::empty()),
+            #[cfg(feature = "test-utils")]
+            Engine::Sim(_) => ("sim", Features::empty()),
+        };
+        Self {
+            engine,
+            arena,
+            ops: Inflight::new(config.max_ops + config.net_ops),
+            disk: VecDeque::with_capacity(disk),
+            net: VecDeque::with_capacity(net),
+            cancels: VecDeque::with_capacity(net),
+            files: Files::new(config.files),
+            sends: Sends::new(config.sends),
+            done: VecDeque::with_capacity(disk + net),
+            counters: Counters::default(),
+            plan: Plan::new(config.size as usize, config.plan),
+            batch: Vec::with_capacity(config.size as usize),
+            // A quiet send that failed leaves its entry and its mark.
+            reaped: Vec::with_capacity(disk + 2 * net),
+            load: Load::default(),
+            bounds: Bounds {
+                size: config.size,
+                max_ops: config.max_ops,
+                net_ops: config.net_ops,
+            },
+            hurry: false,
+            info: QueueInfo {
+                engine: name,
+                features,
+                notes,
+                arena_bytes: config.arena_bytes,
+                size: config.size,
+            },
+            not_send: PhantomData,
+        }
+    }
+
+    /// What the queue turned out to be.
+    pub fn info(&self) -> QueueInfo {
+        self.info.clone()
+    }
+
+    /// Plans and submits what is queued. Waits for nothing.
+    pub fn submit(&mut self) -> Result<(), Error> {
+        self.hurry = false;
+        self.pass(Wait::No).map(|_| ())
+    }
+
+    /// Plans and submits what is queued, then waits for a completion, in one system call where it can.
+    ///
+    /// Returns at once if there is a completion to deliver, or nothing that could end. Returns without a completion when
+    /// the time is over or a signal came.
+    ///
+    /// Sends that go through at once do not end the wait if something is being received on their sockets, unless
+    /// [`alloc`](OpQueue::alloc) found no memory since the last wait, or [`wake_for_sends`](Self::wake_for_sends) was
+    /// called: a thread that holds anything back until a send is done must say so.
+    pub fn submit_and_wait(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
+        let deadline = timeout.map(|time| self.now() + time);
+        let mut wait = timeout.map_or(Wait::Forever, Wait::AtMost);
+        // Entries without a completion (a transfer that came short, a cancel) do not end the wait.
+        while self.pass(wait)? && self.done.is_empty() {
+            if let Some(deadline) = deadline {
+                wait = Wait::AtMost(deadline.since(self.now()));
+            }
+        }
+        self.hurry = false;
+        Ok(())
+    }
+
+    /// Lets the next [`submit_and_wait`](Self::submit_and_wait) end for a send that went through, whatever else is going
+    /// on. Call it while something is held back that a finished send would free.
+    pub fn wake_for_sends(&mut self) {
+        self.hurry = true;
+    }
+
+    /// The next completion. `None` when all that were reaped are delivered; submit to reap more.
+    #[inline]
+    pub fn next_completion(&mut self) -> Option<Completion> {
+        let Done { completion, is_disk } = self.done.pop_front()?;
+        if is_disk {
+            self.load.disk -= 1;
+        } else {
+            self.load.net -= 1;
+        }
+        Some(completion)
+    }
+
+    /// The time: `CLOCK_MONOTONIC`, or the simulation's.
+    pub fn now(&self) -> Timestamp {
+        self.engine.now()
+    }
+
+    /// Is nothing outstanding and nothing to be delivered?
+    pub fn is_idle(&self) -> bool {
+        self.load.disk == 0 && self.load.net == 0
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// One round: issue, enter, reap. True: something was reaped, or there is more to issue.
+    fn pass(&mut self, wait: Wait) -> Result<bool, Error> {
+        self.fill();
+        let wait = self.how_to_wait(wait);
+        let Self {
+            engine,
+            arena,
+            files,
+            sends,
+            counters,
+            ..
+        } = self;
+        let on = &mut Surroundings {
+            arena,
+            files,
+            sends,
+            counters,
+        };
+        engine.enter(wait, on)?;
+        Ok(self.reap())
+    }
+
+    /// Issues what may go now.
+    fn fill(&mut self) {
+        self.load.quiet_alone = false;
+        while let Some(&key) = self.cancels.front() {
+            if !self.engine.cancel(key) {
+                return;
+            }
+            self.cancels.pop_front();
+        }
+        while let Some(key) = self.net.pop_front() {
+            if !self.issue(key) {
+                return self.net.push_front(key);
+            }
+        }
+        self.fill_disk();
+    }
+
+    fn fill_disk(&mut self) {
+        let room = (self.bounds.size - self.load.disk_issued) as usize;
+        let count = room.min(self.disk.len());
+        if count == 0 {
+            return;
+        }
+        self.batch.clear();
+        for key in self.disk.drain(..count) {
+            self.batch.push(self.ops.at(key).plan_op(key));
+        }
+        self.plan.make(&self.batch);
+        for at in 0..self.plan.len() {
+            let key = self.plan.group(at)[0];
+            if !self.issue(key) {
+                // The rest stays queued, in its order.
+                return (at..self.plan.len())
+                    .rev()
+                    .for_each(|at| self.disk.push_front(self.plan.group(at)[0]));
+            }
+        }
+        let issued = u64::from(self.load.disk_issued);
+        self.counters.max_in_kernel = self.counters.max_in_kernel.max(issued);
+    }
+
+    /// Waits only for what is certain to come: never for a quiet send's entry, and not at all if somebody needs to know
+    /// about one.
+    fn how_to_wait(&mut self, wait: Wait) -> Wait {
+        let issued = self.load.disk_issued + self.load.net_issued;
+        let hurry = self.load.quiet > 0 && (self.hurry || self.load.quiet_alone || self.arena.take_starved());
+        if hurry || issued == self.load.quiet || !self.done.is_empty() {
+            Wait::No
+        } else {
+            wait
+        }
+    }
+
+    fn reap(&mut self) -> bool {
+        let mut reaped = std::mem::take(&mut self.reaped);
+        self.engine.reap(&mut reaped, &mut self.counters);
+        let any = !reaped.is_empty();
+        for outcome in reaped.drain(..) {
+            self.settle(outcome);
+        }
+        self.reaped = reaped;
+        any
+    }
+
+    /// Queues a completion for delivery.
+    pub(crate) fn complete(&mut self, token: Token, result: Result<u32, OpError>, is_disk: bool) {
+        self.counters.completed += 1;
+        self.counters.failed += u64::from(result.is_err());
+        self.counters.never_started += u64::from(result == Err(OpError::NeverStarted));
+        let completion = Completion { token, result };
+        self.done.push_back(Done { completion, is_disk });
+    }
+
+    /// Takes a place for a socket, poll or timer op.
+    pub(crate) fn net_room(&mut self) -> Result<(), NetFull> {
+        if self.load.net >= self.bounds.net_ops {
+            self.counters.handed_back += 1;
+            return Err(NetFull);
+        }
+        Ok(())
+    }
+
+    /// Ends an op that cannot be.
+    pub(crate) fn refuse_net(&mut self, token: Token, errno: Errno) -> Result<(), NetFull> {
+        self.counters.pushed += 1;
+        self.load.net += 1;
+        self.complete(token, Err(OpError::Os(errno)), false);
+        Ok(())
+    }
+
+    /// Ends a use of a file, and forgets the file if that was asked for.
+    pub(crate) fn file_done(&mut self, index: FileIndex) {
+        if self.files.done(index) {
+            self.forget(index);
+        }
+    }
+
+    fn forget(&mut self, index: FileIndex) {
+        if self.files[index].registered {
+            self.engine.unregister_file(index);
+        }
+        self.files.forget(index);
+    }
+
+    /// Checks an op and takes hold of what it needs; else how it ends.
+    fn admit(&mut self, op: Op) -> Result<(Work, FileIndex, Option<Held>), Result<u32, OpError>> {
+        let file = self.files.take(op.file).ok_or(Err(OpError::Os(Errno::BADF)))?;
+        let admitted = self.work(op.action);
+        if admitted.is_err() {
+            self.file_done(file);
+        }
+        admitted.map(|(work, held)| (work, file, held))
+    }
+
+    fn work(&mut self, action: Action) -> Result<(Work, Option<Held>), Result<u32, OpError>> {
+        let nothing = Err(Ok(0));
+        let hold =
+            |arena: &mut Arena, data: Data, access| arena.hold(data, access).ok_or(Err(OpError::Os(Errno::INVAL)));
+        match action {
+            Action::Read { data, .. } | Action::Write { data, .. } if data.len == 0 => nothing,
+            Action::Discard { len: 0, .. } | Action::WriteZeroes { len: 0, .. } => nothing,
+            Action::Read { offset, data } => {
+                hold(&mut self.arena, data, Access::Fills).map(|(run, held)| (Work::Read { offset, run }, held))
+            }
+            Action::Write { offset, data, durable } => hold(&mut self.arena, data, Access::Reads)
+                .map(|(run, held)| (Work::Write { offset, run, durable }, held)),
+            Action::Flush => Ok((Work::Flush, None)),
+            Action::Discard { offset, len } => Ok((Work::Discard { offset, len }, None)),
+            Action::WriteZeroes { offset, len, unmap } => Ok((Work::Zero { offset, len, unmap }, None)),
+        }
+    }
+
+    /// Ends an op that no engine has seen, or whose engine is through with it.
+    pub(crate) fn end(&mut self, key: Key, result: Result<u32, OpError>) {
+        let entry = self.ops.remove(key);
+        if let Some(held) = entry.held {
+            self.arena.release(held);
+        }
+        if let Work::SendMany { slot } = entry.work {
+            self.sends.release(slot, &mut self.arena);
+        }
+        if let Some(file) = entry.file {
+            if let Work::Recv { .. } = entry.work {
+                self.files[file].recvs -= 1;
+            }
+            self.file_done(file);
+        }
+        self.complete(entry.token, result, entry.work.is_disk());
+    }
+}
+
+impl OpQueue for Queue {
+    fn add_file(&mut self, file: &FileHandle) -> Result<FileSlot, Errno> {
+        let simulated = matches!(file, FileHandle::Simulated(_));
+        if simulated != self.engine.is_simulated() {
+            return Err(Errno::NFILE);
+        }
+        let index = self.files.add(file).ok_or(Errno::NFILE)?;
+        let registered = self.engine.register_file(&self.files, index);
+        self.files[index].registered = registered;
+        Ok(self.files.slot(index))
+    }
+
+    fn remove_file(&mut self, slot: FileSlot) {
+        if let Some(index) = self.files.close(slot) {
+            self.forget(index);
+        }
+    }
+
+    fn push(&mut self, op: Op) -> Result<(), Full> {
+        if self.load.disk >= self.bounds.max_ops {
+            self.counters.handed_back += 1;
+            return Err(Full(op));
+        }
+        self.counters.pushed += 1;
+        self.load.disk += 1;
+        match self.admit(op) {
+            Ok((work, file, held)) => {
+                let waiting = self.load.disk_issued as usize + self.disk.len();
+                self.counters.deferrals += u64::from(waiting >= self.bounds.size as usize);
+                let key = self.ops.insert(op.token, work, Some(file), held);
+                self.disk.push_back(key);
+            }
+            Err(result) => self.complete(op.token, result, true),
+        }
+        Ok(())
+    }
+
+    fn cancel(&mut self, token: Token) -> usize {
+        self.cancel_all_of(|other| other == token)
+    }
+
+    fn alloc(&mut self, len: u32) -> Option<Lease> {
+        self.arena.alloc(len)
+    }
+
+    fn free(&mut self, lease: Lease) {
+        self.arena.free(lease);
+    }
+
+    fn bytes(&self, data: Data) -> Option<&[u8]> {
+        self.arena.bytes(data)
+    }
+
+    fn fill_zeros(&mut self, data: Data) -> bool {
+        self.arena.fill_zeros(data)
+    }
+
+    fn bytes_mut(&mut self, data: Data) -> Option<&mut [u8]> {
+        self.arena.bytes_mut(data)
+    }
+}
+
+impl Queue {
+    /// Cancels every op whose token `is_meant`; says how many never started.
+    pub(crate) fn cancel_all_of(&mut self, is_meant: impl Fn(Token) -> bool) -> usize {
+        let mut never_started = 0;
+        for index in 0..self.ops.capacity() {
+            let Some((key, entry)) = self.ops.by_index(index) else {
+                continue;
+            };
+            if !is_meant(entry.token) || entry.cancelled {
+                continue;
+            }
+            match (entry.stage, entry.work.is_disk()) {
+                (Stage::Queued, _) if !entry.seen => {
+                    never_started += 1;
+                    self.end_queued(key, OpError::NeverStarted);
+                }
+                (Stage::Queued, false) => self.end_queued(key, OpError::Os(Errno::CANCELED)),
+                (Stage::Issued, false) if !entry.quiet => {
+                    entry.cancelled = true;
+                    self.cancels.push_back(key);
+                }
+                // The disk is at it: it goes on to its own end.
+                _ => {}
+            }
+        }
+        never_started
+    }
+
+    fn end_queued(&mut self, key: Key, error: OpError) {
+        self.disk.retain(|&other| other != key);
+        self.net.retain(|&other| other != key);
+        self.end(key, Err(error));
+    }
+}
+
+/// The time on the clock that real engines use, for those who have no queue at hand.
+pub fn monotonic_now() -> Timestamp {
+    clock()
+}

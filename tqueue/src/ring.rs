@@ -1,0 +1,387 @@
+//! The io_uring engine: puts calls into the submission ring, takes results from the completion ring.
+//!
+//! ```text
+//!  issue ─► SQ ─┐                            ┌─► CQ ─► reap
+//!               └─ io_uring_enter ─► kernel ─┘
+//! ```
+//!
+//! A send that is to go through at once is issued *quietly*: `MSG_DONTWAIT | MSG_WAITALL` with `CQE_SKIP_SUCCESS`. Such a
+//! send ends inside the enter that submits it, and leaves an entry only if it did not send everything. So once the kernel
+//! has consumed it and the completion ring is empty, it went through. That is what lets a frontend send its replies and
+//! wait for the next requests in one enter, without waiting for completions that might not come.
+//!
+//! # Contract
+//! - A call is either refused or yields one outcome.
+//! - The completion ring has room for every call and every cancel, so it never overflows.
+#![allow(
+    unsafe_code,
+    reason = "submission entries carry addresses that the kernel will follow; they are made here, and only here"
+)]
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, TimeoutFlags, Timespec};
+use io_uring::{IoUring, opcode, squeue};
+use iomgr_core::Timestamp;
+use rustix::io::Errno;
+
+use crate::buf::{Arena, Run};
+use crate::config::{Config, Features};
+use crate::counters::Counters;
+use crate::engine::{ALL_SENT, Call, Issued, Outcome, Surroundings, Wait};
+use crate::files::{FileIndex, Files};
+use crate::inflight::{Attempt, Key};
+use crate::net::MAX_SEND_PARTS;
+use crate::{Error, setup};
+
+/// `user_data` of cancels, whose own results nobody needs.
+const CANCEL: u64 = u64::MAX;
+
+/// A ring, and the memory that its entries point to besides the arena.
+pub(crate) struct Ring {
+    uring: ManuallyDrop<IoUring>,
+    features: Features,
+    /// When each timer fires, by the index of its op.
+    times: Box<[Timespec]>,
+    /// What each send of several parts gathers, by its slot.
+    headers: Box<[Header]>,
+    /// Quiet sends in order of submission: position in the submission ring, and which.
+    quiet: VecDeque<(u32, Key)>,
+    /// Entries put into the submission ring so far, modulo 2^32.
+    position: u32,
+    leaked: bool,
+}
+
+/// A message header and the vector it points to.
+struct Header {
+    message: libc::msghdr,
+    vector: [libc::iovec; MAX_SEND_PARTS],
+}
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ring")
+            .field("features", &self.features)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds an entry for a registered file or a plain descriptor.
+macro_rules! on_file {
+    ($target:expr, |$fd:ident| $build:expr) => {
+        match $target {
+            Target::Registered($fd) => $build,
+            Target::Plain($fd) => $build,
+        }
+    };
+}
+
+#[derive(Clone, Copy)]
+enum Target {
+    Registered(Fixed),
+    Plain(Fd),
+}
+
+impl Target {
+    fn of(files: &Files, index: Option<FileIndex>) -> Self {
+        match index {
+            Some(index) if files[index].registered => Self::Registered(Fixed(index.0)),
+            Some(index) => Self::Plain(Fd(files[index].raw_fd())),
+            None => Self::Plain(Fd(-1)),
+        }
+    }
+}
+
+impl Ring {
+    /// Sets a ring up, with what the kernel has of the features that are not masked. What it lacks is added to `notes`.
+    pub(crate) fn new(config: &Config, arena: &Arena, notes: &mut Vec<String>) -> Result<Self, Error> {
+        let (uring, mut features) = setup::ring(config)?;
+        if !config.mask.contains(Features::REGISTERED_BUFFERS) && register_arena(&uring, arena, notes) {
+            features |= Features::REGISTERED_BUFFERS;
+        }
+        if !config.mask.contains(Features::REGISTERED_FILES) && setup::file_table(&uring, config.files, notes) {
+            features |= Features::REGISTERED_FILES;
+        }
+        let ops = config.max_ops + config.net_ops;
+        Ok(Self {
+            uring: ManuallyDrop::new(uring),
+            features,
+            times: vec![Timespec::new(); ops as usize].into(),
+            headers: (0..config.sends).map(|_| Header::new()).collect(),
+            quiet: VecDeque::with_capacity(config.net_ops as usize),
+            position: 0,
+            leaked: false,
+        })
+    }
+
+    /// What is in use.
+    pub(crate) fn features(&self) -> Features {
+        self.features
+    }
+
+    pub(crate) fn issue(&mut self, key: Key, file: Option<FileIndex>, call: Call, on: &mut Surroundings<'_>) -> Issued {
+        if !self.make_room() {
+            return Issued::NoRoom;
+        }
+        let target = Target::of(on.files, file);
+        let quiet = self.is_quiet(call);
+        let entry = self.entry(key, target, call, on).user_data(key.to_bits());
+        self.put(if quiet {
+            entry.flags(squeue::Flags::SKIP_SUCCESS)
+        } else {
+            entry
+        });
+        on.counters.sqes += 1;
+        if quiet {
+            self.quiet.push_back((self.position.wrapping_sub(1), key));
+            return Issued::Quiet;
+        }
+        Issued::Taken
+    }
+
+    pub(crate) fn cancel(&mut self, key: Key) -> bool {
+        let room = self.make_room();
+        if room {
+            self.put(opcode::AsyncCancel::new(key.to_bits()).build().user_data(CANCEL));
+        }
+        room
+    }
+
+    pub(crate) fn enter(&mut self, wait: Wait, on: &mut Surroundings<'_>) -> Result<(), Error> {
+        let (submitter, submission, completion) = self.uring.split();
+        let idle = submission.is_empty() && !submission.taskrun() && !submission.cq_overflow();
+        let ready = !completion.is_empty();
+        drop((submission, completion));
+        if idle && (ready || wait == Wait::No) {
+            return Ok(());
+        }
+        on.counters.enters += 1;
+        let entered = match wait {
+            Wait::No => submitter.submit(),
+            _ if ready => submitter.submit(),
+            Wait::Forever => submitter.submit_and_wait(1),
+            Wait::AtMost(time) => submitter.submit_with_args(1, &SubmitArgs::new().timespec(&timespec(time))),
+        };
+        match entered {
+            Ok(_) => Ok(()),
+            Err(error) => may_go_on(&error),
+        }
+    }
+
+    pub(crate) fn reap(&mut self, into: &mut Vec<Outcome>, counters: &mut Counters) {
+        // Before the completions: what is consumed by now has left its completion, if any, in the ring by now.
+        let unconsumed = u32::try_from(self.uring.submission().len()).expect("a ring is small");
+        let consumed = self.position.wrapping_sub(unconsumed);
+        for entry in self.uring.completion() {
+            counters.cqes += 1;
+            if entry.user_data() != CANCEL {
+                let key = Key::from_bits(entry.user_data());
+                into.push(Outcome {
+                    key,
+                    result: entry.result(),
+                });
+            }
+        }
+        while let Some(&(position, key)) = self.quiet.front() {
+            if position.wrapping_sub(consumed) < u32::MAX / 2 {
+                break;
+            }
+            self.quiet.pop_front();
+            into.push(Outcome { key, result: ALL_SENT });
+        }
+    }
+
+    /// Puts a descriptor into the table of registered files, or -1 for none.
+    pub(crate) fn register_file(&mut self, index: FileIndex, fd: RawFd) -> bool {
+        self.features.contains(Features::REGISTERED_FILES)
+            && self.uring.submitter().register_files_update(index.0, &[fd]).is_ok()
+    }
+
+    /// From now on dropping the ring does nothing: the kernel may be at work on it.
+    pub(crate) fn leak(&mut self) {
+        self.leaked = true;
+    }
+
+    fn is_quiet(&self, call: Call) -> bool {
+        let at_once = matches!(
+            call,
+            Call::Send {
+                attempt: Attempt::NoWait,
+                ..
+            } | Call::SendMany {
+                attempt: Attempt::NoWait,
+                ..
+            }
+        );
+        at_once && self.features.contains(Features::QUIET_SENDS)
+    }
+
+    /// Is there room for an entry? A full ring is submitted first.
+    fn make_room(&mut self) -> bool {
+        if !self.uring.submission().is_full() {
+            return true;
+        }
+        // Whatever goes wrong here shows as a ring that is still full, and again at the next enter.
+        let _ = self.uring.submit();
+        !self.uring.submission().is_full()
+    }
+
+    fn put(&mut self, entry: squeue::Entry) {
+        // SAFETY: every address in an entry points into the arena at a run that its op holds until the result is reaped, or
+        // into `times` or `headers`, which live as long as the ring and change only when their op is issued anew.
+        unsafe { self.uring.submission().push(&entry) }.expect("room was made");
+        self.position = self.position.wrapping_add(1);
+    }
+
+    fn entry(&mut self, key: Key, target: Target, call: Call, on: &Surroundings<'_>) -> squeue::Entry {
+        match call {
+            Call::Read { offset, run } => self.read(target, offset, run, on.arena),
+            Call::Write { offset, run, durable } => self.write(target, offset, run, durable, on.arena),
+            Call::Sync => on_file!(target, |fd| opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build()),
+            Call::Punch { offset, len } => allocate(target, offset, len, libc::FALLOC_FL_PUNCH_HOLE),
+            Call::ZeroRange { offset, len } => allocate(target, offset, len, libc::FALLOC_FL_ZERO_RANGE),
+            Call::Recv { run } => {
+                on_file!(target, |fd| opcode::Recv::new(fd, on.arena.address(run), run.len())
+                    .build())
+            }
+            Call::Send { run, attempt } => {
+                let (address, flags) = (on.arena.address(run), self.send_flags(attempt));
+                on_file!(target, |fd| opcode::Send::new(fd, address, run.len())
+                    .flags(flags)
+                    .build())
+            }
+            Call::SendMany { slot, skip, attempt } => {
+                let flags = self.send_flags(attempt);
+                let message = self.headers[slot as usize].fill(on.sends.left(slot, skip), on.arena);
+                on_file!(target, |fd| opcode::SendMsg::new(fd, message)
+                    .flags(flags as u32)
+                    .build())
+            }
+            Call::Poll { interest } => {
+                on_file!(target, |fd| opcode::PollAdd::new(fd, u32::from(interest.bits()))
+                    .build())
+            }
+            Call::Timer { at } => {
+                let time = &mut self.times[key.index as usize];
+                *time = timespec(at.since(Timestamp::ZERO));
+                opcode::Timeout::new(time).flags(TimeoutFlags::ABS).build()
+            }
+        }
+    }
+
+    fn read(&self, target: Target, offset: u64, run: Run, arena: &Arena) -> squeue::Entry {
+        let (address, len) = (arena.address(run), run.len());
+        if self.features.contains(Features::REGISTERED_BUFFERS) {
+            return on_file!(target, |fd| opcode::ReadFixed::new(fd, address, len, 0)
+                .offset(offset)
+                .build());
+        }
+        on_file!(target, |fd| opcode::Read::new(fd, address, len).offset(offset).build())
+    }
+
+    fn write(&self, target: Target, offset: u64, run: Run, durable: bool, arena: &Arena) -> squeue::Entry {
+        let (address, len) = (arena.address(run), run.len());
+        let flags = if durable { libc::RWF_DSYNC } else { 0 };
+        if self.features.contains(Features::REGISTERED_BUFFERS) {
+            return on_file!(target, |fd| {
+                opcode::WriteFixed::new(fd, address, len, 0)
+                    .offset(offset)
+                    .rw_flags(flags)
+                    .build()
+            });
+        }
+        on_file!(target, |fd| opcode::Write::new(fd, address, len)
+            .offset(offset)
+            .rw_flags(flags)
+            .build())
+    }
+
+    fn send_flags(&self, attempt: Attempt) -> i32 {
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        let at_once = attempt == Attempt::NoWait && self.features.contains(Features::QUIET_SENDS);
+        if at_once { flags | libc::MSG_DONTWAIT } else { flags }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        if self.leaked {
+            return;
+        }
+        // The ring itself ends some time after its descriptor is closed; files must not stay open (and locked) with it.
+        let _ = self.uring.submitter().unregister_files();
+        // SAFETY: dropped once, here, and never used again. The queue drops the ring only when every op has ended.
+        unsafe { ManuallyDrop::drop(&mut self.uring) };
+    }
+}
+
+impl Header {
+    fn new() -> Self {
+        // SAFETY: a message header of zeros is valid: no name, no vector, no control data.
+        let message = unsafe { std::mem::zeroed() };
+        let nothing = libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: 0,
+        };
+        Self {
+            message,
+            vector: [nothing; MAX_SEND_PARTS],
+        }
+    }
+
+    fn fill(&mut self, runs: impl Iterator<Item = Run>, arena: &Arena) -> *const libc::msghdr {
+        let mut count = 0;
+        for (part, run) in self.vector.iter_mut().zip(runs) {
+            *part = libc::iovec {
+                iov_base: arena.address(run).cast(),
+                iov_len: run.len() as usize,
+            };
+            count += 1;
+        }
+        self.message.msg_iov = self.vector.as_mut_ptr();
+        self.message.msg_iovlen = count;
+        &raw const self.message
+    }
+}
+
+fn allocate(target: Target, offset: u64, len: u64, mode: i32) -> squeue::Entry {
+    let mode = mode | libc::FALLOC_FL_KEEP_SIZE;
+    on_file!(target, |fd| opcode::Fallocate::new(fd, len)
+        .offset(offset)
+        .mode(mode)
+        .build())
+}
+
+fn timespec(time: Duration) -> Timespec {
+    Timespec::new().sec(time.as_secs()).nsec(time.subsec_nanos())
+}
+
+/// Registers all of the arena as buffer 0.
+fn register_arena(uring: &IoUring, arena: &Arena, notes: &mut Vec<String>) -> bool {
+    let (base, len) = arena.whole();
+    let buffer = libc::iovec {
+        iov_base: base.cast(),
+        iov_len: len,
+    };
+    // SAFETY: the mapping outlives the ring: the queue drops the ring first, and leaks both or neither.
+    match unsafe { uring.submitter().register_buffers(&[buffer]) } {
+        Ok(()) => true,
+        Err(error) => {
+            notes.push(setup::why_not_registered(len, &error));
+            false
+        }
+    }
+}
+
+/// Sorts out what an enter can fail with: what was not submitted stays in the ring and goes with the next enter.
+fn may_go_on(error: &io::Error) -> Result<(), Error> {
+    match Errno::from_io_error(error) {
+        // A signal; the time is over; no memory for entries just now; completions to be reaped first.
+        Some(Errno::INTR | Errno::TIME | Errno::AGAIN | Errno::BUSY) => Ok(()),
+        errno => Err(setup::enter_failed(errno.unwrap_or(Errno::IO))),
+    }
+}

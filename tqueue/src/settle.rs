@@ -1,0 +1,294 @@
+//! From op to call, and from the call's result to the op's end, or to its next call.
+
+use iomgr_core::{Errno, OpError};
+use rustix::fs::{FileType, fstat};
+
+use crate::Queue;
+use crate::buf::ZEROS_BYTES;
+use crate::engine::{ALL_SENT, Call, Issued, Outcome, Surroundings};
+use crate::inflight::{Attempt, Entry, Key, Stage, Way, Work};
+use crate::net::Interest;
+use crate::plan::{Kind, PlanOp};
+
+/// Times in a row that an op is tried again when the kernel has no resources for it; then whoever pushed it is told.
+const REFUSALS_MAX: u8 = 3;
+
+/// What a result means for its op.
+enum Verdict {
+    End(Result<u32, OpError>),
+    Again,
+}
+
+impl Queue {
+    /// Hands an op to the engine. False: not now.
+    pub(crate) fn issue(&mut self, key: Key) -> bool {
+        let call = match self.next_call(key) {
+            Ok(call) => call,
+            Err(result) => {
+                self.end(key, result);
+                return true;
+            }
+        };
+        let Self {
+            engine,
+            arena,
+            files,
+            sends,
+            counters,
+            ops,
+            load,
+            ..
+        } = self;
+        let entry = ops.at(key);
+        let on = &mut Surroundings {
+            arena,
+            files,
+            sends,
+            counters,
+        };
+        let issued = engine.issue(key, entry.file, call, on);
+        if issued == Issued::NoRoom {
+            return false;
+        }
+        entry.stage = Stage::Issued;
+        entry.seen = true;
+        if entry.work.is_disk() {
+            load.disk_issued += 1;
+        } else {
+            load.net_issued += 1;
+        }
+        if issued == Issued::Quiet {
+            entry.quiet = true;
+            load.quiet += 1;
+            load.quiet_alone |= entry.file.is_none_or(|file| files[file].recvs == 0);
+        }
+        true
+    }
+
+    /// What to ask the kernel for next; `Err`: the op needs no kernel to end.
+    fn next_call(&mut self, key: Key) -> Result<Call, Result<u32, OpError>> {
+        let entry = *self.ops.at(key);
+        if entry.attempt == Attempt::Poll {
+            let receives = matches!(entry.work, Work::Recv { .. });
+            let interest = if receives { Interest::READ } else { Interest::WRITE };
+            return Ok(Call::Poll { interest });
+        }
+        Ok(match entry.work {
+            Work::Read { offset, run } => Call::Read { offset, run },
+            Work::Write { offset, run, durable } => Call::Write { offset, run, durable },
+            Work::Flush => Call::Sync,
+            Work::Discard { .. } | Work::Zero { .. } => return self.next_zeros(key, &entry),
+            Work::Recv { run } => Call::Recv { run },
+            Work::Send { run } => Call::Send {
+                run,
+                attempt: entry.attempt,
+            },
+            Work::SendMany { slot } => Call::SendMany {
+                slot,
+                skip: entry.moved,
+                attempt: entry.attempt,
+            },
+            Work::Poll { interest } => Call::Poll { interest },
+            Work::Timer { at } => Call::Timer { at },
+        })
+    }
+
+    /// The best way to zero or discard that the file has not refused yet. Only a hole gives space back, and a range whose
+    /// space must stay gets no hole.
+    fn next_zeros(&mut self, key: Key, entry: &Entry) -> Result<Call, Result<u32, OpError>> {
+        let file = entry.file.expect("a disk op has a file");
+        let can = self.files[file].can;
+        let (way, call) = match entry.work {
+            Work::Discard { offset, len } if can.punch => (Way::Punch, Call::Punch { offset, len }),
+            Work::Zero {
+                offset,
+                len,
+                unmap: true,
+            } if can.punch => (Way::Punch, Call::Punch { offset, len }),
+            Work::Zero { offset, len, .. } if can.zero_range => (Way::Range, Call::ZeroRange { offset, len }),
+            Work::Zero { offset, len, .. } => {
+                let len = self.clamp_to_file(entry, offset, len);
+                if len == 0 {
+                    return Err(Ok(0));
+                }
+                let run = self.arena.zeros().first(u32::try_from(len).unwrap_or(ZEROS_BYTES));
+                (
+                    Way::Write,
+                    Call::Write {
+                        offset,
+                        run,
+                        durable: false,
+                    },
+                )
+            }
+            // A file that cannot discard does so successfully.
+            _ => return Err(Ok(0)),
+        };
+        self.ops.at(key).way = way;
+        Ok(call)
+    }
+
+    /// Cuts a range at the end of a file, because writing zeros there would make it grow.
+    fn clamp_to_file(&self, entry: &Entry, offset: u64, len: u64) -> u64 {
+        let fd = entry.file.and_then(|file| self.files[file].fd());
+        match fd.map(fstat) {
+            Some(Ok(stat)) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
+                u64::try_from(stat.st_size).unwrap_or(0).saturating_sub(offset).min(len)
+            }
+            _ => len,
+        }
+    }
+
+    /// Takes a result.
+    pub(crate) fn settle(&mut self, outcome: Outcome) {
+        let Outcome { key, result } = outcome;
+        let Some(entry) = self.ops.get(key).filter(|entry| entry.stage == Stage::Issued) else {
+            return;
+        };
+        if result == ALL_SENT && !entry.quiet {
+            // The mark of a send that failed after all: its own entry came first.
+            return;
+        }
+        entry.stage = Stage::Queued;
+        let quiet = std::mem::take(&mut entry.quiet);
+        let is_disk = entry.work.is_disk();
+        self.load.quiet -= u32::from(quiet);
+        self.counters.quiet_sends += u64::from(result == ALL_SENT);
+        if is_disk {
+            self.load.disk_issued -= 1;
+        } else {
+            self.load.net_issued -= 1;
+        }
+        match self.judge(key, result) {
+            Verdict::End(result) => self.end(key, result),
+            Verdict::Again if self.ops.at(key).cancelled => self.end(key, Err(OpError::Os(Errno::CANCELED))),
+            // In front, so that an op is not overtaken by all that came after it.
+            Verdict::Again if is_disk => self.disk.push_front(key),
+            Verdict::Again => self.net.push_front(key),
+        }
+    }
+
+    fn judge(&mut self, key: Key, result: i32) -> Verdict {
+        let entry = self.ops.at(key);
+        if entry.attempt == Attempt::Poll && result >= 0 {
+            entry.attempt = Attempt::Wait;
+            return Verdict::Again;
+        }
+        match u32::try_from(result) {
+            Ok(n) => {
+                entry.refusals = 0;
+                self.advance(key, n)
+            }
+            Err(_) if result == ALL_SENT => Verdict::End(Ok(self.total(key))),
+            Err(_) => self.fail(key, Errno::from_raw_os_error(-result)),
+        }
+    }
+
+    /// Takes note of `n` bytes that were moved.
+    fn advance(&mut self, key: Key, n: u32) -> Verdict {
+        let total = self.total(key);
+        let entry = self.ops.at(key);
+        let left = match &mut entry.work {
+            Work::Read { .. } if n == 0 => return Verdict::End(Err(OpError::EndOfFile)),
+            Work::Recv { .. } | Work::Poll { .. } | Work::Timer { .. } => return Verdict::End(Ok(n)),
+            Work::Flush | Work::Discard { .. } => return Verdict::End(Ok(0)),
+            Work::Zero { .. } if entry.way != Way::Write => return Verdict::End(Ok(0)),
+            // Nothing was moved, and no error was given: trying again would go on for ever.
+            _ if n == 0 => return Verdict::End(Err(OpError::Os(Errno::IO))),
+            Work::Read { offset, run } | Work::Write { offset, run, .. } => {
+                *offset += u64::from(n);
+                *run = run.skip(n);
+                u64::from(run.len())
+            }
+            Work::Zero { offset, len, .. } => {
+                *offset += u64::from(n);
+                *len -= u64::from(n);
+                *len
+            }
+            Work::Send { run } => {
+                *run = run.skip(n);
+                u64::from(run.len())
+            }
+            Work::SendMany { .. } => u64::from(total) - entry.moved - u64::from(n),
+        };
+        entry.moved += u64::from(n);
+        entry.attempt = Attempt::Wait;
+        if left == 0 {
+            return Verdict::End(Ok(u32::try_from(entry.moved).unwrap_or(u32::MAX)));
+        }
+        self.counters.continued += 1;
+        Verdict::Again
+    }
+
+    /// Bytes of a whole send.
+    fn total(&mut self, key: Key) -> u32 {
+        let entry = self.ops.at(key);
+        let total = match entry.work {
+            Work::Send { run } => entry.moved + u64::from(run.len()),
+            Work::SendMany { slot } => self.sends.total(slot),
+            _ => 0,
+        };
+        u32::try_from(total).expect("checked when it was pushed")
+    }
+
+    /// Decides between the next attempt and the end.
+    fn fail(&mut self, key: Key, errno: Errno) -> Verdict {
+        let entry = self.ops.at(key);
+        let again = match (entry.work, errno) {
+            (Work::Timer { .. }, Errno::TIME) => return Verdict::End(Ok(0)),
+            (_, Errno::INTR) => true,
+            (Work::Recv { .. } | Work::Send { .. } | Work::SendMany { .. }, Errno::AGAIN) => {
+                entry.attempt = match entry.attempt {
+                    Attempt::NoWait => Attempt::Wait,
+                    Attempt::Wait | Attempt::Poll => Attempt::Poll,
+                };
+                true
+            }
+            (_, Errno::AGAIN) => {
+                entry.refusals += 1;
+                entry.refusals <= REFUSALS_MAX
+            }
+            (Work::Discard { .. } | Work::Zero { .. }, Errno::OPNOTSUPP | Errno::NOSYS) => self.other_way(key),
+            _ => false,
+        };
+        if !again {
+            return Verdict::End(Err(OpError::Os(errno)));
+        }
+        self.counters.retried += 1;
+        Verdict::Again
+    }
+
+    /// Remembers what the file cannot do. False: there is no other way.
+    fn other_way(&mut self, key: Key) -> bool {
+        let entry = self.ops.at(key);
+        let (way, file) = (entry.way, entry.file.expect("a disk op has a file"));
+        let can = &mut self.files[file].can;
+        match way {
+            Way::Punch => can.punch = false,
+            Way::Range => can.zero_range = false,
+            Way::Write => return false,
+        }
+        true
+    }
+}
+
+impl Entry {
+    /// The op as the plan sees it.
+    pub(crate) fn plan_op(&self, key: Key) -> PlanOp {
+        let (kind, offset, len) = match self.work {
+            Work::Read { offset, run } => (Kind::Read, offset, u64::from(run.len())),
+            Work::Write { offset, run, durable } => (Kind::Write { durable }, offset, u64::from(run.len())),
+            Work::Discard { offset, len } => (Kind::Discard, offset, len),
+            Work::Zero { offset, len, unmap } => (Kind::Zero { unmap }, offset, len),
+            _ => (Kind::Flush, 0, 0),
+        };
+        let file = self.file.expect("a disk op has a file");
+        PlanOp {
+            key,
+            file,
+            kind,
+            offset,
+            len,
+        }
+    }
+}
