@@ -46,6 +46,19 @@ const IDLE: u64 = u64::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(u64);
 
+impl From<Epoch> for u64 {
+    fn from(epoch: Epoch) -> Self {
+        epoch.0
+    }
+}
+
+/// For who must keep epochs as numbers.
+impl From<u64> for Epoch {
+    fn from(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// The epochs of one device. A handle: clones are the same domain.
 #[derive(Clone, Debug)]
 pub struct EpochDomain(Arc<Shared>);
