@@ -80,6 +80,7 @@ pub(super) struct Count(AtomicU64);
 
 impl Count {
     /// Counts one more; for the single writer. Release, so that who sees this count sees every earlier one.
+    #[inline]
     pub(super) fn bump(&self) {
         self.0.store(self.0.load(Ordering::Relaxed) + 1, Ordering::Release);
     }

@@ -5,7 +5,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Head;
 use crate::Tag;
 
 /// Grants and tickets that were dropped instead of used, in this process.
@@ -30,59 +29,59 @@ pub struct Granted {
 /// [`Intake::oo_abort`](super::Intake::oo_abort) of the intake that gave it.
 #[must_use = "a grant goes to `Intake::alloc` or `Intake::oo_abort`"]
 #[derive(Debug)]
-pub struct Grant {
-    pub(super) pin: Pin,
-    /// The place in its class's queue, for the way back.
-    pub(super) place: u64,
-}
+pub struct Grant(pub(super) Claim);
 
 /// A request that started: goes to [`Intake::free`](super::Intake::free) of the intake that gave it.
 #[must_use = "a ticket goes to `Intake::free`"]
 #[derive(Debug)]
-pub struct Ticket {
-    pub(super) pin: Pin,
-}
+pub struct Ticket(pub(super) Claim);
 
-/// What keeps a generation alive for a request, by index into its intake's table.
+/// What must be used up: names a request of an intake.
 #[derive(Debug)]
-pub(super) struct Pin {
-    pub(super) slot: u32,
+pub(super) struct Claim {
+    /// Its index in the intake's table.
+    index: u32,
     /// The intake's number, against mixing them up.
-    pub(super) intake: u32,
-    pub(super) head: Head,
+    intake: u32,
     used: bool,
 }
 
-impl Pin {
-    pub(super) fn new(slot: u32, intake: u32, head: Head) -> Self {
+impl Claim {
+    #[inline]
+    pub(super) fn new(index: u32, intake: u32) -> Self {
         Self {
-            slot,
+            index,
             intake,
-            head,
             used: false,
         }
     }
 
-    /// Uses it up.
-    pub(super) fn take(mut self) -> (u32, Head) {
+    /// Uses it up, at the intake that gave it.
+    #[inline]
+    pub(super) fn take(mut self, intake: u32) -> u32 {
+        assert_eq!(
+            self.intake, intake,
+            "a grant or ticket goes back to the intake that gave it"
+        );
         self.used = true;
-        (self.slot, self.head)
+        self.index
     }
 }
 
-impl Drop for Pin {
+impl Drop for Claim {
+    #[inline]
     fn drop(&mut self) {
         if !self.used {
-            leaked(&self.head);
+            leaked(self);
         }
     }
 }
 
 #[cold]
-fn leaked(head: &Head) {
+fn leaked(claim: &Claim) {
     LEAKED.fetch_add(1, Ordering::Relaxed);
-    tracing::error!(?head, "request_leaked");
+    tracing::error!(intake = claim.intake, request = claim.index, "request_leaked");
     if cfg!(debug_assertions) && !std::thread::panicking() {
-        panic!("a grant or ticket was dropped instead of used: {head:?}");
+        panic!("a grant or ticket was dropped instead of used: {claim:?}");
     }
 }

@@ -8,11 +8,11 @@ use super::counters::QueueCounters;
 use super::device::QueueShare;
 use super::freed::Sleeper;
 use super::generation::Binding;
-use super::grant::Pin;
+use super::grant::Claim;
 use super::holds::Holds;
 use super::live::LiveTable;
-use super::queues::{Entry, Queues};
-use super::{Grant, Granted, Head, ManagedDevice, Ticket, Verdict, Wait};
+use super::requests::Requests;
+use super::{DeviceInfo, Grant, Granted, Head, ManagedDevice, Manager, Ticket, Verdict, Wait};
 use crate::{Class, Tag, Timestamp, Waker};
 
 /// One device queue's passage through the hooks. It stays on its frontend's thread.
@@ -31,7 +31,7 @@ pub struct Intake {
     share: Arc<QueueShare>,
     cache: Cache<Arc<ArcSwap<Binding>>, Arc<Binding>>,
     live: LiveTable,
-    queues: Queues,
+    requests: Requests,
     holds: Holds,
     /// The time, as last told.
     now: Timestamp,
@@ -64,7 +64,7 @@ impl Intake {
             cache,
             closed: binding.last,
             live: LiveTable::new(binding),
-            queues: Queues::new(depth as usize),
+            requests: Requests::new(depth),
             holds: Holds::default(),
             now: Timestamp::ZERO,
             id,
@@ -75,108 +75,113 @@ impl Intake {
     }
 
     /// Queues a received request; hands it back when its class is full, or when the intake is closed.
+    #[inline]
     pub fn push(&mut self, head: Head, tag: Tag) -> Result<(), Tag> {
         match self.closed {
             true => Err(tag),
-            false => self.queues.push(head, tag),
+            false => self.requests.push(head, tag),
         }
     }
 
     /// Begins a pass of the loop: follows a swap. Once a pass, also when nothing is queued.
+    #[inline]
     pub fn begin_pass(&mut self, now: Timestamp) {
         self.now = now;
         self.looked = false;
         self.look_again = false;
-        self.holds.end_due(now);
+        if self.live.current().hooked {
+            self.holds.end_due(now);
+        }
         if !Arc::ptr_eq(self.cache.load(), &self.live.current().binding) {
             self.follow_swap();
         }
     }
 
     /// The next request that may start. `None`: none may now.
+    #[inline]
     pub fn next(&mut self, now: Timestamp) -> Option<Granted> {
         self.now = now;
         self.look_again = false;
-        if self.closed || self.queues.len() == 0 {
+        if self.closed || self.requests.waiting() == 0 {
             return None;
         }
         let class = match self.live.current().hooked {
             true => self.allowed(),
-            false => self
-                .queues
-                .order()
-                .into_iter()
-                .find(|class| self.queues.head(*class).is_some()),
+            false => self.requests.first_class(),
         }?;
-        let Entry { head, tag, place } = self.queues.grant(class)?;
+        let (index, tag) = self.requests.grant(class, self.live.current_slot())?;
+        self.live.pin();
         self.share.counters.grants.bump();
-        let pin = Pin::new(self.live.pin(), self.id, head);
         Some(Granted {
             tag,
-            grant: Grant { pin, place },
+            grant: Grant(Claim::new(index, self.id)),
         })
     }
 
     /// The granted request starts: pending + 1.
+    #[inline]
     pub fn alloc(&mut self, grant: Grant) -> Ticket {
-        let Grant { pin, .. } = grant;
-        self.check(&pin);
-        self.queues.started(pin.head.class);
+        let index = grant.0.take(self.id);
+        let entry = self.requests.started(index);
         self.share.counters.allocs.bump();
-        let live = self.live.pinned(pin.slot);
+        let (live, now) = (self.live.pinned(entry.slot), self.now);
         if live.hooked {
-            let now = self.now;
             live.binding.call("alloc_request", |manager, device| {
-                manager.alloc_request(device, &pin.head, now)
+                manager.alloc_request(device, &entry.head, now)
             });
         }
-        Ticket { pin }
+        Ticket(Claim::new(index, self.id))
     }
 
     /// The granted request cannot start for want of resources: the grant goes back to the manager, the request to its
     /// place in the queue. Ask for the next one when there are resources again.
     pub fn oo_abort(&mut self, grant: Grant, tag: Tag) {
-        let Grant { pin, place } = grant;
-        self.check(&pin);
-        let (slot, head) = pin.take();
-        self.queues.put_back(Entry { head, tag, place });
+        let index = grant.0.take(self.id);
+        self.requests.put_back(index);
         self.share.counters.aborts.bump();
-        let now = self.now;
-        self.give_back(slot, |binding| {
-            binding.call("oo_abort_request", |manager, device| {
-                manager.oo_abort_request(device, &head, now)
+        let entry = *self.requests.entry(index);
+        debug_assert_eq!(entry.tag, tag, "a grant goes back with its own request");
+        if self.live.pinned(entry.slot).hooked {
+            let now = self.now;
+            self.tell_given_back(entry.slot, "oo_abort_request", |manager, device| {
+                manager.oo_abort_request(device, &entry.head, now);
             });
-        });
+        }
+        self.live.unpin(entry.slot);
     }
 
     /// The request has ended: pending - 1.
+    #[inline]
     pub fn free(&mut self, ticket: Ticket, now: Timestamp) {
         self.now = now;
-        self.check(&ticket.pin);
-        let (slot, head) = ticket.pin.take();
+        let index = ticket.0.take(self.id);
+        self.requests.forget(index);
         self.share.counters.frees.bump();
-        self.give_back(slot, |binding| {
-            binding.call("free_request", |manager, device| {
+        let slot = self.requests.entry(index).slot;
+        if self.live.pinned(slot).hooked {
+            let head = self.requests.entry(index).head;
+            self.tell_given_back(slot, "free_request", |manager, device| {
                 manager.free_request(device, &head, now)
             });
-        });
+        }
+        self.live.unpin(slot);
     }
 
     /// When to run the next pass for the sake of held requests, if nothing wakes the thread before. An instant that has
     /// passed means at once.
     pub fn wake_at(&self) -> Option<Timestamp> {
-        if self.closed || self.queues.len() == 0 {
+        if self.closed || self.requests.waiting() == 0 {
             return None;
         }
         if self.look_again {
             return Some(Timestamp::ZERO);
         }
-        self.holds.wake_at(|class| self.queues.head(class).is_some())
+        self.holds.wake_at(|class| self.requests.head(class).is_some())
     }
 
     /// How many requests wait here.
     pub fn queued(&self) -> usize {
-        self.queues.len()
+        self.requests.waiting()
     }
 
     /// Was it closed, or its device detached? Then [`close`](Self::close) it and fail what that hands back.
@@ -188,7 +193,7 @@ impl Intake {
     pub fn close(&mut self) -> impl Iterator<Item = Tag> {
         self.closed = true;
         self.disarm();
-        std::iter::from_fn(|| self.queues.take_any())
+        std::iter::from_fn(|| self.requests.take_any())
     }
 
     /// The class whose head may start now, as the manager says.
@@ -198,8 +203,10 @@ impl Intake {
             return None;
         }
         let now = self.now;
-        for class in self.queues.order() {
-            let Some(entry) = self.queues.head(class) else { continue };
+        for class in self.requests.order() {
+            let Some(entry) = self.requests.head(class) else {
+                continue;
+            };
             if self.holds.class(class).holds(now) {
                 continue;
             }
@@ -257,18 +264,15 @@ impl Intake {
         }
     }
 
-    /// Tells the manager of `slot` that a grant or ticket ended, then whoever waits for that, then lets go of the slot.
-    fn give_back(&mut self, slot: u32, tell: impl FnOnce(&Binding)) {
-        let live = self.live.pinned(slot);
-        if live.hooked {
-            tell(&live.binding);
-            live.binding.generation.freed.tell(&self.share.sleeper);
-            if self.armed && self.share.sleeper.was_told() {
-                self.notice_freed();
-                self.look_again = true;
-            }
+    /// Tells the manager of `slot` that a grant or ticket ended, then whoever waits for that.
+    fn tell_given_back(&mut self, slot: u32, hook: &str, tell: impl FnOnce(&dyn Manager, &DeviceInfo)) {
+        let binding = &self.live.pinned(slot).binding;
+        binding.call(hook, tell);
+        binding.generation.freed.tell(&self.share.sleeper);
+        if self.armed && self.share.sleeper.was_told() {
+            self.notice_freed();
+            self.look_again = true;
         }
-        self.live.unpin(slot);
     }
 
     fn follow_swap(&mut self) {
@@ -284,13 +288,6 @@ impl Intake {
             self.live.current().binding.generation.freed.disarm(&self.share.sleeper);
             self.armed = false;
         }
-    }
-
-    fn check(&self, pin: &Pin) {
-        assert_eq!(
-            pin.intake, self.id,
-            "a grant or ticket goes back to the intake that gave it"
-        );
     }
 }
 

@@ -41,6 +41,7 @@ impl LiveTable {
         Self { slots, current: 0 }
     }
 
+    #[inline]
     pub(super) fn current(&self) -> &Live {
         self.slots[self.current]
             .as_ref()
@@ -55,21 +56,28 @@ impl LiveTable {
         self.let_go(old);
     }
 
+    /// The slot of the current generation, for [`pinned`](Self::pinned).
+    #[inline]
+    pub(super) fn current_slot(&self) -> u32 {
+        u32::try_from(self.current).expect("as many generations as requests at most, and those are counted in 32 bits")
+    }
+
     /// Pins the current generation.
-    pub(super) fn pin(&mut self) -> u32 {
-        let current = self.current;
-        self.slots[current]
+    #[inline]
+    pub(super) fn pin(&mut self) {
+        self.slots[self.current]
             .as_mut()
             .expect("the current slot is always in use")
             .pins += 1;
-        u32::try_from(current).expect("as many generations as requests at most, and those are counted in 32 bits")
     }
 
+    #[inline]
     pub(super) fn pinned(&self, slot: u32) -> &Live {
         self.slots[slot as usize].as_ref().expect("a pinned slot is in use")
     }
 
     /// Ends a pin; the last one of a generation of the past lets go of it, which may stop the device with it.
+    #[inline]
     pub(super) fn unpin(&mut self, slot: u32) {
         let slot = slot as usize;
         let live = self.slots[slot].as_mut().expect("a pinned slot is in use");

@@ -41,8 +41,8 @@ mod holds;
 mod intake;
 mod live;
 mod none;
-mod queues;
 mod registry;
+mod requests;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod test_utils;
 

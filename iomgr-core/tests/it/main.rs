@@ -1,5 +1,7 @@
 //! The crate's tests through its public interface.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod support;
 
 mod epoch;
