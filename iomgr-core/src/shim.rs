@@ -1,4 +1,5 @@
-//! The synchronisation that [`epoch`](crate::epoch) uses. A model checker puts its own in this place (`tests/loom`).
+//! The synchronisation that epochs and the manager's sleepers use. A model checker puts its own in this place
+//! (`tests/loom`), so that it runs the very code.
 
-pub(crate) use std::sync::Arc;
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+pub(crate) use std::sync::{Arc, Mutex, MutexGuard};

@@ -4,10 +4,10 @@
 //! With a sequentially consistent fence between the two steps on both sides, either the second question sees the free, or
 //! the one who freed sees the sleeper.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use crate::Waker;
+use crate::shim::{Arc, AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering, fence};
 
 /// The sleepers of one generation.
 #[derive(Debug, Default)]

@@ -5,5 +5,9 @@
 mod support;
 
 mod epoch;
+mod leaks;
+mod model;
+mod panics;
 mod registry;
 mod requests;
+mod threads;
