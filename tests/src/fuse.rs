@@ -26,6 +26,8 @@ impl NbdFuse {
     pub fn mount(uri: &str, file: &Path) -> NbdFuse {
         fs::write(file, "").unwrap();
         let pid = file.with_extension("pid");
+        // One that an earlier mount left would say that this one is ready.
+        let _ = fs::remove_file(&pid);
         let tool = Tool::new("nbdfuse").arg("-P").arg(&pid).arg(file).arg(uri);
         let process = Process::start(tool, Stdio::null(), Stdio::inherit());
         let point = file.to_owned();

@@ -97,6 +97,18 @@ impl Client {
         Ok(Ok(bytes))
     }
 
+    /// The bytes at an offset; any failure is a panic.
+    #[track_caller]
+    pub fn bytes(&mut self, offset: u64, len: usize) -> Vec<u8> {
+        let span = Span {
+            offset,
+            len: u32::try_from(len).expect("tests read less than 4 GiB at once"),
+        };
+        self.read(span)
+            .expect("the connection holds")
+            .unwrap_or_else(|error| panic!("read at {offset}: NBD error {error}"))
+    }
+
     /// Writes and waits.
     pub fn write(&mut self, flags: u16, offset: u64, bytes: &[u8]) -> io::Result<Result<(), u32>> {
         let cookie = self.send_write(flags, offset, bytes)?;

@@ -31,6 +31,24 @@ pub fn written_by(bytes: &[u8], sector: u64) -> Result<Option<u64>, String> {
     }
 }
 
+/// Panics with the place of the first difference; bytes themselves would fill pages.
+#[track_caller]
+pub fn assert_same(found: &[u8], expected: &[u8]) {
+    assert_eq!(found.len(), expected.len(), "lengths differ");
+    let differs = found
+        .iter()
+        .zip(expected)
+        .position(|(found, expected)| found != expected);
+    if let Some(at) = differs {
+        panic!(
+            "byte {at} of {} is {:#04x}, expected {:#04x}",
+            found.len(),
+            found[at],
+            expected[at]
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,4 +5,12 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "tests")]
 
+mod cli;
+mod clients;
+mod crash;
+mod disk;
+mod full;
 mod guards;
+mod history;
+mod loop_;
+mod nbd;

@@ -1,0 +1,112 @@
+//! Real NBD clients on every kind of image: what they wrote is what they read, and what others find after closing.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use iomgr_tests::{Tool, need};
+
+use crate::disk::{Disk, Kind, soak};
+
+const MIB: u64 = 1 << 20;
+const SIZE_BYTES: u64 = 64 * MIB;
+
+/// Commands of `qemu-io` that leave the same bytes on every disk: odd sizes, both sides of a VHD block's edge, FUA,
+/// zeros with and without unmapping. What a discard leaves is up to the disk, so it is written over.
+const PATTERNS: &[&str] = &[
+    "write -P 0x11 0 4k",
+    "write -P 0x22 512 512",
+    "write -P 0x33 1M 1536",
+    "write -P 0x44 2096640 1024",
+    "write -f -P 0x55 5M 64k",
+    "write -z 1049088 1024",
+    "write -z -u 6M 3M",
+    "write -P 0x66 7340032 512",
+    "discard 10M 4M",
+    "write -z 10M 4M",
+    "discard 20M 100k",
+    "write -P 0x77 20M 100k",
+    "write -P 0x88 67108352 512",
+    "flush",
+];
+
+/// Runs all of it on one kind of image.
+pub(crate) fn agree_on(kind: Kind) {
+    if !need::tools(&["nbdcopy", "nbdinfo", "qemu-io", "qemu-img", "fio"]) {
+        return;
+    }
+    let disk = Disk::new(kind, SIZE_BYTES);
+    let (expected, read_back) = (disk.dir.join("expected"), disk.dir.join("read-back"));
+    scatter(&expected);
+    let server = disk.serve(&[]);
+    let uri = server.uri();
+    assert_eq!(
+        Tool::new("nbdinfo").args(["--size", uri]).run().trim(),
+        SIZE_BYTES.to_string()
+    );
+
+    nbdcopy(expected.as_os_str(), uri.as_ref());
+    qemu_io(uri.as_ref());
+    qemu_io(&expected);
+    nbdcopy(uri.as_ref(), read_back.as_os_str());
+    assert_same(&expected, &read_back);
+
+    fio_verify(uri);
+    fs::remove_file(&expected).unwrap();
+    nbdcopy(uri.as_ref(), expected.as_os_str());
+    server.stop();
+    disk.holds(&expected);
+}
+
+/// Random bytes in some places of a sparse file, at odd sectors and sizes.
+fn scatter(path: &Path) {
+    let file = File::create(path).unwrap();
+    file.set_len(SIZE_BYTES).unwrap();
+    let mut random = fastrand::Rng::with_seed(2);
+    let mut bytes = vec![0; 300 * 512];
+    for _ in 0..60 {
+        let len = random.usize(1..300) * 512;
+        random.fill(&mut bytes[..len]);
+        let sector = random.u64(0..(SIZE_BYTES - len as u64) / 512);
+        file.write_all_at(&bytes[..len], sector * 512).unwrap();
+    }
+}
+
+/// Four connections, many requests in flight on each.
+fn nbdcopy(from: &std::ffi::OsStr, to: &std::ffi::OsStr) {
+    let args = ["--connections=4", "--threads=4", "--requests=64", "--flush"];
+    Tool::new("nbdcopy").args(args).arg(from).arg(to).run();
+}
+
+fn qemu_io(target: &Path) {
+    let commands = PATTERNS.iter().flat_map(|command| ["-c", command]);
+    let ended = Tool::new("qemu-io")
+        .args(["-f", "raw", "-d", "unmap"])
+        .args(commands)
+        .arg(target)
+        .run_for_code(0);
+    assert!(!ended.stdout.contains("failed"), "{}", ended.stdout);
+}
+
+/// Random writes of mixed sizes at depth 64 over 4 connections, each verified.
+fn fio_verify(uri: &str) {
+    let loops = if soak() { "20" } else { "1" };
+    let fio = Tool::new("fio").args([
+        "--name=verify",
+        "--ioengine=nbd",
+        "--rw=randwrite",
+        "--iodepth=64",
+        "--numjobs=4",
+    ]);
+    let fio = fio.args([
+        "--bssplit=512/10:4k/40:16k/25:64k/25",
+        "--size=16M",
+        "--offset_increment=16M",
+    ]);
+    let fio = fio.args(["--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--loops", loops]);
+    fio.args(["--output-format=terse"]).arg(format!("--uri={uri}")).run();
+}
+
+fn assert_same(a: &Path, b: &Path) {
+    Tool::new("cmp").arg(a).arg(b).run();
+}

@@ -1,0 +1,141 @@
+//! Group `loop`: loop devices below the product, and real block devices on top of it.
+
+use std::fs;
+use std::path::Path;
+
+use iomgr_tests::{Loop, Mount, NbdFuse, Server, Tool, need};
+
+use crate::clients;
+use crate::disk::{Disk, Kind, soak};
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn loop_clients_agree_on_a_loop_device() {
+    if need::loop_devices() {
+        clients::agree_on(Kind::LoopDevice);
+    }
+}
+
+/// Direct I/O on a real block device, and on a VHD whose slots are aligned for it.
+#[test]
+fn loop_direct_io_keeps_its_bytes() {
+    if !need::loop_devices() || !need::tools(&["qemu-io"]) {
+        return;
+    }
+    for kind in [Kind::LoopDevice, Kind::DynamicVhd] {
+        let disk = Disk::new(kind, 16 * MIB);
+        let server = disk.serve(&["--cache", "none"]);
+        let commands = [
+            "write -P 0x5a 512 1024",
+            "write -P 0xa5 4M 64k",
+            "flush",
+            "read -P 0x5a 512 1024",
+            "read -P 0xa5 4M 64k",
+            "read -P 0 0 512",
+        ];
+        let commands = commands.iter().flat_map(|command| ["-c", command]);
+        Tool::new("qemu-io")
+            .args(["-f", "raw"])
+            .args(commands)
+            .arg(server.uri())
+            .run();
+        server.stop();
+        let at = if kind == Kind::LoopDevice {
+            Some(disk.image())
+        } else {
+            None
+        };
+        if let Some(device) = at {
+            let read = [
+                "-r",
+                "-f",
+                "raw",
+                "-c",
+                "read -P 0x5a 512 1024",
+                "-c",
+                "read -P 0xa5 4M 64k",
+            ];
+            Tool::new("qemu-io").args(read).arg(device).run();
+        }
+    }
+}
+
+#[test]
+fn loop_ext4_survives_reopening() {
+    file_system_survives(&["mkfs.ext4", "-q", "-F"], &["fsck.ext4", "-f", "-n"], "noatime");
+}
+
+#[test]
+fn loop_xfs_survives_reopening() {
+    file_system_survives(&["mkfs.xfs", "-q", "-f"], &["xfs_repair", "-n"], "noatime");
+}
+
+/// Server → nbdfuse → loop device → file system → a tree; unmounted, checked, reopened, compared.
+fn file_system_survives(make: &[&str], check: &[&str], options: &str) {
+    if !need::fuse() || !need::loop_devices() || !need::tools(&[make[0], check[0]]) {
+        return;
+    }
+    let disk = Disk::new(Kind::DynamicVhd, if soak() { 2048 * MIB } else { 512 * MIB });
+    let tree = disk.dir.join("tree");
+    plant(&tree);
+
+    let server = disk.serve(&[]);
+    on_device(&server, &disk, |device| {
+        run(make, device);
+        let mount = Mount::device(device, &disk.dir.join("mnt"), options);
+        Tool::new("cp").arg("-a").arg(&tree).arg(mount.path()).run();
+        mount.unmount();
+        run(check, device);
+    });
+    server.stop();
+    disk.is_clean();
+
+    let server = disk.serve(&["--read-only"]);
+    on_device(&server, &disk, |device| {
+        run(check, device);
+        let mount = Mount::device(
+            device,
+            &disk.dir.join("mnt"),
+            &format!("{options},ro,{}", no_replay(make[0])),
+        );
+        Tool::new("diff").arg("-r").arg(&tree).arg(mount.join("tree")).run();
+    });
+    server.stop();
+}
+
+/// A read-only device cannot replay a journal; after a clean unmount there is none to replay.
+fn no_replay(make: &str) -> &'static str {
+    if make == "mkfs.xfs" { "norecovery" } else { "noload" }
+}
+
+/// Sets the devices up over a server and takes them down in the right order.
+fn on_device(server: &Server, disk: &Disk, work: impl FnOnce(&Path)) {
+    let fuse = NbdFuse::mount(server.uri(), &disk.dir.join("nbd-disk"));
+    let device = Loop::attach(fuse.path());
+    work(device.path());
+    drop(device);
+    fuse.unmount();
+}
+
+fn run(words: &[&str], device: &Path) {
+    Tool::new(words[0]).args(&words[1..]).arg(device).run();
+}
+
+/// A tree of many small files and some large ones, deep folders and links.
+fn plant(root: &Path) {
+    let mut random = fastrand::Rng::with_seed(3);
+    for folder in 0..20 {
+        let path = root.join(format!("{folder}/a/b"));
+        fs::create_dir_all(&path).unwrap();
+        for file in 0..20 {
+            let mut bytes = vec![0; random.usize(0..20_000)];
+            random.fill(&mut bytes);
+            fs::write(path.join(format!("file {file}")), bytes).unwrap();
+        }
+        std::os::unix::fs::symlink("file 0", path.join("link")).unwrap();
+    }
+    let mut large = vec![0; 20 << 20];
+    random.fill(&mut large);
+    fs::write(root.join("large"), large).unwrap();
+}
