@@ -1,1 +1,3 @@
-//! Placeholder until its part lands.
+//! NBD frontend.
+
+pub mod proto;

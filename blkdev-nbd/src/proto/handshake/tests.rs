@@ -1,0 +1,284 @@
+use std::fmt::Write as _;
+
+use proptest::prelude::*;
+
+use super::super::{BlockSizes, TransmissionFlags};
+use super::*;
+
+/// Two exports; the first is the default.
+struct Shelf;
+
+const EXPORTS: [(&str, &str, u64); 2] = [("first", "the default export", 1 << 30), ("zweite", "", 4096)];
+
+impl Catalog for Shelf {
+    fn count(&self) -> usize {
+        EXPORTS.len()
+    }
+
+    fn name(&self, id: ExportId) -> &str {
+        EXPORTS[id.0].0
+    }
+
+    fn description(&self, id: ExportId) -> &str {
+        EXPORTS[id.0].1
+    }
+
+    fn facts(&self, id: ExportId) -> ExportFacts {
+        let blocks = BlockSizes {
+            min: 512,
+            preferred: 4096,
+            max: PAYLOAD_BYTES_MAX,
+        };
+        let flags = TransmissionFlags::HAS_FLAGS | TransmissionFlags::SEND_FLUSH;
+        ExportFacts {
+            size_bytes: EXPORTS[id.0].2,
+            flags,
+            blocks,
+        }
+    }
+}
+
+/// What a whole exchange came to.
+#[derive(Debug, Default, PartialEq)]
+struct Exchange {
+    sent: Vec<u8>,
+    taken: usize,
+    end: Option<Result<HandshakeOutcome, Violation>>,
+}
+
+/// Feeds `pieces` one after the other, as a socket would yield them.
+fn exchange<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Exchange {
+    let (mut machine, mut held, mut result) = (Handshake::new(), Vec::new(), Exchange::default());
+    let mut out = vec![0; Handshake::OUTPUT_BYTES];
+    for piece in pieces {
+        held.extend_from_slice(piece);
+        loop {
+            let len = machine.poll_transmit(&mut out, &Shelf);
+            result.sent.extend_from_slice(&out[..len]);
+            let taken = match machine.handle_bytes(&held, &Shelf) {
+                Ok(taken) => taken,
+                Err(violation) => {
+                    result.end = Some(Err(violation));
+                    return result;
+                }
+            };
+            held.drain(..taken);
+            result.taken += taken;
+            if len == 0 && taken == 0 {
+                break;
+            }
+        }
+        assert!(held.len() <= Handshake::INPUT_BYTES || machine.poll_outcome().is_some());
+    }
+    result.end = machine.poll_outcome().map(Ok);
+    result
+}
+
+fn option(option: u32, data: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(data.len()).unwrap();
+    [&OptionHeader { option, len }.emit()[..], data].concat()
+}
+
+fn go(code: OptionCode, name: &str, wanted: &[u16]) -> Vec<u8> {
+    let mut data = len32(name.len()).to_be_bytes().to_vec();
+    data.extend_from_slice(name.as_bytes());
+    data.extend_from_slice(&u16::try_from(wanted.len()).unwrap().to_be_bytes());
+    data.extend(wanted.iter().flat_map(|kind| kind.to_be_bytes()));
+    option(code as u32, &data)
+}
+
+fn client(flags: u32, options: &[Vec<u8>]) -> Vec<u8> {
+    [&flags.to_be_bytes()[..], &options.concat()].concat()
+}
+
+const FIXED: u32 = 3;
+
+/// The server's side of an exchange in words.
+fn dump(input: &[u8]) -> String {
+    let exchange = exchange([input]);
+    let (greeting, mut rest) = exchange.sent.split_at(18);
+    let mut text = format!("greeting {greeting:02x?}\n");
+    while let Some(header) = rest.first_chunk().and_then(OptionReplyHeader::parse) {
+        let (data, tail) = rest[OptionReplyHeader::BYTES..].split_at(header.len as usize);
+        writeln!(
+            text,
+            "option {} reply {:#x} \"{}\"",
+            header.option,
+            header.kind,
+            data.escape_ascii()
+        )
+        .unwrap();
+        rest = tail;
+    }
+    if !rest.is_empty() {
+        writeln!(text, "plain {} bytes {:02x?}", rest.len(), &rest[..10]).unwrap();
+    }
+    writeln!(text, "taken {} of {}, {:?}", exchange.taken, input.len(), exchange.end).unwrap();
+    text
+}
+
+#[test]
+fn go_tells_what_was_asked_and_the_block_sizes() {
+    insta::assert_snapshot!(dump(&client(FIXED, &[go(OptionCode::Go, "first", &[1, 2, 77])])), @r#"
+    greeting [4e, 42, 44, 4d, 41, 47, 49, 43, 49, 48, 41, 56, 45, 4f, 50, 54, 00, 03]
+    option 7 reply 0x3 "\x00\x00\x00\x00\x00\x00@\x00\x00\x00\x00\x05"
+    option 7 reply 0x3 "\x00\x01first"
+    option 7 reply 0x3 "\x00\x02the default export"
+    option 7 reply 0x3 "\x00\x03\x00\x00\x02\x00\x00\x00\x10\x00\x02\x00\x00\x00"
+    option 7 reply 0x1 ""
+    taken 37 of 37, Some(Ok(Go(ExportId(0), ExportFacts { size_bytes: 1073741824, flags: TransmissionFlags(HAS_FLAGS | SEND_FLUSH), blocks: BlockSizes { min: 512, preferred: 4096, max: 33554432 } })))
+    "#);
+}
+
+#[test]
+fn info_leaves_the_session_open_and_the_empty_name_is_the_default() {
+    let options = [go(OptionCode::Info, "", &[1]), go(OptionCode::Go, "zweite", &[])];
+    insta::assert_snapshot!(dump(&client(FIXED, &options)), @r#"
+    greeting [4e, 42, 44, 4d, 41, 47, 49, 43, 49, 48, 41, 56, 45, 4f, 50, 54, 00, 03]
+    option 6 reply 0x3 "\x00\x00\x00\x00\x00\x00@\x00\x00\x00\x00\x05"
+    option 6 reply 0x3 "\x00\x01first"
+    option 6 reply 0x3 "\x00\x03\x00\x00\x02\x00\x00\x00\x10\x00\x02\x00\x00\x00"
+    option 6 reply 0x1 ""
+    option 7 reply 0x3 "\x00\x00\x00\x00\x00\x00\x00\x00\x10\x00\x00\x05"
+    option 7 reply 0x3 "\x00\x03\x00\x00\x02\x00\x00\x00\x10\x00\x02\x00\x00\x00"
+    option 7 reply 0x1 ""
+    taken 56 of 56, Some(Ok(Go(ExportId(1), ExportFacts { size_bytes: 4096, flags: TransmissionFlags(HAS_FLAGS | SEND_FLUSH), blocks: BlockSizes { min: 512, preferred: 4096, max: 33554432 } })))
+    "#);
+}
+
+#[test]
+fn list_names_every_export() {
+    let options = [option(3, b""), option(3, b"x"), option(2, b"")];
+    insta::assert_snapshot!(dump(&client(FIXED, &options)), @r#"
+    greeting [4e, 42, 44, 4d, 41, 47, 49, 43, 49, 48, 41, 56, 45, 4f, 50, 54, 00, 03]
+    option 3 reply 0x2 "\x00\x00\x00\x05firstthe default export"
+    option 3 reply 0x2 "\x00\x00\x00\x06zweite"
+    option 3 reply 0x1 ""
+    option 3 reply 0x80000003 "LIST takes no data"
+    option 2 reply 0x1 ""
+    taken 53 of 53, Some(Ok(Abort))
+    "#);
+}
+
+#[test]
+fn what_is_unknown_or_refused_is_answered() {
+    let options = [
+        option(99, b"data of an unknown option"),
+        option(5, b""),
+        option(8, b""),
+        go(OptionCode::Go, "none", &[]),
+        option(7, b"\0\0\0\x09short"),
+    ];
+    insta::assert_snapshot!(dump(&client(FIXED, &options)), @r#"
+    greeting [4e, 42, 44, 4d, 41, 47, 49, 43, 49, 48, 41, 56, 45, 4f, 50, 54, 00, 03]
+    option 99 reply 0x80000001 "the option is not supported"
+    option 5 reply 0x80000001 "TLS is not supported"
+    option 8 reply 0x80000001 "the option is not supported"
+    option 7 reply 0x80000006 "there is no export of this name"
+    option 7 reply 0x80000003 "lengths disagree"
+    taken 128 of 128, None
+    "#);
+}
+
+#[test]
+fn export_name_has_zeroes_only_where_they_are_wanted() {
+    insta::assert_snapshot!(dump(&client(0, &[option(1, b"first")])), @r#"
+    greeting [4e, 42, 44, 4d, 41, 47, 49, 43, 49, 48, 41, 56, 45, 4f, 50, 54, 00, 03]
+    plain 134 bytes [00, 00, 00, 00, 40, 00, 00, 00, 00, 05]
+    taken 25 of 25, Some(Ok(Go(ExportId(0), ExportFacts { size_bytes: 1073741824, flags: TransmissionFlags(HAS_FLAGS | SEND_FLUSH), blocks: BlockSizes { min: 512, preferred: 4096, max: 33554432 } })))
+    "#);
+    insta::assert_snapshot!(dump(&client(2, &[option(1, b"zweite")])), @r#"
+    greeting [4e, 42, 44, 4d, 41, 47, 49, 43, 49, 48, 41, 56, 45, 4f, 50, 54, 00, 03]
+    plain 10 bytes [00, 00, 00, 00, 00, 00, 10, 00, 00, 05]
+    taken 26 of 26, Some(Ok(Go(ExportId(1), ExportFacts { size_bytes: 4096, flags: TransmissionFlags(HAS_FLAGS | SEND_FLUSH), blocks: BlockSizes { min: 512, preferred: 4096, max: 33554432 } })))
+    "#);
+}
+
+#[test]
+fn an_option_too_long_is_refused_and_skipped() {
+    let options = [
+        option(7, &vec![7; OPTION_BYTES_MAX + 1]),
+        go(OptionCode::Go, &"n".repeat(4097), &[]),
+        option(2, b""),
+    ];
+    insta::assert_snapshot!(dump(&client(FIXED, &options)), @r#"
+    greeting [4e, 42, 44, 4d, 41, 47, 49, 43, 49, 48, 41, 56, 45, 4f, 50, 54, 00, 03]
+    option 7 reply 0x80000009 "the option is too long"
+    option 7 reply 0x80000009 "the export name is too long"
+    option 2 reply 0x1 ""
+    taken 12348 of 12348, Some(Ok(Abort))
+    "#);
+}
+
+#[test]
+fn violations_end_the_session() {
+    let end = |input: &[u8]| exchange([input]).end;
+    let header = |option, len| [&FIXED.to_be_bytes()[..], &OptionHeader { option, len }.emit()].concat();
+    assert_eq!(end(&4u32.to_be_bytes()), Some(Err(Violation::ClientFlags(4))));
+    assert_eq!(
+        end(&client(0, &[option(3, b"")])),
+        Some(Err(Violation::NotFixedNewstyle(3)))
+    );
+    assert_eq!(
+        end(&client(FIXED, &[option(1, b"none")])),
+        Some(Err(Violation::UnknownExport))
+    );
+    assert_eq!(end(&header(1, 8193)), Some(Err(Violation::OptionLength(8193))));
+    assert_eq!(end(&header(3, u32::MAX)), Some(Err(Violation::OptionLength(u32::MAX))));
+    assert!(matches!(
+        end(&client(FIXED, &[vec![0; 16]])),
+        Some(Err(Violation::OptionMagic(0)))
+    ));
+    let many = vec![option(99, b""); OPTIONS_MAX as usize + 1];
+    assert_eq!(end(&client(FIXED, &many)), Some(Err(Violation::TooManyOptions)));
+    assert_eq!(end(&client(FIXED, &many[1..])), None);
+}
+
+#[test]
+fn nothing_is_taken_while_a_reply_waits() {
+    let mut machine = Handshake::new();
+    assert_eq!(machine.handle_bytes(&FIXED.to_be_bytes(), &Shelf), Ok(0));
+    assert_eq!(machine.poll_transmit(&mut [0; Handshake::OUTPUT_BYTES], &Shelf), 18);
+    assert_eq!(machine.handle_bytes(&FIXED.to_be_bytes(), &Shelf), Ok(4));
+}
+
+fn an_option() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        Just(option(3, b"")),
+        Just(go(OptionCode::Info, "first", &[1, 2, 3])),
+        Just(go(OptionCode::Go, "zweite", &[3])),
+        Just(option(2, b"")),
+        (0u32..12, proptest::collection::vec(any::<u8>(), 0..40)).prop_map(|(code, data)| option(code, &data)),
+        (8000usize..9000).prop_map(|len| option(7, &vec![0; len])),
+        proptest::collection::vec(any::<u8>(), 0..40),
+    ]
+}
+
+/// Cuts `input` at the given places.
+fn pieces<'a>(mut input: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
+    let mut out = Vec::new();
+    for cut in cuts {
+        let (piece, rest) = input.split_at(input.len().min(*cut));
+        out.push(piece);
+        input = rest;
+    }
+    out.push(input);
+    out
+}
+
+proptest! {
+    #[test]
+    fn the_cut_of_the_input_changes_nothing(
+        flags in 0u32..4,
+        options in proptest::collection::vec(an_option(), 0..8),
+        cuts in proptest::collection::vec(0usize..60, 0..60),
+    ) {
+        let input = client(flags, &options);
+        prop_assert_eq!(exchange(pieces(&input, &cuts)), exchange([&input[..]]));
+    }
+
+    #[test]
+    fn noise_never_panics(input in proptest::collection::vec(any::<u8>(), 0..300)) {
+        exchange([&input[..]]);
+    }
+}
