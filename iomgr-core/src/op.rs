@@ -297,6 +297,30 @@ pub trait OpQueue {
 
     /// Changes memory. `None` while any op on the buffer is outstanding, and for memory out of reach.
     fn bytes_mut(&mut self, data: Data) -> Option<&mut [u8]>;
+
+    /// Copies memory to memory of another buffer. False if the lengths differ, and where [`bytes`](Self::bytes) or
+    /// [`bytes_mut`](Self::bytes_mut) would refuse.
+    fn copy(&mut self, from: Data, to: Data) -> bool {
+        let mut page = [0; 4096];
+        let mut at = 0;
+        if from.len != to.len {
+            return false;
+        }
+        while at < from.len {
+            let len = (from.len - at).min(4096);
+            let page = &mut page[..len as usize];
+            let Some(bytes) = self.bytes(from.slice(at, len)) else {
+                return false;
+            };
+            page.copy_from_slice(bytes);
+            let Some(bytes) = self.bytes_mut(to.slice(at, len)) else {
+                return false;
+            };
+            bytes.copy_from_slice(page);
+            at += len;
+        }
+        true
+    }
 }
 
 #[cfg(test)]
