@@ -1,1 +1,47 @@
-//! Placeholder until its part lands.
+//! The virtual block device: an image, its map and its statistics behind one [`Device`](iomgr_core::Device), and the server
+//! that joins it to a frontend.
+//!
+//! ```text
+//!  frontend thread 0                          frontend thread 1
+//!  ┌───────────────┐                          ┌───────────────┐
+//!  │ DiskQueue 0   │◄── blocks to allocate ───│ DiskQueue 1   │     requests to mapped blocks never change threads
+//!  │  + Metadata   │─── done ────────────────►│               │
+//!  └──────┬────────┘                          └──────┬────────┘
+//!         └───────────── Disk: file, lock, map, statistics ──┘
+//! ```
+//!
+//! # Contract
+//! - A disk's file is locked on the description that its I/O uses, from before its metadata is read until the last op has ended.
+//! - A flush that is acknowledged covers every write that was acknowledged before it, the image's metadata included. After a
+//!   flush has failed, nothing that needs one is acknowledged until the image is opened again.
+//! - The format is given or told by the extension; content is never asked.
+//!
+//! # Errors
+//! Opening answers with [`Error`]; requests end with an error number.
+#![forbid(unsafe_code)]
+
+mod blocking;
+mod create;
+mod disk;
+mod error;
+mod file;
+mod format;
+mod layout;
+mod metadata;
+mod queue;
+mod runtime;
+mod stats;
+#[cfg(feature = "test-utils")]
+pub mod test_utils;
+
+pub use blocking::BlockingDisk;
+pub use create::{CreateOptions, create};
+pub use disk::{Cache, Disk, DiskInfo, DiskOptions};
+pub use error::{Error, ErrorKind};
+pub use file::{FileOptions, ImageFile};
+pub use format::Format;
+pub use runtime::{BoundSocket, control_sockets, default_name, make_runtime_dir, runtime_dir};
+pub use stats::{Direction, DirectionStats, LatencyStats, Stats};
+
+// What composes the stack, for who builds on this crate alone.
+pub use {iomgr_core, tqueue, vhd};

@@ -141,6 +141,8 @@ impl std::fmt::Debug for Allocator {
 impl Allocator {
     /// The most steps under way at once.
     pub const STEPS_MAX: usize = 32;
+    /// The most bytes of a step that carries bytes.
+    pub const STEP_BYTES_MAX: u64 = STEP_BYTES_MAX;
 
     pub(crate) fn new(
         footer: FooterRepr,

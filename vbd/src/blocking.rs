@@ -1,0 +1,198 @@
+//! A disk by blocking calls: for tools that copy, compare and look.
+
+use std::time::Duration;
+
+use iomgr_core::{
+    Data, Device, DeviceQueue, Errno, OpDone, OpQueue, Operation, Owner, Pass, QueueContext, Request, RequestFlags,
+    Sector, SectorCount, SectorRange, Tag, Waker,
+};
+use tqueue::{Config, EngineKind, Queue};
+
+use crate::error::{Error, ErrorKind};
+
+/// The frontend is its own owner 0; the one device queue is 1.
+const DEVICE: Owner = Owner(1);
+const TAG: Tag = Tag(0);
+
+/// One queue of a device, driven by its caller, one request at a time.
+#[derive(Debug)]
+pub struct BlockingDisk {
+    queue: Queue,
+    device: Option<Box<dyn DeviceQueue>>,
+}
+
+impl BlockingDisk {
+    /// The most bytes that one call takes.
+    pub const TRANSFER_BYTES_MAX: usize = 4 << 20;
+
+    /// Opens queue 0 of `device`, which must be its only one.
+    pub fn open(device: &dyn Device, engine: EngineKind) -> Result<Self, Error> {
+        let config = Config {
+            engine,
+            size: 32,
+            max_ops: 64,
+            arena_bytes: 8 << 20,
+            ..Config::default()
+        };
+        let queue = Queue::new(&config)
+            .map_err(|error| Error::new(ErrorKind::Queue, "no queue of ops can be set up").because(error))?;
+        Self::with_queue(device, queue)
+    }
+
+    /// The same on a queue of the caller's.
+    pub fn with_queue(device: &dyn Device, mut queue: Queue) -> Result<Self, Error> {
+        let cx = QueueContext {
+            index: 0,
+            count: 1,
+            owner: DEVICE,
+            depth: 1,
+            waker: Waker::none(),
+            io: &mut queue,
+        };
+        let opened = device
+            .open_queue(cx)
+            .map_err(|error| Error::new(ErrorKind::Queue, "the disk's queue cannot be opened").because(error))?;
+        Ok(Self {
+            queue,
+            device: Some(opened),
+        })
+    }
+
+    /// Fills `buf`, whole sectors, from `start`.
+    pub fn read(&mut self, buf: &mut [u8], start: Sector) -> std::io::Result<()> {
+        let lease = self.lease(buf.len())?;
+        let result = self.run(
+            Operation::Read,
+            RequestFlags::empty(),
+            start,
+            buf.len() as u64,
+            lease.data(),
+        );
+        if result.is_ok() {
+            buf.copy_from_slice(self.queue.bytes(lease.data()).expect("no op is outstanding"));
+        }
+        self.queue.free(lease);
+        result
+    }
+
+    /// Writes `buf`, whole sectors, at `start`.
+    pub fn write(&mut self, buf: &[u8], start: Sector, flags: RequestFlags) -> std::io::Result<()> {
+        let lease = self.lease(buf.len())?;
+        self.queue
+            .bytes_mut(lease.data())
+            .expect("no op is outstanding")
+            .copy_from_slice(buf);
+        let result = self.run(Operation::Write, flags, start, buf.len() as u64, lease.data());
+        self.queue.free(lease);
+        result
+    }
+
+    /// Flushes.
+    pub fn flush(&mut self) -> std::io::Result<()> {
+        self.run(Operation::Flush, RequestFlags::empty(), Sector(0), 0, Data::NONE)
+    }
+
+    /// Gives sectors back.
+    pub fn discard(&mut self, range: SectorRange) -> std::io::Result<()> {
+        self.run(
+            Operation::Discard,
+            RequestFlags::empty(),
+            range.start(),
+            range.len_bytes(),
+            Data::NONE,
+        )
+    }
+
+    /// Makes sectors read as zeros.
+    pub fn write_zeroes(&mut self, range: SectorRange, flags: RequestFlags) -> std::io::Result<()> {
+        self.run(
+            Operation::WriteZeroes,
+            flags,
+            range.start(),
+            range.len_bytes(),
+            Data::NONE,
+        )
+    }
+
+    fn lease(&mut self, len: usize) -> std::io::Result<iomgr_core::Lease> {
+        assert!(
+            len <= Self::TRANSFER_BYTES_MAX,
+            "a transfer has at most {} bytes",
+            Self::TRANSFER_BYTES_MAX
+        );
+        let len = u32::try_from(len).expect("bounded above");
+        self.queue.alloc(len).ok_or_else(|| Errno::NOMEM.into())
+    }
+
+    fn run(
+        &mut self,
+        op: Operation,
+        flags: RequestFlags,
+        start: Sector,
+        len_bytes: u64,
+        data: Data,
+    ) -> std::io::Result<()> {
+        let count = SectorCount::from_bytes(len_bytes).ok_or(Errno::INVAL)?;
+        let range = SectorRange::new(start, count).ok_or(Errno::INVAL)?;
+        let now = self.queue.now();
+        let request = Request {
+            tag: TAG,
+            op,
+            flags,
+            range,
+            data,
+            arrival: now,
+            deadline: None,
+        };
+        let device = self.device.as_mut().expect("open until dropped");
+        device
+            .submit(
+                &mut Pass {
+                    now,
+                    io: &mut self.queue,
+                },
+                request,
+            )
+            .map_err(|_| Errno::BUSY)?;
+        loop {
+            if let Some(done) = device.poll_done() {
+                return Ok(done.result?);
+            }
+            // Other threads have no part in this queue, so everything that is awaited is an op of our own.
+            self.queue
+                .submit_and_wait(Some(Duration::from_secs(1)))
+                .map_err(std::io::Error::other)?;
+            deliver(&mut self.queue, device.as_mut());
+        }
+    }
+
+    /// Ends the allocator's background work and closes the queue.
+    fn close(&mut self) {
+        let Some(mut device) = self.device.take() else { return };
+        while !self.queue.is_idle() {
+            if let Err(error) = self.queue.submit_and_wait(Some(Duration::from_secs(1))) {
+                tracing::error!(%error, "queue_failed: closing regardless");
+                break;
+            }
+            deliver(&mut self.queue, device.as_mut());
+        }
+        device.close(&mut self.queue);
+    }
+}
+
+fn deliver(queue: &mut Queue, device: &mut dyn DeviceQueue) {
+    let now = queue.now();
+    while let Some(completion) = queue.next_completion() {
+        let done = OpDone {
+            token: completion.token,
+            result: completion.result.map(drop),
+        };
+        device.op_done(&mut Pass { now, io: queue }, done);
+    }
+}
+
+impl Drop for BlockingDisk {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

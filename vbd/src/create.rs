@@ -1,0 +1,106 @@
+//! Making new images.
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use iomgr_core::{SECTOR_BYTES, Storage};
+
+use crate::error::{Error, ErrorKind};
+use crate::file::ImageFile;
+use crate::format::Format;
+
+/// What to make.
+#[derive(Clone, Debug)]
+pub struct CreateOptions {
+    /// Bytes of the disk; a multiple of 512.
+    pub size_bytes: u64,
+    /// The format, where the extension does not tell it.
+    pub format: Option<Format>,
+    /// VHD: all space at once and no map, instead of a block at a time.
+    pub fixed: bool,
+    /// VHD, dynamic: bytes of a block, a power of two.
+    pub block_bytes: u32,
+    /// Replace what is there.
+    pub force: bool,
+}
+
+impl CreateOptions {
+    /// An image of `size_bytes`, everything else by default.
+    pub fn new(size_bytes: u64) -> Self {
+        Self {
+            size_bytes,
+            format: None,
+            fixed: false,
+            block_bytes: vhd::DEFAULT_BLOCK_BYTES,
+            force: false,
+        }
+    }
+}
+
+/// Makes an empty image at `path`, all zeros. A regular file that could not be finished is removed again.
+pub fn create(path: &Path, options: &CreateOptions) -> Result<(), Error> {
+    let format = Format::resolve(options.format, path)?;
+    if options.size_bytes == 0 || !options.size_bytes.is_multiple_of(SECTOR_BYTES) {
+        let what = format!(
+            "a disk's size is a positive multiple of 512 bytes, not {}",
+            options.size_bytes
+        );
+        return Err(Error::new(ErrorKind::InvalidOption, what).at(path));
+    }
+    let file = ImageFile::create(path, options.force)?;
+    let made = write(&file, format, options).map_err(|error| error.at(path));
+    if made.is_err() && !file.is_block_device() {
+        // The error that matters is the first.
+        let _ = std::fs::remove_file(path);
+    }
+    made?;
+    sync_folder(path)
+}
+
+fn write(file: &ImageFile, format: Format, options: &CreateOptions) -> Result<(), Error> {
+    match format {
+        Format::Raw => file
+            .set_len(options.size_bytes)
+            .and_then(|()| file.sync())
+            .map_err(|error| Error::new(ErrorKind::Io, "cannot be made that long").because(error)),
+        Format::Vhd => vhd::create(file, &vhd_options(options))
+            .map_err(|error| Error::new(ErrorKind::Image, "cannot be made a VHD").because(error)),
+    }
+}
+
+fn vhd_options(options: &CreateOptions) -> vhd::CreateOptions {
+    let base = if options.fixed {
+        vhd::CreateOptions::fixed
+    } else {
+        vhd::CreateOptions::dynamic
+    };
+    let unique_id = uuid::Uuid::new_v4().into_bytes();
+    vhd::CreateOptions {
+        block_bytes: options.block_bytes,
+        ..base(options.size_bytes, unique_id, vhd_now())
+    }
+}
+
+/// Seconds since 2000, as VHD counts time; clocks before that count as 2000.
+pub(crate) fn vhd_now() -> u32 {
+    const Y2000_UNIX_S: u64 = 946_684_800;
+    let unix = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs());
+    u32::try_from(unix.saturating_sub(Y2000_UNIX_S)).unwrap_or(u32::MAX)
+}
+
+/// A new name survives a power cut only when its folder is synced.
+fn sync_folder(path: &Path) -> Result<(), Error> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    std::fs::File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|error| {
+            Error::new(ErrorKind::Io, "its folder cannot be synced")
+                .at(path)
+                .because(error)
+        })
+}

@@ -1,0 +1,354 @@
+//! The stable device: a name, a locked image behind it, and statistics.
+
+use std::error::Error as StdError;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use iomgr_core::{Device, DeviceQueue, FileHandle, Limits, QueueContext, SECTOR_BYTES, SectorCount, Storage};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind};
+use crate::file::{FileOptions, ImageFile};
+use crate::format::Format;
+use crate::layout::Layout;
+use crate::queue::{DiskQueue, FlushBoard};
+use crate::runtime::default_name;
+use crate::stats::{QueueStats, Stats};
+
+/// Does the host's page cache hold the image's bytes?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cache {
+    /// No: direct I/O, where the file can do it in units of 512 bytes; buffered otherwise, with a warning.
+    None,
+    /// Yes; flushes write it back.
+    #[default]
+    Writeback,
+}
+
+/// How to open a disk.
+#[derive(Clone, Debug)]
+pub struct DiskOptions {
+    /// What people call it; from the file's name if not given.
+    pub name: Option<String>,
+    /// The format, where the extension does not tell it or lies.
+    pub format: Option<Format>,
+    /// Refuse writes, and open the file for reading only.
+    pub read_only: bool,
+    /// Restore a footer that a crash tore, so that the image can be written again.
+    pub repair: bool,
+    /// The page cache's part.
+    pub cache: Cache,
+    /// How long to wait for somebody else's lock.
+    pub lock_timeout: Duration,
+}
+
+impl Default for DiskOptions {
+    fn default() -> Self {
+        Self {
+            name: None,
+            format: None,
+            read_only: false,
+            repair: false,
+            cache: Cache::default(),
+            lock_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+/// What a disk is, for people and programs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DiskInfo {
+    /// What people call it.
+    pub name: String,
+    /// The image.
+    pub path: PathBuf,
+    /// `raw`, `vhd-fixed` or `vhd-dynamic`.
+    pub format: String,
+    /// Bytes.
+    pub size_bytes: u64,
+    /// Are writes refused?
+    pub read_only: bool,
+    /// What became of the wish about the page cache.
+    pub cache: Cache,
+    /// A flush failed: writes and flushes are refused until the image is opened again.
+    pub failed: bool,
+}
+
+/// A virtual block device over one image. Cheap to clone; all clones are the same disk.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What all queues of a disk share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) name: String,
+    pub(crate) limits: Limits,
+    pub(crate) medium: Medium,
+    pub(crate) layout: Layout,
+    cache: Cache,
+    /// A flush failed (design, Durability 5).
+    failed: AtomicBool,
+    /// May FUA go down with the write itself? Only past the page cache: there the device takes it, while a buffered one is a
+    /// write and a flush of its own, which would take errors away from the flushes that are counted.
+    pub(crate) durable_writes: bool,
+    pub(crate) flush_board: Arc<FlushBoard>,
+    stats: Mutex<Vec<QueueStats>>,
+    warnings: Vec<String>,
+}
+
+/// What the image lies on.
+#[derive(Debug)]
+pub(crate) enum Medium {
+    File(ImageFile),
+    #[cfg(feature = "test-utils")]
+    Simulated(crate::test_utils::SimMedium),
+}
+
+impl Medium {
+    pub(crate) fn storage(&self) -> &dyn Storage {
+        match self {
+            Self::File(file) => file,
+            #[cfg(feature = "test-utils")]
+            Self::Simulated(medium) => medium.storage(),
+        }
+    }
+
+    pub(crate) fn handle(&self) -> FileHandle {
+        match self {
+            Self::File(file) => file.handle(),
+            #[cfg(feature = "test-utils")]
+            Self::Simulated(medium) => medium.handle(),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::File(file) => file.path(),
+            #[cfg(feature = "test-utils")]
+            Self::Simulated(_) => Path::new("simulated"),
+        }
+    }
+
+    fn physical_block_bytes(&self) -> u32 {
+        match self {
+            Self::File(file) => file.physical_block_bytes(),
+            #[cfg(feature = "test-utils")]
+            Self::Simulated(_) => 4096,
+        }
+    }
+}
+
+impl Disk {
+    /// Opens the image at `path`: locks it, then reads its metadata.
+    pub fn open(path: &Path, options: &DiskOptions) -> Result<Self, Error> {
+        let format = Format::resolve(options.format, path)?;
+        let file = ImageFile::open(
+            path,
+            FileOptions {
+                read_only: options.read_only,
+                lock_timeout: options.lock_timeout,
+            },
+        )?;
+        let mut warnings = Vec::new();
+        let layout = Layout::open(&file, format, options, &mut warnings).map_err(|error| error.at(path))?;
+        let cache = choose_cache(&file, options.cache, &mut warnings)?;
+        let name = options.name.clone().unwrap_or_else(|| default_name(path));
+        Ok(Self::assemble(
+            name,
+            Medium::File(file),
+            layout,
+            options.read_only,
+            cache,
+            warnings,
+        ))
+    }
+
+    pub(crate) fn assemble(
+        name: String,
+        medium: Medium,
+        layout: Layout,
+        read_only: bool,
+        cache: Cache,
+        warnings: Vec<String>,
+    ) -> Self {
+        for warning in &warnings {
+            tracing::warn!(disk = name, "{warning}");
+        }
+        let limits = Limits {
+            size: layout.size(),
+            logical_block_bytes: 512,
+            physical_block_bytes: medium.physical_block_bytes(),
+            optimal_io_bytes: layout.block_bytes(),
+            discard_granularity_bytes: layout.discard_granularity_bytes(),
+            read_only,
+            volatile_cache: true,
+            needs_bytes: layout.needs_bytes(),
+            rotational: false,
+        };
+        let failed = AtomicBool::new(false);
+        let durable_writes = cache == Cache::None;
+        let flush_board = Arc::new(FlushBoard::new());
+        let stats = Mutex::default();
+        let shared = Shared {
+            name,
+            limits,
+            medium,
+            layout,
+            cache,
+            failed,
+            durable_writes,
+            flush_board,
+            stats,
+            warnings,
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// What opening had to say, besides errors.
+    pub fn warnings(&self) -> &[String] {
+        &self.shared.warnings
+    }
+
+    /// What it is.
+    pub fn info(&self) -> DiskInfo {
+        let shared = &self.shared;
+        DiskInfo {
+            name: shared.name.clone(),
+            path: shared.medium.path().to_path_buf(),
+            format: shared.layout.format_name().to_owned(),
+            size_bytes: shared.limits.size.0 * SECTOR_BYTES,
+            read_only: shared.limits.read_only,
+            cache: shared.cache,
+            failed: shared.has_failed(),
+        }
+    }
+
+    /// What it has done since it was opened.
+    pub fn stats(&self) -> Stats {
+        Stats::sum(&self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The first sectors at or after `from` that may hold anything but zeros, as a run's start and end.
+    pub fn next_data(&self, from: u64) -> std::io::Result<Option<(u64, u64)>> {
+        match &self.shared.medium {
+            Medium::File(file) => self.shared.layout.next_data(file, from),
+            #[cfg(feature = "test-utils")]
+            Medium::Simulated(_) => Ok((from < self.shared.limits.size.0).then_some((from, self.shared.limits.size.0))),
+        }
+    }
+
+    /// Closes the image cleanly: flushes it and gives reserved space back. All queues must be closed before; without this
+    /// call the image is left as a crash would leave it, which is safe, too.
+    pub fn close(&self) -> Result<(), Error> {
+        let shared = &self.shared;
+        let fail = |error: Box<dyn StdError + Send + Sync>| {
+            Error::new(ErrorKind::Io, "cannot be closed cleanly; what was flushed is safe")
+                .at(shared.medium.path())
+                .because(error)
+        };
+        if shared.limits.read_only {
+            return Ok(());
+        }
+        if shared.has_failed() {
+            return Err(Error::new(
+                ErrorKind::Io,
+                "a flush failed while it was open: what was written after the last good flush may be lost; check it",
+            )
+            .at(shared.medium.path()));
+        }
+        #[cfg_attr(
+            not(feature = "test-utils"),
+            expect(irrefutable_let_patterns, reason = "tests add a second medium")
+        )]
+        if let Medium::File(file) = &shared.medium {
+            // What follows writes single structures, not aligned to anything.
+            file.set_direct(false).map_err(|error| fail(error.into()))?;
+        }
+        shared.medium.storage().sync().map_err(|error| fail(error.into()))?;
+        shared.layout.close(shared.medium.storage()).map_err(fail)
+    }
+}
+
+impl Shared {
+    /// Did a flush fail?
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    /// A flush failed: from now on nothing that needs one is acknowledged.
+    pub(crate) fn fail(&self, errno: iomgr_core::Errno) {
+        if !self.failed.swap(true, Ordering::AcqRel) {
+            tracing::error!(
+                disk = self.name,
+                %errno,
+                "flush_failed: writes and flushes are refused from now on; stop, check the storage, and open the image again"
+            );
+        }
+    }
+
+    pub(crate) fn add_queue_stats(&self) -> QueueStats {
+        let stats = QueueStats::new();
+        self.stats
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(stats.clone());
+        stats
+    }
+}
+
+impl Device for Disk {
+    fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    fn limits(&self) -> Limits {
+        self.shared.limits
+    }
+
+    fn open_queue(&self, cx: QueueContext<'_>) -> Result<Box<dyn DeviceQueue>, Box<dyn StdError + Send + Sync>> {
+        Ok(Box::new(DiskQueue::open(Arc::clone(&self.shared), cx)?))
+    }
+}
+
+fn choose_cache(file: &ImageFile, wish: Cache, warnings: &mut Vec<String>) -> Result<Cache, Error> {
+    if wish == Cache::Writeback {
+        return Ok(wish);
+    }
+    if let Some(why) = file.direct_refusal() {
+        warnings.push(format!(
+            "direct I/O is not possible here ({why}); the page cache is used"
+        ));
+        return Ok(Cache::Writeback);
+    }
+    file.set_direct(true).map_err(|error| {
+        Error::new(ErrorKind::Open, "direct I/O cannot be switched on")
+            .at(file.path())
+            .because(error)
+    })?;
+    Ok(Cache::None)
+}
+
+/// A raw image's size: whole sectors; the tail that is none is not served.
+pub(crate) fn raw_size(file: &ImageFile, warnings: &mut Vec<String>) -> Result<SectorCount, Error> {
+    let bytes = file
+        .len_bytes()
+        .map_err(|error| Error::new(ErrorKind::Io, "its size cannot be read").because(error))?;
+    let tail = bytes % SECTOR_BYTES;
+    if tail != 0 {
+        warnings.push(format!("the last {tail} bytes are no whole sector and are not served"));
+    }
+    if bytes < SECTOR_BYTES {
+        return Err(Error::new(
+            ErrorKind::Format,
+            format!("is too short for a disk: {bytes} bytes"),
+        ));
+    }
+    Ok(SectorCount::from_bytes_floor(bytes))
+}

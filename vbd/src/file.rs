@@ -1,0 +1,423 @@
+//! Files and block devices: opened, locked and measured before a byte of them is believed.
+//!
+//! # Contract
+//! The lock is an open-file-description lock over the whole file, taken on the very description that all I/O uses, so
+//! that it lives exactly as long as that I/O: after a crash the kernel grants it to the next process only when the dead
+//! one's last request has landed (design, Durability 6). QEMU's own image locks are locks of the same kind on single bytes
+//! of the file, so QEMU and we exclude each other.
+//!
+//! Direct I/O is switched on later, on the same description, by [`ImageFile::set_direct`]: metadata is read through the
+//! page cache.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use iomgr_core::{FileHandle, Storage};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, StatxFlags};
+
+use crate::error::{Error, ErrorKind};
+
+/// A locked file or block device.
+#[derive(Debug)]
+pub struct ImageFile {
+    file: File,
+    shared: Arc<OwnedFd>,
+    path: PathBuf,
+    block_device: bool,
+    read_only: bool,
+}
+
+/// How to open a file.
+#[derive(Clone, Copy, Debug)]
+pub struct FileOptions {
+    /// Open for reading only, with a shared lock.
+    pub read_only: bool,
+    /// Wait so long for somebody else's lock; what a killed process had in flight holds it until it has landed.
+    pub lock_timeout: Duration,
+}
+
+impl ImageFile {
+    /// Opens and locks `path`, a regular file or a block device.
+    pub fn open(path: &Path, options: FileOptions) -> Result<Self, Error> {
+        let deadline = Instant::now() + options.lock_timeout;
+        let fd = wait_for(deadline, path, || open_fd(path, options.read_only))?;
+        let file = File::from(fd);
+        let block_device = is_block_device(&file, path)?;
+        wait_for(deadline, path, || lock(&file, options.read_only))?;
+        Self::adopt(file, path, block_device, options.read_only)
+    }
+
+    /// Creates `path`, which must not exist unless `replace`, and locks it.
+    pub fn create(path: &Path, replace: bool) -> Result<Self, Error> {
+        let flags =
+            OFlags::RDWR | OFlags::CLOEXEC | OFlags::CREATE | if replace { OFlags::empty() } else { OFlags::EXCL };
+        let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o644)).map_err(|errno| {
+            let error = if errno == rustix::io::Errno::EXIST {
+                Error::new(ErrorKind::Exists, "exists already; --force replaces it")
+            } else {
+                Error::new(ErrorKind::Open, "cannot be created").because(errno)
+            };
+            error.at(path)
+        })?;
+        let file = File::from(fd);
+        let block_device = is_block_device(&file, path)?;
+        wait_for(Instant::now(), path, || lock(&file, false))?;
+        if !block_device {
+            file.set_len(0)
+                .map_err(|error| Error::new(ErrorKind::Io, "cannot be emptied").at(path).because(error))?;
+        }
+        Self::adopt(file, path, block_device, false)
+    }
+
+    fn adopt(file: File, path: &Path, block_device: bool, read_only: bool) -> Result<Self, Error> {
+        // One description, two descriptors: the second goes to the queues, and both keep the lock alive.
+        let shared = file.as_fd().try_clone_to_owned().map_err(|error| {
+            Error::new(ErrorKind::Open, "cannot duplicate the descriptor")
+                .at(path)
+                .because(error)
+        })?;
+        Ok(Self {
+            file,
+            shared: Arc::new(shared),
+            path: path.to_path_buf(),
+            block_device,
+            read_only,
+        })
+    }
+
+    /// For the queues: the same open file description.
+    pub fn handle(&self) -> FileHandle {
+        FileHandle::Fd(Arc::clone(&self.shared))
+    }
+
+    /// Where it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Was it opened for reading only?
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// Switches direct I/O (no page cache) on or off for everybody who uses this description.
+    pub fn set_direct(&self, on: bool) -> io::Result<()> {
+        let flags = rustix::fs::fcntl_getfl(&self.file)?;
+        Ok(rustix::fs::fcntl_setfl(
+            &self.file,
+            if on {
+                flags | OFlags::DIRECT
+            } else {
+                flags - OFlags::DIRECT
+            },
+        )?)
+    }
+
+    /// Why direct I/O in units of 512 bytes is impossible here; `None` if it is possible.
+    pub fn direct_refusal(&self) -> Option<String> {
+        // STATX_DIOALIGN, Linux 6.1; rustix has the fields, not the name.
+        let dioalign = StatxFlags::from_bits_retain(0x2000);
+        match rustix::fs::statx(&self.file, "", AtFlags::EMPTY_PATH, dioalign) {
+            Ok(stat) if stat.stx_mask & dioalign.bits() == 0 => {
+                Some("the file system does not say how to align it".into())
+            }
+            Ok(stat) if stat.stx_dio_offset_align == 0 => Some("the file system has no direct I/O".into()),
+            Ok(stat) if stat.stx_dio_offset_align > 512 || stat.stx_dio_mem_align > 512 => Some(format!(
+                "it needs offsets aligned to {} bytes and memory to {}, and disks have sectors of 512",
+                stat.stx_dio_offset_align, stat.stx_dio_mem_align
+            )),
+            Ok(_) => None,
+            Err(errno) => Some(format!("statx: {errno}")),
+        }
+    }
+
+    /// Seeks cost (a spinning disk below); asked of block devices only.
+    pub fn physical_block_bytes(&self) -> u32 {
+        let size = if self.block_device {
+            rustix::fs::ioctl_blkpbszget(&self.file).unwrap_or(4096)
+        } else {
+            4096
+        };
+        size.clamp(512, 1 << 16)
+    }
+
+    /// The first data at or after `offset`, as `[start, end)`; `None` where only a hole follows. Block devices and file
+    /// systems without holes are data throughout.
+    pub fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
+        use rustix::fs::{SeekFrom, seek};
+        use rustix::io::Errno;
+        let size = self.len_bytes()?;
+        if self.block_device {
+            return Ok((offset < size).then_some((offset, size)));
+        }
+        match seek(&self.file, SeekFrom::Data(offset)) {
+            Ok(start) => Ok(Some((start, seek(&self.file, SeekFrom::Hole(start))?))),
+            Err(Errno::NXIO) => Ok(None),
+            Err(Errno::INVAL) => Ok((offset < size).then_some((offset, size))),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+impl Storage for ImageFile {
+    fn len_bytes(&self) -> io::Result<u64> {
+        if self.block_device {
+            Ok(rustix::fs::seek(&self.file, rustix::fs::SeekFrom::End(0))?)
+        } else {
+            Ok(self.file.metadata()?.size())
+        }
+    }
+
+    fn is_block_device(&self) -> bool {
+        self.block_device
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(buf, offset)
+    }
+
+    fn zero_range(&self, offset: u64, len: u64) -> io::Result<()> {
+        use rustix::io::Errno;
+        if len == 0 {
+            return Ok(());
+        }
+        match rustix::fs::fallocate(
+            &self.file,
+            FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+            offset,
+            len,
+        ) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(&self.file, offset, len),
+            other => Ok(other?),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        if self.block_device {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        self.file.set_len(len)
+    }
+}
+
+fn write_zeros(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let zeros = vec![0; 1 << 20];
+    let mut at = offset;
+    while at < offset + len {
+        let part = usize::try_from(offset + len - at).map_or(zeros.len(), |rest| rest.min(zeros.len()));
+        file.write_all_at(&zeros[..part], at)?;
+        at += part as u64;
+    }
+    Ok(())
+}
+
+/// Opens without waiting for anything (a FIFO would otherwise block); `Ok(None)`: in use, try again.
+fn open_fd(path: &Path, read_only: bool) -> Result<Option<OwnedFd>, Error> {
+    let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
+    // On a block device O_EXCL keeps out mounts and other exclusive users, which know nothing of file locks.
+    let exclusive = !read_only && std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device());
+    let flags = access | OFlags::CLOEXEC | OFlags::NONBLOCK | if exclusive { OFlags::EXCL } else { OFlags::empty() };
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => {
+            // A non-blocking description would make io_uring fail ops that have to wait.
+            rustix::fs::fcntl_getfl(&fd)
+                .and_then(|flags| rustix::fs::fcntl_setfl(&fd, flags - OFlags::NONBLOCK))
+                .map_err(|errno| Error::new(ErrorKind::Open, "cannot be opened").at(path).because(errno))?;
+            Ok(Some(fd))
+        }
+        Err(rustix::io::Errno::BUSY) => Ok(None),
+        Err(errno) => {
+            let what = match errno {
+                rustix::io::Errno::NOENT => "does not exist; `iomgr create` makes an image, `serve --create SIZE` too",
+                rustix::io::Errno::ACCESS | rustix::io::Errno::PERM if !read_only => {
+                    "may not be written by this user; --read-only needs less"
+                }
+                rustix::io::Errno::ROFS => "lies on a read-only file system; try --read-only",
+                _ => "cannot be opened",
+            };
+            Err(Error::new(ErrorKind::Open, what).at(path).because(errno))
+        }
+    }
+}
+
+fn is_block_device(file: &File, path: &Path) -> Result<bool, Error> {
+    let meta = file
+        .metadata()
+        .map_err(|error| Error::new(ErrorKind::Open, "fstat failed").at(path).because(error))?;
+    let kind = meta.file_type();
+    if kind.is_block_device() || kind.is_file() {
+        return Ok(kind.is_block_device());
+    }
+    let what = if kind.is_dir() { "a directory" } else { "not a file" };
+    Err(Error::new(
+        ErrorKind::Open,
+        format!("is {what}; images are regular files or block devices"),
+    )
+    .at(path))
+}
+
+/// Tries for the lock; `Ok(None)`: somebody else has it.
+fn lock(file: &File, shared: bool) -> Result<Option<()>, Error> {
+    let kind = if shared { libc::F_RDLCK } else { libc::F_WRLCK };
+    let whole_file = libc::flock {
+        l_type: i16::try_from(kind).expect("lock types are small"),
+        l_whence: i16::try_from(libc::SEEK_SET).expect("SEEK_SET is 0"),
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file)) {
+        Ok(_) => Ok(Some(())),
+        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(None),
+        Err(errno) => Err(Error::new(ErrorKind::Open, "cannot be locked").because(errno)),
+    }
+}
+
+/// Asks `attempt` until it has an answer or the deadline is over.
+fn wait_for<T>(
+    deadline: Instant,
+    path: &Path,
+    mut attempt: impl FnMut() -> Result<Option<T>, Error>,
+) -> Result<T, Error> {
+    let mut told = false;
+    loop {
+        if let Some(answer) = attempt()? {
+            return Ok(answer);
+        }
+        if Instant::now() >= deadline {
+            return Err(in_use(path));
+        }
+        if !told {
+            tracing::warn!(path = %path.display(), user = %users_of(path), "image_locked: waiting for its user to end");
+            told = true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn in_use(path: &Path) -> Error {
+    let what = format!(
+        "is in use by {}; end that first (after a crash, its last writes may still be on their way: --lock-timeout waits)",
+        users_of(path)
+    );
+    Error::new(ErrorKind::Locked, what).at(path)
+}
+
+/// The processes that have the file open, as far as this one may see; the kernel does not tell who holds such a lock.
+fn users_of(path: &Path) -> String {
+    let users = procfs_users(path).unwrap_or_default();
+    if users.is_empty() {
+        "another process".to_owned()
+    } else {
+        users.join(", ")
+    }
+}
+
+fn procfs_users(path: &Path) -> io::Result<Vec<String>> {
+    let wanted = std::fs::metadata(path)?;
+    let own = std::process::id().to_string();
+    let mut users = Vec::new();
+    for process in std::fs::read_dir("/proc")?.flatten() {
+        let pid = process.file_name().to_string_lossy().into_owned();
+        if pid == own || !pid.bytes().all(|byte| byte.is_ascii_digit()) {
+            continue;
+        }
+        let Ok(descriptors) = std::fs::read_dir(process.path().join("fd")) else {
+            continue;
+        };
+        let opened = descriptors
+            .flatten()
+            .filter_map(|fd| std::fs::metadata(fd.path()).ok())
+            .any(|meta| (meta.dev(), meta.ino()) == (wanted.dev(), wanted.ino()));
+        if opened {
+            let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            users.push(format!("process {pid} ({})", name.trim()));
+        }
+    }
+    Ok(users)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: FileOptions = FileOptions {
+        read_only: false,
+        lock_timeout: Duration::ZERO,
+    };
+    const READ: FileOptions = FileOptions {
+        read_only: true,
+        lock_timeout: Duration::ZERO,
+    };
+
+    #[test]
+    fn one_writer_or_many_readers() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.img");
+        let writer = ImageFile::create(&path, false).unwrap();
+        assert_eq!(ImageFile::open(&path, NOW).unwrap_err().kind(), ErrorKind::Locked);
+        assert_eq!(ImageFile::open(&path, READ).unwrap_err().kind(), ErrorKind::Locked);
+        drop(writer);
+        let _readers = [
+            ImageFile::open(&path, READ).unwrap(),
+            ImageFile::open(&path, READ).unwrap(),
+        ];
+        assert_eq!(ImageFile::open(&path, NOW).unwrap_err().kind(), ErrorKind::Locked);
+    }
+
+    #[test]
+    fn a_handle_keeps_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.img");
+        let handle = ImageFile::create(&path, false).unwrap().handle();
+        assert_eq!(ImageFile::open(&path, NOW).unwrap_err().kind(), ErrorKind::Locked);
+        drop(handle);
+        assert!(ImageFile::open(&path, NOW).is_ok());
+    }
+
+    #[test]
+    fn a_fifo_and_a_directory_are_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("f.img");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(ImageFile::open(&fifo, READ).unwrap_err().kind(), ErrorKind::Open);
+        assert_eq!(ImageFile::open(dir.path(), READ).unwrap_err().kind(), ErrorKind::Open);
+    }
+
+    #[test]
+    fn create_replaces_only_when_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.img");
+        std::fs::write(&path, "precious").unwrap();
+        assert_eq!(ImageFile::create(&path, false).unwrap_err().kind(), ErrorKind::Exists);
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+        ImageFile::create(&path, true).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"");
+    }
+
+    #[test]
+    fn data_is_found_between_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.img");
+        let file = ImageFile::create(&path, false).unwrap();
+        file.set_len(1 << 20).unwrap();
+        assert_eq!(file.next_data(0).unwrap(), None);
+        file.write_at(&[1; 4096], 512 << 10).unwrap();
+        assert_eq!(file.next_data(0).unwrap(), Some((512 << 10, (512 << 10) + 4096)));
+    }
+}

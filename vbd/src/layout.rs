@@ -1,0 +1,249 @@
+//! How the image's bytes make a disk: as one run, or as blocks with a map.
+
+use std::io;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam_channel::Sender;
+use iomgr_core::epoch::EpochDomain;
+use iomgr_core::{SECTOR_BYTES, Sector, SectorCount, Storage, Waker};
+use vhd::{Allocator, Extent, Image, Map};
+
+use crate::disk::{DiskOptions, raw_size};
+use crate::error::{Error, ErrorKind};
+use crate::file::ImageFile;
+use crate::format::Format;
+use crate::queue::Message;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) enum Layout {
+    /// A raw image or a fixed VHD.
+    Plain(PlainLayout),
+    /// A dynamic VHD.
+    Blocks(BlockLayout),
+}
+
+/// The disk is one run of the file.
+#[derive(Debug)]
+pub(crate) struct PlainLayout {
+    format: &'static str,
+    pub(crate) offset_bytes: u64,
+    size: SectorCount,
+}
+
+/// The disk is blocks; where each lies says the map.
+#[derive(Debug)]
+pub(crate) struct BlockLayout {
+    pub(crate) map: Arc<Map>,
+    /// Metadata writes that are known to survive a power cut: a count, to be held against [`Map::meta_written`].
+    pub(crate) meta_durable: Arc<AtomicU64>,
+    /// What allocates. Queue 0 has it while it is open.
+    pub(crate) allocation: Mutex<Allocation>,
+    /// How to reach queue 0 while it is open.
+    pub(crate) owner: Mutex<Option<OwnerPort>>,
+}
+
+/// Where the allocator is.
+#[derive(Debug)]
+pub(crate) enum Allocation {
+    /// Not made yet: how many requests it must hold is known when queue 0 opens.
+    Image(Box<Image>),
+    /// Between two openings of queue 0.
+    Resting(Owned),
+    /// With queue 0, or nowhere: the disk is read-only.
+    Away,
+}
+
+/// An allocator, and what it was made for.
+#[derive(Debug)]
+pub(crate) struct Owned {
+    pub(crate) allocator: Box<Allocator>,
+    pub(crate) domain: EpochDomain,
+    pub(crate) queues: u16,
+    pub(crate) capacity: usize,
+}
+
+/// How other queues reach the one that allocates.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnerPort {
+    pub(crate) inbox: Sender<Message>,
+    pub(crate) waker: Waker,
+    pub(crate) domain: EpochDomain,
+}
+
+impl Layout {
+    /// Reads the image's structure, of `format`.
+    pub(crate) fn open(
+        file: &ImageFile,
+        format: Format,
+        options: &DiskOptions,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, Error> {
+        match format {
+            Format::Raw => {
+                let size = raw_size(file, warnings)?;
+                Ok(Self::Plain(PlainLayout {
+                    format: "raw",
+                    offset_bytes: 0,
+                    size,
+                }))
+            }
+            Format::Vhd => {
+                if options.repair && !options.read_only {
+                    repair(file, warnings)?;
+                }
+                Self::open_vhd(file, options.read_only, warnings)
+            }
+        }
+    }
+
+    /// Reads a VHD's structure.
+    pub(crate) fn open_vhd(storage: &dyn Storage, read_only: bool, warnings: &mut Vec<String>) -> Result<Self, Error> {
+        let image = Image::open(storage, &vhd::OpenOptions { read_only }).map_err(image_error)?;
+        warnings.extend(image.warnings().iter().map(ToString::to_string));
+        let plain = |fixed: vhd::FixedData| {
+            let size = SectorCount(fixed.len_bytes / SECTOR_BYTES);
+            Self::Plain(PlainLayout {
+                format: "vhd-fixed",
+                offset_bytes: fixed.offset,
+                size,
+            })
+        };
+        let Some(map) = image.map().cloned() else {
+            return Ok(plain(image.fixed_data().expect("an image without a map is fixed")));
+        };
+        let allocation = if read_only {
+            Allocation::Away
+        } else {
+            Allocation::Image(Box::new(image))
+        };
+        Ok(Self::Blocks(BlockLayout {
+            map,
+            meta_durable: Arc::default(),
+            allocation: Mutex::new(allocation),
+            owner: Mutex::default(),
+        }))
+    }
+
+    pub(crate) fn format_name(&self) -> &'static str {
+        match self {
+            Self::Plain(plain) => plain.format,
+            Self::Blocks(_) => "vhd-dynamic",
+        }
+    }
+
+    pub(crate) fn size(&self) -> SectorCount {
+        match self {
+            Self::Plain(plain) => plain.size,
+            Self::Blocks(blocks) => SectorCount(blocks.map.shape().sectors()),
+        }
+    }
+
+    /// Bytes of a block; 0 where there are none.
+    pub(crate) fn block_bytes(&self) -> u32 {
+        match self {
+            Self::Plain(_) => 0,
+            Self::Blocks(blocks) => {
+                u32::try_from(blocks.map.shape().block_bytes()).expect("blocks have at most 256 MiB")
+            }
+        }
+    }
+
+    /// What a discard must cover to give space back.
+    pub(crate) fn discard_granularity_bytes(&self) -> u32 {
+        match self {
+            Self::Plain(_) => 4096,
+            Self::Blocks(_) => self.block_bytes(),
+        }
+    }
+
+    /// Holes of a map are filled with zeros by us.
+    pub(crate) fn needs_bytes(&self) -> bool {
+        matches!(self, Self::Blocks(_))
+    }
+
+    /// The first sectors at or after `from` that may hold anything but zeros.
+    pub(crate) fn next_data(&self, file: &ImageFile, from: u64) -> io::Result<Option<(u64, u64)>> {
+        let size = self.size().0;
+        match self {
+            _ if from >= size => Ok(None),
+            Self::Plain(plain) => {
+                let found = file.next_data(plain.offset_bytes + from * SECTOR_BYTES)?;
+                let sectors = |(start, end): (u64, u64)| (start / SECTOR_BYTES, end.div_ceil(SECTOR_BYTES).min(size));
+                Ok(found.map(sectors).filter(|&(start, end)| start < end))
+            }
+            Self::Blocks(blocks) => Ok(blocks.next_data(from)),
+        }
+    }
+
+    /// Gives reserved space back. Nothing for a plain layout.
+    pub(crate) fn close(&self, storage: &dyn Storage) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let Self::Blocks(blocks) = self else { return Ok(()) };
+        match blocks.take_allocation() {
+            Allocation::Resting(owned) => Ok(owned.allocator.close(storage)?),
+            Allocation::Image(_) | Allocation::Away => Ok(()),
+        }
+    }
+}
+
+impl BlockLayout {
+    /// Whatever allocates is the caller's now.
+    pub(crate) fn take_allocation(&self) -> Allocation {
+        std::mem::replace(
+            &mut *self.allocation.lock().unwrap_or_else(PoisonError::into_inner),
+            Allocation::Away,
+        )
+    }
+
+    /// Gives it back.
+    pub(crate) fn rest(&self, owned: Owned) {
+        *self.allocation.lock().unwrap_or_else(PoisonError::into_inner) = Allocation::Resting(owned);
+    }
+
+    /// The first run of allocated blocks at or after sector `from`.
+    fn next_data(&self, from: u64) -> Option<(u64, u64)> {
+        let size = self.map.shape().sectors();
+        let is_data = |at: u64| {
+            !matches!(
+                self.map.lookup(Sector(at), SectorCount(size - at)),
+                Extent::Unallocated { .. }
+            )
+        };
+        let next_block = |at: u64| {
+            let (block, _) = self.map.shape().split_sector(at);
+            ((block + 1) * self.map.shape().block_sectors()).min(size)
+        };
+        let mut start = from;
+        while start < size && !is_data(start) {
+            start = next_block(start);
+        }
+        let mut end = start;
+        while end < size && is_data(end) {
+            end = next_block(end);
+        }
+        (start < end).then_some((start, end))
+    }
+}
+
+fn repair(_file: &ImageFile, warnings: &mut Vec<String>) -> Result<(), Error> {
+    let actions: Vec<String> = Ok::<_, vhd::Error>(vec![])
+        .map_err(|error| Error::new(ErrorKind::Image, "cannot be repaired").because(error))?;
+    warnings.extend(actions.iter().map(|action| format!("repaired: {action}")));
+    Ok(())
+}
+
+/// A VHD's error as ours.
+pub(crate) fn image_error(error: vhd::Error) -> Error {
+    let kind = if error.kind() == vhd::ErrorKind::NeedsRepair {
+        ErrorKind::NeedsRepair
+    } else {
+        ErrorKind::Image
+    };
+    let what = if kind == ErrorKind::NeedsRepair {
+        "needs its footer restored before it may be written: `iomgr repair`, or `serve --repair`"
+    } else {
+        "is no VHD that can be used"
+    };
+    Error::new(kind, what).because(error)
+}

@@ -1,0 +1,279 @@
+//! Runs a dynamic image's allocator on queue 0's thread: takes wishes from all queues, does its steps, sends answers back.
+//!
+//! Data never comes here: a queue asks for a block, gets its answer, and writes the data itself.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender};
+use iomgr_core::epoch::EpochDomain;
+use iomgr_core::{Action, Errno, FileSlot, Lease, Op, OpQueue, Owner, Pass, QueueContext, Tag, Waker};
+use slab::Slab;
+use vhd::{Allocator, Fence, Step, StepAction};
+
+use crate::layout::Owned;
+use crate::queue::{ALLOCATOR_LANE, Answer, FlushBoard, Message, step_token};
+use crate::{Error, ErrorKind};
+
+/// What a queue wishes for a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// Space, so that any of its sectors can be written.
+    Allocate,
+    /// To be rid of it: zeros.
+    Release,
+}
+
+/// A wish, and who waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wish {
+    pub(crate) queue: u16,
+    pub(crate) tag: Tag,
+    pub(crate) want: Want,
+    pub(crate) block: u64,
+}
+
+impl Wish {
+    fn cookie(self) -> u64 {
+        u64::from(self.queue) << 32 | u64::from(self.tag.0)
+    }
+}
+
+/// Who waits, by its wish's cookie.
+fn waiter(cookie: u64) -> (u16, Tag) {
+    let queue = u16::try_from(cookie >> 32).expect("made of a queue and a tag");
+    (
+        queue,
+        Tag(u32::try_from(cookie & u64::from(u32::MAX)).expect("masked to 32 bits")),
+    )
+}
+
+/// How a step ended, as far as the disk as a whole is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StepOutcome {
+    /// It concerns the allocator only.
+    Local,
+    /// It was a flush.
+    FlushEnded(Result<(), Errno>),
+}
+
+/// Buffers that steps share; more steps wait for one to come free.
+const STEP_BUFFERS: usize = 8;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Metadata {
+    owned: Owned,
+    flush_board: Arc<FlushBoard>,
+    /// Is a flush step under way? One at a time, as it has one lane on the board.
+    flushing: bool,
+    inbox: Receiver<Message>,
+    peers: Box<[Option<Peer>]>,
+    /// Answers for queue 0 itself.
+    ready: VecDeque<Answer>,
+    steps: Slab<Running>,
+    /// A step that found no room.
+    held: Option<Step>,
+    buffers: Vec<Lease>,
+    file: FileSlot,
+    owner: Owner,
+}
+
+#[derive(Debug)]
+struct Peer {
+    answers: Sender<Answer>,
+    waker: Waker,
+}
+
+/// A step that is under way.
+#[derive(Debug)]
+struct Running {
+    step: Step,
+    buffer: Option<Lease>,
+}
+
+impl Metadata {
+    pub(crate) fn open(
+        owned: Owned,
+        flush_board: Arc<FlushBoard>,
+        inbox: Receiver<Message>,
+        file: FileSlot,
+        cx: QueueContext<'_>,
+    ) -> Result<Self, Error> {
+        let bytes = u32::try_from(Allocator::STEP_BYTES_MAX).expect("steps are short");
+        let buffers = (0..STEP_BUFFERS)
+            .map(|_| cx.io.alloc(bytes))
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(|| Error::new(ErrorKind::Queue, "the queue has no memory for the allocator"))?;
+        Ok(Self {
+            owned,
+            flush_board,
+            flushing: false,
+            inbox,
+            peers: (0..cx.count).map(|_| None).collect(),
+            ready: VecDeque::with_capacity(cx.depth as usize),
+            steps: Slab::with_capacity(Allocator::STEPS_MAX),
+            held: None,
+            buffers,
+            file,
+            owner: cx.owner,
+        })
+    }
+
+    /// Takes a wish.
+    pub(crate) fn wish(&mut self, wish: Wish) {
+        let taken = match wish.want {
+            Want::Allocate => self.owned.allocator.want(wish.block, wish.cookie()),
+            Want::Release => self.owned.allocator.release(wish.block, wish.cookie()),
+        };
+        taken.expect("the allocator has room for a wish of every request");
+    }
+
+    /// Goes as far as possible; then the next request of queue 0 that can go on.
+    pub(crate) fn next_ready(&mut self, pass: &mut Pass<'_>) -> Option<Answer> {
+        self.read_inbox();
+        self.run_steps(pass);
+        self.send_answers();
+        self.ready.pop_front()
+    }
+
+    fn read_inbox(&mut self) {
+        while let Ok(message) = self.inbox.try_recv() {
+            match message {
+                Message::Join(join) => {
+                    self.peers[usize::from(join.queue)] = Some(Peer {
+                        answers: join.answers,
+                        waker: join.waker,
+                    });
+                }
+                Message::Wish(wish) => self.wish(wish),
+            }
+        }
+    }
+
+    fn run_steps(&mut self, pass: &mut Pass<'_>) {
+        while let Some(step) = self.held.take().or_else(|| self.owned.allocator.poll_step()) {
+            if let Err(step) = self.start(pass, step) {
+                self.held = Some(step);
+                return;
+            }
+        }
+    }
+
+    /// Starts a step, or hands it back for want of room.
+    fn start(&mut self, pass: &mut Pass<'_>, step: Step) -> Result<(), Step> {
+        let is_flush = matches!(step.action, StepAction::Flush);
+        if self.steps.len() == self.steps.capacity() || (is_flush && self.flushing) {
+            return Err(step);
+        }
+        let buffer = match step.action {
+            StepAction::Write { .. } | StepAction::Read { .. } => Some(self.buffers.pop().ok_or(step)?),
+            StepAction::Zero { .. } | StepAction::Flush => None,
+        };
+        let action = self.action(pass, step, buffer.as_ref());
+        let index = self.steps.insert(Running { step, buffer });
+        let token = step_token(self.owner, u32::try_from(index).expect("few steps run at once"));
+        match pass.io.push(Op {
+            token,
+            file: self.file,
+            action,
+        }) {
+            Ok(()) => {
+                if is_flush {
+                    self.flushing = true;
+                    self.flush_board.begin(ALLOCATOR_LANE);
+                }
+                Ok(())
+            }
+            Err(_) => {
+                let running = self.steps.remove(index);
+                self.buffers.extend(running.buffer);
+                Err(step)
+            }
+        }
+    }
+
+    fn action(&mut self, pass: &mut Pass<'_>, step: Step, buffer: Option<&Lease>) -> Action {
+        let data = |len: usize| {
+            let buffer = buffer.expect("transfers have a buffer");
+            buffer.data().slice(0, u32::try_from(len).expect("steps are short"))
+        };
+        match step.action {
+            StepAction::Read { offset, len } => Action::Read {
+                offset,
+                data: data(len),
+            },
+            StepAction::Write { offset, len } => {
+                let data = data(len);
+                self.owned
+                    .allocator
+                    .fill(step.id, pass.io.bytes_mut(data).expect("the buffer is free"));
+                Action::Write {
+                    offset,
+                    data,
+                    durable: false,
+                }
+            }
+            StepAction::Zero { offset, len, unmap } => Action::WriteZeroes { offset, len, unmap },
+            StepAction::Flush => Action::Flush,
+        }
+    }
+
+    /// A step's op has ended. After [`StepOutcome::FlushEnded`] the caller notes a failure, then tells the board.
+    pub(crate) fn step_done(&mut self, pass: &mut Pass<'_>, index: u32, result: Result<(), Errno>) -> StepOutcome {
+        let Running { step, buffer } = self.steps.remove(index as usize);
+        if let (StepAction::Read { len, .. }, Ok(()), Some(buffer)) = (step.action, result, &buffer) {
+            let bytes = pass.io.bytes(buffer.data()).expect("the read has ended");
+            self.owned.allocator.read_done(step.id, &bytes[..len]);
+        }
+        self.buffers.extend(buffer);
+        self.owned.allocator.step_done(step.id, result);
+        if matches!(step.action, StepAction::Flush) {
+            self.flushing = false;
+            return StepOutcome::FlushEnded(result);
+        }
+        StepOutcome::Local
+    }
+
+    fn send_answers(&mut self) {
+        while let Some(event) = self.owned.allocator.poll_event() {
+            let (queue, tag) = waiter(event.cookie);
+            match &self.peers[usize::from(queue)] {
+                None => self.ready.push_back((tag, event.result)),
+                Some(peer) => {
+                    // Its channel has room for an answer to each of its requests; a queue that is gone needs none.
+                    let _ = peer.answers.try_send((tag, event.result));
+                    peer.waker.wake();
+                }
+            }
+        }
+    }
+
+    pub(crate) fn flush_started(&mut self) -> u64 {
+        self.owned.allocator.flush_started()
+    }
+
+    pub(crate) fn flush_done(&mut self, ticket: u64, result: Result<(), Errno>) {
+        self.owned.allocator.flush_done(ticket, result);
+    }
+
+    /// Gives the allocator back.
+    pub(crate) fn close(self, io: &mut dyn OpQueue) -> Owned {
+        self.buffers.into_iter().for_each(|buffer| io.free(buffer));
+        self.owned
+    }
+}
+
+/// The disk's epochs, as the allocator asks for them.
+#[derive(Debug)]
+pub(crate) struct DomainFence(pub(crate) EpochDomain);
+
+impl Fence for DomainFence {
+    fn advance(&mut self) -> u64 {
+        self.0.advance().into()
+    }
+
+    fn drained(&self, epoch: u64) -> bool {
+        self.0.drained(epoch.into())
+    }
+}

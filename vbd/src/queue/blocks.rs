@@ -1,0 +1,430 @@
+//! A dynamic image's part of a queue: what each run of sectors needs, and how to get blocks and bitmaps.
+//!
+//! # Contract
+//! A request holds its epoch from before it looks at the map until its last op has ended, and not while it waits for a block:
+//! a freed slot must not wait for a request that itself waits for a slot.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use iomgr_core::epoch::{EpochDomain, EpochQueue};
+use iomgr_core::{
+    Action, Errno, FileSlot, Lease, Op, OpQueue, Operation, Owner, Pass, QueueContext, RequestFlags, SECTOR_BYTES, Tag,
+    Waker,
+};
+use vhd::{AllocatorOptions, BitmapCache, BitmapRef, Extent, Map, Parts};
+
+use crate::disk::Shared;
+use crate::layout::{Allocation, BlockLayout, Owned, OwnerPort};
+use crate::metadata::{DomainFence, Metadata, StepOutcome, Want, Wish};
+use crate::queue::slot::{Pending, Slot};
+use crate::queue::{Next, OpKind};
+use crate::{Error, ErrorKind};
+
+/// Memory per queue for bitmaps of partly written blocks: 512 of the usual size.
+const BITMAP_CACHE_BYTES: usize = 256 << 10;
+/// So many bitmaps are read at a time per queue.
+const BITMAP_READS_MAX: usize = 4;
+
+/// What a queue asks of the one that allocates.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// Here I am: answers go there.
+    Join(Join),
+    /// Please.
+    Wish(Wish),
+}
+
+/// Where a queue gets its answers.
+#[derive(Debug)]
+pub(crate) struct Join {
+    pub(crate) queue: u16,
+    pub(crate) answers: Sender<Answer>,
+    pub(crate) waker: Waker,
+}
+
+/// A wish is fulfilled, or cannot be.
+pub(crate) type Answer = (Tag, Result<(), Errno>);
+
+/// What a flush will have made durable.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct FlushMark {
+    meta_written: u64,
+    ticket: Option<u64>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct BlockQueue {
+    owner: Owner,
+    file: FileSlot,
+    index: u16,
+    map: Arc<Map>,
+    epochs: EpochQueue,
+    cache: BitmapCache,
+    /// Buffers for bitmaps, free now.
+    bitmap_buffers: Vec<Lease>,
+    /// Bitmaps that are being read.
+    reading: Vec<Reading>,
+    /// See [`BlockLayout::meta_durable`].
+    meta_durable: Arc<AtomicU64>,
+    /// See [`Shared::durable_writes`].
+    durable_writes: bool,
+    port: Port,
+}
+
+/// A bitmap that is being read for a request.
+#[derive(Debug)]
+struct Reading {
+    tag: Tag,
+    bitmap: BitmapRef,
+    buffer: Lease,
+}
+
+/// Who allocates.
+#[derive(Debug)]
+enum Port {
+    /// This queue.
+    Owner(Box<Metadata>),
+    /// Queue 0, on another thread.
+    Remote {
+        outbox: Sender<Message>,
+        answers: Receiver<Answer>,
+        owner: Waker,
+    },
+    /// Nobody: the disk is read-only.
+    ReadOnly,
+}
+
+impl BlockQueue {
+    pub(super) fn open(
+        shared: &Shared,
+        layout: &BlockLayout,
+        file: FileSlot,
+        cx: QueueContext<'_>,
+    ) -> Result<Self, Error> {
+        let fail = |what: &str| Error::new(ErrorKind::Queue, what.to_owned());
+        let bitmap_bytes = u32::try_from(layout.map.shape().bitmap_bytes()).expect("bitmaps have at most 64 KiB");
+        let bitmap_buffers = (0..BITMAP_READS_MAX)
+            .map(|_| cx.io.alloc(bitmap_bytes))
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(|| fail("the queue has no memory for bitmaps"))?;
+        let (index, owner, map) = (cx.index, cx.owner, Arc::clone(&layout.map));
+        let (port, domain) = if index == 0 {
+            open_owner(shared, layout, file, cx)?
+        } else {
+            open_remote(layout, cx)?
+        };
+        let epochs = domain
+            .queue(index.into())
+            .ok_or_else(|| fail("this queue of the disk is open already"))?;
+        Ok(Self {
+            owner,
+            file,
+            index,
+            cache: BitmapCache::new(&map, BITMAP_CACHE_BYTES),
+            map,
+            epochs,
+            reading: Vec::with_capacity(BITMAP_READS_MAX),
+            bitmap_buffers,
+            meta_durable: Arc::clone(&layout.meta_durable),
+            durable_writes: shared.durable_writes,
+            port,
+        })
+    }
+
+    /// Holds what the map says from here on, for `slot`.
+    pub(super) fn pin(&mut self, slot: &mut Slot) {
+        slot.pin.get_or_insert_with(|| self.epochs.enter());
+    }
+
+    /// Lets go of it.
+    pub(super) fn unpin(&mut self, slot: &mut Slot) {
+        if let Some(pin) = slot.pin.take() {
+            self.epochs.exit(pin);
+        }
+    }
+
+    /// What the sectors at the cursor need.
+    pub(super) fn next(&mut self, pass: &mut Pass<'_>, slot: &mut Slot) -> Next {
+        let request = slot.request.as_ref().expect("a driven slot holds a request");
+        match request.op {
+            Operation::Read => self.read(pass, slot),
+            Operation::Write => self.write(pass, slot),
+            Operation::Discard | Operation::WriteZeroes => self.zero(slot),
+            Operation::Flush => unreachable!("a flush has no sectors"),
+        }
+    }
+
+    fn read(&mut self, pass: &mut Pass<'_>, slot: &Slot) -> Next {
+        let (at, left) = slot.rest();
+        let extent = self.cache.lookup(&self.map, at, left);
+        let data = slot.data(extent.count());
+        let sectors = extent.count().0;
+        match extent {
+            Extent::Data { file_offset, .. } => Next::Op {
+                action: Action::Read {
+                    offset: file_offset,
+                    data,
+                },
+                sectors,
+            },
+            Extent::Zero { .. } | Extent::Unallocated { .. } => {
+                if pass.io.fill_zeros(data) {
+                    Next::Skip { sectors }
+                } else {
+                    Next::Fail(Errno::FAULT)
+                }
+            }
+            Extent::NeedBitmap { bitmap, .. } => self.read_bitmap(pass, slot.tag(), bitmap),
+            Extent::Bad { .. } => Next::Fail(Errno::IO),
+        }
+    }
+
+    /// Writes go to full blocks only; a block that is none is made one first.
+    fn write(&mut self, pass: &mut Pass<'_>, slot: &mut Slot) -> Next {
+        let (at, left) = slot.rest();
+        let (file_offset, count) = match self.map.lookup(at, left) {
+            Extent::Data { file_offset, count } => (file_offset, count),
+            Extent::Unallocated { block, .. } => return self.ask(slot.tag(), Want::Allocate, block),
+            Extent::NeedBitmap { bitmap, .. } => {
+                // A look at the bitmap tells most blocks of other writers to be full.
+                return match self.cache.lookup(&self.map, at, left) {
+                    Extent::NeedBitmap { .. } => self.read_bitmap(pass, slot.tag(), bitmap),
+                    _ => self.ask(slot.tag(), Want::Allocate, bitmap.block),
+                };
+            }
+            Extent::Zero { .. } | Extent::Bad { .. } => return Next::Fail(Errno::IO),
+        };
+        let durable = slot.is_fua() && self.durable_writes && self.is_meta_durable();
+        slot.durable |= durable;
+        slot.flush_after |= slot.is_fua() && !durable;
+        Next::Op {
+            action: Action::Write {
+                offset: file_offset,
+                data: slot.data(count),
+                durable,
+            },
+            sectors: count.0,
+        }
+    }
+
+    /// Discards and write-zeroes: whole blocks are freed, of others the range is zeroed in place, whatever their bits say.
+    fn zero(&mut self, slot: &mut Slot) -> Next {
+        let (at, left) = slot.rest();
+        let keep = slot.has(RequestFlags::NO_UNMAP);
+        let is_discard = slot.is(Operation::Discard);
+        slot.flush_after |= slot.is_fua();
+        let extent = self.map.lookup(at, left);
+        let sectors = extent.count().0;
+        let (block, within) = self.map.shape().split_sector(at.0);
+        let is_whole = sectors == self.map.shape().sectors_in(block);
+        let offset = match extent {
+            Extent::Unallocated { .. } if keep && !is_discard => return self.ask(slot.tag(), Want::Allocate, block),
+            Extent::Unallocated { .. } => return Next::Skip { sectors },
+            Extent::Bad { .. } => return Next::Fail(Errno::IO),
+            Extent::Data { .. } | Extent::NeedBitmap { .. } if is_whole && (is_discard || !keep) => {
+                slot.pending = Pending::Release { sectors };
+                return self.ask(slot.tag(), Want::Release, block);
+            }
+            Extent::Data { file_offset, .. } => file_offset,
+            Extent::NeedBitmap { bitmap, .. } => bitmap.offset + bitmap.len as u64 + within * SECTOR_BYTES,
+            Extent::Zero { .. } => unreachable!("the map alone knows no bits"),
+        };
+        let len = sectors * SECTOR_BYTES;
+        let action = match is_discard {
+            true => Action::Discard { offset, len },
+            false => Action::WriteZeroes {
+                offset,
+                len,
+                unmap: !keep,
+            },
+        };
+        Next::Op { action, sectors }
+    }
+
+    fn read_bitmap(&mut self, pass: &mut Pass<'_>, tag: Tag, bitmap: BitmapRef) -> Next {
+        let Some(buffer) = self.bitmap_buffers.pop() else {
+            return Next::Stall;
+        };
+        let action = Action::Read {
+            offset: bitmap.offset,
+            data: buffer.data(),
+        };
+        let op = Op {
+            token: OpKind::Bitmap.token(self.owner, tag.0),
+            file: self.file,
+            action,
+        };
+        if pass.io.push(op).is_err() {
+            self.bitmap_buffers.push(buffer);
+            return Next::Stall;
+        }
+        self.reading.push(Reading { tag, bitmap, buffer });
+        Next::Wait
+    }
+
+    /// The bitmap that `tag` waits for was read.
+    pub(super) fn bitmap_done(&mut self, pass: &Pass<'_>, tag: Tag, result: Result<(), Errno>) -> Result<(), Errno> {
+        let at = self
+            .reading
+            .iter()
+            .position(|reading| reading.tag == tag)
+            .expect("only what was asked for is read");
+        let Reading { bitmap, buffer, .. } = self.reading.swap_remove(at);
+        if result.is_ok() {
+            let bytes = pass.io.bytes(buffer.data()).expect("the read has ended");
+            self.cache.insert(&self.map, bitmap, bytes);
+        }
+        self.bitmap_buffers.push(buffer);
+        result
+    }
+
+    fn ask(&mut self, tag: Tag, want: Want, block: u64) -> Next {
+        let wish = Wish {
+            queue: self.index,
+            tag,
+            want,
+            block,
+        };
+        match &mut self.port {
+            Port::Owner(metadata) => metadata.wish(wish),
+            Port::Remote { outbox, owner, .. } => {
+                if outbox.try_send(Message::Wish(wish)).is_err() {
+                    return Next::Fail(Errno::IO);
+                }
+                owner.wake();
+            }
+            Port::ReadOnly => return Next::Fail(Errno::ROFS),
+        }
+        Next::Wait
+    }
+
+    /// Requests that can go on, one by one, after the allocator has gone as far as it can.
+    pub(super) fn next_ready(&mut self, pass: &mut Pass<'_>) -> Option<Answer> {
+        match &mut self.port {
+            Port::Owner(metadata) => metadata.next_ready(pass),
+            Port::Remote { answers, .. } => answers.try_recv().ok(),
+            Port::ReadOnly => None,
+        }
+    }
+
+    /// A step of the allocator has ended. Says whether it was a flush that failed.
+    pub(super) fn step_done(&mut self, pass: &mut Pass<'_>, index: u32, result: Result<(), Errno>) -> StepOutcome {
+        let Port::Owner(metadata) = &mut self.port else {
+            unreachable!("only queue 0 has steps under way")
+        };
+        metadata.step_done(pass, index, result)
+    }
+
+    pub(super) fn flush_started(&mut self) -> FlushMark {
+        let ticket = match &mut self.port {
+            Port::Owner(metadata) => Some(metadata.flush_started()),
+            _ => None,
+        };
+        FlushMark {
+            meta_written: self.map.meta_written(),
+            ticket,
+        }
+    }
+
+    pub(super) fn flush_done(&mut self, mark: FlushMark, result: Result<(), Errno>) {
+        if result.is_ok() {
+            self.meta_durable.fetch_max(mark.meta_written, Ordering::AcqRel);
+        }
+        if let (Port::Owner(metadata), Some(ticket)) = (&mut self.port, mark.ticket) {
+            metadata.flush_done(ticket, result);
+        }
+    }
+
+    fn is_meta_durable(&self) -> bool {
+        self.meta_durable.load(Ordering::Acquire) >= self.map.meta_written()
+    }
+
+    pub(super) fn close(self: Box<Self>, layout: &BlockLayout, io: &mut dyn OpQueue) {
+        self.bitmap_buffers.into_iter().for_each(|buffer| io.free(buffer));
+        if let Port::Owner(metadata) = self.port {
+            *layout.owner.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            layout.rest(metadata.close(io));
+        }
+    }
+}
+
+fn open_owner(
+    shared: &Shared,
+    layout: &BlockLayout,
+    file: FileSlot,
+    cx: QueueContext<'_>,
+) -> Result<(Port, EpochDomain), Error> {
+    // Each request has at most one wish under way, and each queue introduces itself once.
+    let capacity = usize::from(cx.count) * (cx.depth as usize + 1);
+    let (inbox, messages) = bounded(capacity);
+    let owned = own(layout.take_allocation(), cx.count, capacity)?;
+    let domain = owned
+        .as_ref()
+        .map_or_else(|| EpochDomain::new(cx.count.into()), |owned| owned.domain.clone());
+    let port = OwnerPort {
+        inbox,
+        waker: cx.waker.clone(),
+        domain: domain.clone(),
+    };
+    *layout.owner.lock().unwrap_or_else(PoisonError::into_inner) = Some(port);
+    let Some(owned) = owned else {
+        return Ok((Port::ReadOnly, domain));
+    };
+    let metadata = Metadata::open(owned, Arc::clone(&shared.flush_board), messages, file, cx)?;
+    Ok((Port::Owner(Box::new(metadata)), domain))
+}
+
+/// The allocator for so many queues and wishes; `None` for a read-only disk.
+fn own(allocation: Allocation, queues: u16, capacity: usize) -> Result<Option<Owned>, Error> {
+    match allocation {
+        Allocation::Away => Ok(None),
+        Allocation::Resting(owned) if owned.queues == queues && owned.capacity >= capacity => Ok(Some(owned)),
+        Allocation::Resting(_) => Err(Error::new(
+            ErrorKind::Queue,
+            "the disk was opened before with other queues; open the image anew",
+        )),
+        Allocation::Image(image) => {
+            let domain = EpochDomain::new(queues.into());
+            let fence = Box::new(DomainFence(domain.clone()));
+            let Parts::Dynamic {
+                allocator: Some(allocator),
+                ..
+            } = image.into_parts(AllocatorOptions { capacity, fence })
+            else {
+                unreachable!("a dynamic image that was opened for writing has an allocator")
+            };
+            Ok(Some(Owned {
+                allocator,
+                domain,
+                queues,
+                capacity,
+            }))
+        }
+    }
+}
+
+fn open_remote(layout: &BlockLayout, cx: QueueContext<'_>) -> Result<(Port, EpochDomain), Error> {
+    let fail = |what: &str| Error::new(ErrorKind::Queue, what.to_owned());
+    let owner = layout.owner.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let OwnerPort { inbox, waker, domain } = owner.ok_or_else(|| fail("queue 0 of the disk is not open"))?;
+    let (sender, answers) = bounded(cx.depth as usize);
+    let join = Join {
+        queue: cx.index,
+        answers: sender,
+        waker: cx.waker,
+    };
+    inbox
+        .try_send(Message::Join(join))
+        .map_err(|_| fail("queue 0 of the disk does not listen"))?;
+    Ok((
+        Port::Remote {
+            outbox: inbox,
+            answers,
+            owner: waker,
+        },
+        domain,
+    ))
+}

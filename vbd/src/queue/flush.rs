@@ -1,0 +1,212 @@
+//! Flushes: one op serves all requests of a queue that wait for one, and none is believed before its neighbours have spoken.
+//!
+//! The kernel reports a failed write-back once per open file description, and all queues of a disk share one: of two flushes
+//! that run together, the one that ends well may owe it to the other having taken the error. So a queue whose flush
+//! ended well looks at the [`FlushBoard`] for flushes of other queues that were under way, and waits until each has ended and,
+//! if it failed, has said so.
+//!
+//! ```text
+//!  waiting ──► riding (one op) ──► ended well ──► others under way? ──no──► the requests end
+//!                                                     └─yes─► until they have ended ──┘
+//! ```
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use iomgr_core::{Tag, Waker};
+
+/// Lanes of a board: queues, and one for the allocator's own flushes.
+const LANES: usize = 65;
+/// The allocator's lane.
+pub(crate) const ALLOCATOR_LANE: usize = LANES - 1;
+
+/// The flushes of a disk that are under way, one per lane.
+#[derive(Debug)]
+pub(crate) struct FlushBoard {
+    /// The ticket of the lane's flush, 0 while there is none.
+    lanes: [AtomicU64; LANES],
+    next_ticket: AtomicU64,
+    /// Queues that wait for other lanes.
+    parked: AtomicU32,
+    wakers: Mutex<Vec<Waker>>,
+}
+
+impl FlushBoard {
+    pub(crate) fn new() -> Self {
+        Self {
+            lanes: std::array::from_fn(|_| AtomicU64::new(0)),
+            next_ticket: AtomicU64::new(1),
+            parked: AtomicU32::new(0),
+            wakers: Mutex::default(),
+        }
+    }
+
+    /// Whoever gets parked is woken by this.
+    pub(crate) fn join(&self, waker: Waker) {
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner).push(waker);
+    }
+
+    /// A flush of `lane` is about to be queued.
+    pub(crate) fn begin(&self, lane: usize) {
+        let ticket = self.next_ticket.fetch_add(1, Ordering::Relaxed);
+        self.lanes[lane].store(ticket, Ordering::SeqCst);
+    }
+
+    /// It has ended; if it failed, the disk's failure was noted before.
+    pub(crate) fn end(&self, lane: usize) {
+        // Sequentially consistent with `park`: either we see the parked queue, or it sees our lane empty.
+        self.lanes[lane].store(0, Ordering::SeqCst);
+        if self.parked.load(Ordering::SeqCst) > 0 {
+            self.wakers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .iter()
+                .for_each(Waker::wake);
+        }
+    }
+
+    fn ticket(&self, lane: usize) -> u64 {
+        self.lanes[lane].load(Ordering::SeqCst)
+    }
+}
+
+/// How far a queue's flush is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// There is none.
+    Idle,
+    /// Its op is under way.
+    Running,
+    /// Its op has ended; other lanes may have a word to say, and requests are to be told.
+    Ended,
+}
+
+/// One queue's flushes.
+#[derive(Debug)]
+pub(super) struct Flushes {
+    lane: usize,
+    /// Requests for the next flush.
+    waiting: Vec<Tag>,
+    /// Requests of the flush that is under way.
+    riding: Vec<Tag>,
+    stage: Stage,
+    /// Other lanes' flushes that ours waits for.
+    awaited: Vec<(usize, u64)>,
+}
+
+impl Flushes {
+    pub(super) fn new(lane: usize, depth: u32) -> Self {
+        let tags = || Vec::with_capacity(depth as usize);
+        Self {
+            lane,
+            waiting: tags(),
+            riding: tags(),
+            stage: Stage::Idle,
+            awaited: Vec::with_capacity(LANES),
+        }
+    }
+
+    /// A request wants a flush, of everything that has ended so far.
+    pub(super) fn want(&mut self, tag: Tag) {
+        self.waiting.push(tag);
+    }
+
+    /// Is a flush to be started now?
+    pub(super) fn is_due(&self) -> bool {
+        self.stage == Stage::Idle && !self.waiting.is_empty()
+    }
+
+    /// Its op is about to be queued.
+    pub(super) fn begin(&mut self, board: &FlushBoard) {
+        self.stage = Stage::Running;
+        std::mem::swap(&mut self.waiting, &mut self.riding);
+        board.begin(self.lane);
+    }
+
+    /// The op found no room after all.
+    pub(super) fn undo(&mut self, board: &FlushBoard) {
+        self.stage = Stage::Idle;
+        std::mem::swap(&mut self.waiting, &mut self.riding);
+        board.end(self.lane);
+    }
+
+    /// The op has ended, and a failure was noted.
+    pub(super) fn ended(&mut self, board: &FlushBoard) {
+        self.stage = Stage::Ended;
+        board.end(self.lane);
+        let busy = |lane: usize| Some((lane, board.ticket(lane))).filter(|&(_, ticket)| ticket != 0);
+        self.awaited
+            .extend((0..LANES).filter(|&lane| lane != self.lane).filter_map(busy));
+        if !self.awaited.is_empty() {
+            board.parked.fetch_add(1, Ordering::SeqCst);
+            self.look_again(board);
+        }
+    }
+
+    /// Have the awaited flushes of other lanes ended?
+    fn look_again(&mut self, board: &FlushBoard) {
+        if self.awaited.is_empty() {
+            return;
+        }
+        self.awaited.retain(|&(lane, ticket)| board.ticket(lane) == ticket);
+        if self.awaited.is_empty() {
+            board.parked.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// The next request whose flush is over; `None` when there is none. Call it after [`ended`](Self::ended) and when woken.
+    pub(super) fn next_over(&mut self, board: &FlushBoard) -> Option<Tag> {
+        if self.stage != Stage::Ended {
+            return None;
+        }
+        self.look_again(board);
+        if !self.awaited.is_empty() {
+            return None;
+        }
+        let tag = self.riding.pop();
+        if tag.is_none() {
+            self.stage = Stage::Idle;
+        }
+        tag
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_share_a_flush_and_later_ones_take_the_next() {
+        let board = FlushBoard::new();
+        let mut flushes = Flushes::new(0, 8);
+        flushes.want(Tag(1));
+        flushes.want(Tag(2));
+        flushes.begin(&board);
+        flushes.want(Tag(3));
+        assert!(!flushes.is_due());
+        flushes.ended(&board);
+        let over: Vec<_> = std::iter::from_fn(|| flushes.next_over(&board)).collect();
+        assert_eq!(over, [Tag(2), Tag(1)]);
+        assert!(flushes.is_due());
+    }
+
+    #[test]
+    fn a_good_end_waits_for_its_neighbours() {
+        let board = FlushBoard::new();
+        let (mut ours, mut theirs) = (Flushes::new(0, 8), Flushes::new(1, 8));
+        ours.want(Tag(1));
+        theirs.want(Tag(7));
+        theirs.begin(&board);
+        ours.begin(&board);
+        ours.ended(&board);
+        assert_eq!(ours.next_over(&board), None);
+        theirs.ended(&board);
+        assert_eq!(theirs.next_over(&board), Some(Tag(7)));
+        // A flush that began later is no matter of ours.
+        assert_eq!(theirs.next_over(&board), None);
+        theirs.want(Tag(8));
+        theirs.begin(&board);
+        assert_eq!(ours.next_over(&board), Some(Tag(1)));
+        assert_eq!(board.parked.load(Ordering::SeqCst), 0);
+    }
+}

@@ -1,0 +1,39 @@
+//! For tests: disks on the simulator's files.
+
+use iomgr_core::{FileHandle, Storage};
+use tqueue::sim::SimDisk;
+
+use crate::disk::{Cache, Disk, Medium};
+use crate::error::Error;
+use crate::layout::Layout;
+
+/// A simulated file in the place of a real one.
+#[derive(Debug)]
+pub struct SimMedium(SimDisk);
+
+impl SimMedium {
+    pub(crate) fn storage(&self) -> &dyn Storage {
+        &self.0
+    }
+
+    pub(crate) fn handle(&self) -> FileHandle {
+        self.0.handle()
+    }
+}
+
+impl Disk {
+    /// Opens the VHD on a simulated file.
+    pub fn simulated(file: SimDisk, read_only: bool) -> Result<Self, Error> {
+        let mut warnings = Vec::new();
+        let layout = Layout::open_vhd(&file, read_only, &mut warnings)?;
+        let medium = Medium::Simulated(SimMedium(file));
+        Ok(Self::assemble(
+            "simulated".into(),
+            medium,
+            layout,
+            read_only,
+            Cache::Writeback,
+            warnings,
+        ))
+    }
+}

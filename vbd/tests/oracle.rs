@@ -1,0 +1,163 @@
+//! Disks of every layout against a naive one: an array of bytes.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+
+use fastrand::Rng;
+use iomgr_core::{Device, RequestFlags, SECTOR_BYTES, Sector, SectorCount, SectorRange};
+use tqueue::EngineKind;
+use vbd::{BlockingDisk, Cache, CreateOptions, Disk, DiskOptions, create};
+
+struct Case {
+    name: &'static str,
+    file: &'static str,
+    size_bytes: u64,
+    fixed: bool,
+    block_bytes: u32,
+}
+
+const CASES: [Case; 4] = [
+    Case {
+        name: "raw",
+        file: "a.img",
+        size_bytes: 3 << 20,
+        fixed: false,
+        block_bytes: 2 << 20,
+    },
+    Case {
+        name: "fixed",
+        file: "a.vhd",
+        size_bytes: 3 << 20,
+        fixed: true,
+        block_bytes: 2 << 20,
+    },
+    Case {
+        name: "dynamic",
+        file: "b.vhd",
+        size_bytes: (9 << 20) + 512,
+        fixed: false,
+        block_bytes: 2 << 20,
+    },
+    Case {
+        name: "small blocks",
+        file: "c.vhd",
+        size_bytes: (1 << 20) - 1536,
+        fixed: false,
+        block_bytes: 4096,
+    },
+];
+
+#[test]
+fn every_layout_equals_an_array() {
+    let seed = Rng::new().u64(..);
+    println!("seed {seed}");
+    for case in &CASES {
+        for engine in [EngineKind::Auto, EngineKind::Sync] {
+            for cache in [Cache::Writeback, Cache::None] {
+                println!("{} by {engine:?}, cache {cache:?}", case.name);
+                compare(case, &engine, cache, &mut Rng::with_seed(seed));
+            }
+        }
+    }
+}
+
+fn compare(case: &Case, engine: &EngineKind, cache: Cache, rng: &mut Rng) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(case.file);
+    let options = CreateOptions {
+        fixed: case.fixed,
+        block_bytes: case.block_bytes,
+        ..CreateOptions::new(case.size_bytes)
+    };
+    create(&path, &options).unwrap();
+    let mut naive = vec![0; usize::try_from(case.size_bytes).unwrap()];
+    for _ in 0..3 {
+        let disk = Disk::open(
+            &path,
+            &DiskOptions {
+                cache,
+                ..DiskOptions::default()
+            },
+        )
+        .unwrap();
+        assert_eq!(disk.limits().size.0 * SECTOR_BYTES, case.size_bytes);
+        let mut blocking = BlockingDisk::open(&disk, engine.clone()).unwrap();
+        (0..150).for_each(|_| step(&mut blocking, &mut naive, rng));
+        drop(blocking);
+        disk.close().unwrap();
+        drop(disk);
+        check(&path, &naive, engine);
+    }
+}
+
+fn step(disk: &mut BlockingDisk, naive: &mut [u8], rng: &mut Rng) {
+    let sectors = naive.len() as u64 / SECTOR_BYTES;
+    let start = rng.u64(0..sectors);
+    let longest = if rng.u8(..) < 30 { 6000 } else { 64 };
+    let count = rng.u64(1..=longest).min(sectors - start);
+    let range = SectorRange::new(Sector(start), SectorCount(count)).unwrap();
+    let bytes = usize::try_from(range.offset_bytes()).unwrap()..usize::try_from(range.end().0 * SECTOR_BYTES).unwrap();
+    let flags = if rng.bool() {
+        RequestFlags::FUA
+    } else {
+        RequestFlags::empty()
+    };
+    match rng.u8(0..10) {
+        0..4 => {
+            let data: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(bytes.len()).collect();
+            disk.write(&data, Sector(start), flags).unwrap();
+            naive[bytes].copy_from_slice(&data);
+        }
+        4..7 => {
+            let mut data = vec![0xEE; bytes.len()];
+            disk.read(&mut data, Sector(start)).unwrap();
+            assert!(data == naive[bytes], "{range} differ");
+        }
+        7 => disk.flush().unwrap(),
+        8 => {
+            let unmap = if rng.bool() {
+                RequestFlags::NO_UNMAP
+            } else {
+                RequestFlags::empty()
+            };
+            disk.write_zeroes(range, flags | unmap).unwrap();
+            naive[bytes].fill(0);
+        }
+        _ => {
+            disk.discard(range).unwrap();
+            // What a discard leaves is the disk's choice: take it over.
+            let mut data = vec![0xEE; bytes.len()];
+            disk.read(&mut data, Sector(start)).unwrap();
+            let old = &mut naive[bytes];
+            assert!(
+                data.iter().zip(&*old).all(|(new, old)| new == old || *new == 0),
+                "{range} hold something new"
+            );
+            old.copy_from_slice(&data);
+        }
+    }
+}
+
+fn check(path: &Path, naive: &[u8], engine: &EngineKind) {
+    let disk = Disk::open(
+        path,
+        &DiskOptions {
+            read_only: true,
+            ..DiskOptions::default()
+        },
+    )
+    .unwrap();
+    assert!(disk.warnings().is_empty(), "{:?}", disk.warnings());
+    let mut blocking = BlockingDisk::open(&disk, engine.clone()).unwrap();
+    for (at, part) in naive.chunks(1 << 20).enumerate() {
+        let mut data = vec![0; part.len()];
+        blocking
+            .read(&mut data, Sector((at << 20) as u64 / SECTOR_BYTES))
+            .unwrap();
+        assert!(data == part, "MiB {at} differs after reopening");
+    }
+    assert!(
+        blocking.write(&[0; 512], Sector(0), RequestFlags::empty()).is_err(),
+        "read-only"
+    );
+}
