@@ -6,13 +6,13 @@
 /// No page.
 const NIL: u32 = u32::MAX;
 /// Orders that page numbers below 2^31 can need.
-const ORDERS: usize = 32;
+const ORDERS: u8 = 32;
 
 /// The free runs of `pages` pages.
 #[derive(Debug)]
 pub(crate) struct Buddy {
     /// First free run per order.
-    heads: [u32; ORDERS],
+    heads: [u32; ORDERS as usize],
     /// Per page: is it the first of a free run, and of which order?
     links: Box<[Link]>,
     /// Pages in free runs.
@@ -46,12 +46,12 @@ impl Buddy {
             order: NOT_FREE,
         };
         let mut buddy = Self {
-            heads: [NIL; ORDERS],
+            heads: [NIL; ORDERS as usize],
             links: vec![link; pages as usize].into(),
             free: 0,
         };
         let mut at = 0;
-        for order in (0..ORDERS as u8 - 1).rev() {
+        for order in (0..ORDERS - 1).rev() {
             if pages & (1 << order) != 0 {
                 buddy.insert(at, order);
                 at += 1 << order;
@@ -62,7 +62,7 @@ impl Buddy {
 
     /// Takes a run of 2^`order` pages; its first page.
     pub(crate) fn take(&mut self, order: u8) -> Option<u32> {
-        let found = (order..ORDERS as u8).find(|&o| self.heads[usize::from(o)] != NIL)?;
+        let found = (order..ORDERS).find(|&o| self.heads[usize::from(o)] != NIL)?;
         let page = self.heads[usize::from(found)];
         self.remove(page);
         for half in (order..found).rev() {
@@ -87,7 +87,7 @@ impl Buddy {
 
     /// The order of the largest free run.
     pub(crate) fn largest(&self) -> Option<u8> {
-        (0..ORDERS as u8).rev().find(|&o| self.heads[usize::from(o)] != NIL)
+        (0..ORDERS).rev().find(|&o| self.heads[usize::from(o)] != NIL)
     }
 
     /// Pages that are free.

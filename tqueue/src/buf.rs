@@ -28,7 +28,7 @@ use crate::buddy::{Buddy, order_for};
 use crate::{Error, ErrorKind};
 
 /// Bytes of a page, and the alignment of every lease.
-const PAGE: usize = 4096;
+const PAGE: u32 = 4096;
 /// Bits of a `BufId` that are the index.
 const INDEX_BITS: u32 = 20;
 /// Bytes of zeros that stand in where a file cannot zero a range itself.
@@ -123,7 +123,7 @@ pub(crate) struct Arena {
 impl Arena {
     /// Maps `len` bytes, a multiple of 4096. `shared`: the kernel will work on the memory by itself.
     pub(crate) fn new(len: usize, shared: bool) -> Result<Self, Error> {
-        let pages = u32::try_from(len / PAGE).expect("checked with the configuration");
+        let pages = u32::try_from(len / PAGE as usize).expect("checked with the configuration");
         let base = map(len).map_err(|errno| {
             let context = format!("mapping {len} bytes for buffers (address space, overcommit or `ulimit -v`)");
             Error::new(ErrorKind::Memory, context, errno)
@@ -148,9 +148,9 @@ impl Arena {
             starved: false,
             leaked: false,
         };
-        let page = arena.buddy.take(order_for(ZEROS_BYTES / PAGE as u32));
+        let page = arena.buddy.take(order_for(ZEROS_BYTES / PAGE));
         arena.zeros = Run {
-            start: u64::from(page.expect("the arena is 1 MiB at least")) * PAGE as u64,
+            start: u64::from(page.expect("the arena is 1 MiB at least")) * u64::from(PAGE),
             len: ZEROS_BYTES,
         };
         Ok(arena)
@@ -167,7 +167,7 @@ impl Arena {
         if len == 0 {
             return None;
         }
-        let order = order_for(len.div_ceil(PAGE as u32));
+        let order = order_for(len.div_ceil(PAGE));
         let page = self.buddy.take(order)?;
         let index = self.vacant.pop().expect("as many slots as pages");
         let slot = &mut self.slots[index as usize];
@@ -283,12 +283,12 @@ impl Arena {
 
     /// Bytes that are not leased.
     pub(crate) fn free_bytes(&self) -> u64 {
-        u64::from(self.buddy.free_pages()) * PAGE as u64
+        u64::from(self.buddy.free_pages()) * u64::from(PAGE)
     }
 
     /// Bytes of the largest lease that could be had now.
     pub(crate) fn largest_free_bytes(&self) -> u64 {
-        self.buddy.largest().map_or(0, |order| (PAGE as u64) << order)
+        self.buddy.largest().map_or(0, |order| u64::from(PAGE) << order)
     }
 
     /// The index behind a live `id`.
@@ -304,7 +304,7 @@ impl Arena {
         let index = self.find(id)?;
         let slot = &self.slots[index as usize];
         (data.offset <= slot.len && data.len <= slot.len - data.offset).then(|| {
-            let start = u64::from(slot.page) * PAGE as u64 + u64::from(data.offset);
+            let start = u64::from(slot.page) * u64::from(PAGE) + u64::from(data.offset);
             (index, Run { start, len: data.len })
         })
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use iomgr_core::Timestamp;
+use rustix::fs::{FileType, fstat};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::Error;
@@ -100,6 +101,7 @@ pub(crate) enum Wait {
 
 /// An engine.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one per queue, and it is never moved")]
 pub(crate) enum Engine {
     Ring(Ring),
     Sync(SyncEngine),
@@ -162,6 +164,17 @@ impl Engine {
         return matches!(self, Self::Sim(_));
         #[cfg(not(feature = "test-utils"))]
         false
+    }
+
+    /// The size behind which a write makes the file grow; `None` for what never grows.
+    pub(crate) fn growing_from(&self, files: &Files, index: FileIndex) -> Option<u64> {
+        #[cfg(feature = "test-utils")]
+        if let Self::Sim(sim) = self {
+            return sim.growing_from(files[index].simulated()?);
+        }
+        let stat = fstat(files[index].fd()?).ok()?;
+        let is_regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        is_regular.then(|| u64::try_from(stat.st_size).unwrap_or(0))
     }
 
     /// The time.

@@ -65,6 +65,8 @@ mod queue;
 mod ring;
 mod settle;
 mod setup;
+#[cfg(feature = "test-utils")]
+pub mod sim;
 mod sync;
 
 pub use config::{Config, EngineKind, Features, PlanLimits, QueueInfo};

@@ -122,7 +122,7 @@ impl Queue {
             }),
             #[cfg(feature = "test-utils")]
             EngineKind::Sim(handle) => {
-                let engine = Engine::Sim(crate::sim::SimEngine::new(handle, config));
+                let engine = Engine::Sim(crate::sim::SimEngine::new(handle));
                 Ok(Self::assemble(
                     config,
                     engine,

@@ -1,7 +1,6 @@
 //! From op to call, and from the call's result to the op's end, or to its next call.
 
 use iomgr_core::{Errno, OpError};
-use rustix::fs::{FileType, fstat};
 
 use crate::Queue;
 use crate::buf::ZEROS_BYTES;
@@ -130,13 +129,9 @@ impl Queue {
 
     /// Cuts a range at the end of a file, because writing zeros there would make it grow.
     fn clamp_to_file(&self, entry: &Entry, offset: u64, len: u64) -> u64 {
-        let fd = entry.file.and_then(|file| self.files[file].fd());
-        match fd.map(fstat) {
-            Some(Ok(stat)) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
-                u64::try_from(stat.st_size).unwrap_or(0).saturating_sub(offset).min(len)
-            }
-            _ => len,
-        }
+        let file = entry.file.expect("a disk op has a file");
+        let end = self.engine.growing_from(&self.files, file);
+        end.map_or(len, |end| end.saturating_sub(offset).min(len))
     }
 
     /// Takes a result.

@@ -1,0 +1,129 @@
+//! The simulated engine: hands calls to the machine and fetches results from it.
+
+use std::sync::{MutexGuard, PoisonError};
+
+use iomgr_core::{SimFile, Timestamp};
+use rustix::io::Errno;
+
+use super::SimHandle;
+use super::world::{Act, Ended, Ticket, World};
+use crate::Error;
+use crate::buf::Run;
+use crate::counters::Counters;
+use crate::engine::{Call, Issued, Outcome, Surroundings, Wait};
+use crate::files::FileIndex;
+use crate::inflight::Key;
+
+/// One queue's side of the machine.
+#[derive(Debug)]
+pub(crate) struct SimEngine {
+    machine: SimHandle,
+    ticket: Ticket,
+    /// Reads on their way, and where their bytes go.
+    reads: Vec<(Key, Run)>,
+    outcomes: Vec<Outcome>,
+}
+
+impl SimEngine {
+    pub(crate) fn new(machine: &SimHandle) -> Self {
+        let ticket = machine.world().new_queue();
+        Self {
+            machine: machine.clone(),
+            ticket,
+            reads: Vec::new(),
+            outcomes: Vec::new(),
+        }
+    }
+
+    pub(crate) fn issue(&mut self, key: Key, file: Option<FileIndex>, call: Call, on: &mut Surroundings<'_>) -> Issued {
+        on.counters.sqes += 1;
+        let mut world = self.machine.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Call::Timer { at } = call {
+            world.start_timer(self.ticket, key, at);
+            return Issued::Taken;
+        }
+        let file = file
+            .and_then(|index| on.files[index].simulated())
+            .filter(|&file| world.has_file(file));
+        let Some(file) = file else {
+            drop(world);
+            self.end(key, Err(Errno::BADF));
+            return Issued::Taken;
+        };
+        let act = match call {
+            Call::Read { offset, run } => {
+                self.reads.push((key, run));
+                Act::Read { offset, len: run.len() }
+            }
+            Call::Write { offset, run, durable } => {
+                let bytes = on.arena.run(run).to_vec();
+                Act::Write { offset, bytes, durable }
+            }
+            Call::Sync => Act::Flush {
+                covered: world.file(file).position(),
+            },
+            Call::Punch { offset, len } | Call::ZeroRange { offset, len } => Act::Zero { offset, len },
+            // The machine has no network.
+            _ => Act::Fail(Errno::OPNOTSUPP),
+        };
+        world.start(self.ticket, key, file, act);
+        Issued::Taken
+    }
+
+    pub(crate) fn cancel(&mut self, key: Key) -> bool {
+        self.world().cancel(self.ticket, key);
+        true
+    }
+
+    pub(crate) fn enter(&mut self, wait: Wait, on: &mut Surroundings<'_>) -> Result<(), Error> {
+        on.counters.enters += 1;
+        let mut world = self.machine.0.lock().unwrap_or_else(PoisonError::into_inner);
+        world.tick();
+        let limit = match wait {
+            _ if !self.outcomes.is_empty() => None,
+            Wait::No => None,
+            Wait::Forever => Some(Timestamp::from_nanos(u64::MAX)),
+            Wait::AtMost(time) => Some(world.now() + time),
+        };
+        if let Some(limit) = limit {
+            world.wait(self.ticket, limit);
+        }
+        let ended: Vec<Ended> = world.take_ended(self.ticket).collect();
+        drop(world);
+        for Ended { key, result, bytes } in ended {
+            if let Some(at) = self.reads.iter().position(|(read, _)| *read == key) {
+                let (_, run) = self.reads.swap_remove(at);
+                on.arena.run_mut(run)[..bytes.len()].copy_from_slice(&bytes);
+            }
+            self.end(key, result);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn reap(&mut self, into: &mut Vec<Outcome>, counters: &mut Counters) {
+        counters.cqes += self.outcomes.len() as u64;
+        into.append(&mut self.outcomes);
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.world().now()
+    }
+
+    pub(crate) fn growing_from(&self, file: SimFile) -> Option<u64> {
+        let mut world = self.world();
+        let file = world.file(file);
+        (!file.is_block_device).then(|| file.len())
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.machine.world()
+    }
+
+    fn end(&mut self, key: Key, result: Result<u32, Errno>) {
+        let result = match result {
+            Ok(n) => i32::try_from(n).expect("ops are shorter than 2 GiB"),
+            Err(errno) => -errno.raw_os_error(),
+        };
+        self.outcomes.push(Outcome { key, result });
+    }
+}
