@@ -5,12 +5,14 @@
 //! at 0 of a dynamic image. A valid footer that says *fixed* decides by itself: byte 0 is guest data then.
 
 use iomgr_core::{SECTOR_BYTES, Storage};
+use serde::Serialize;
 
 use crate::error::{Error, ErrorKind};
+use crate::finding::{Finding, Severity};
 use crate::layout::{Cookie, DiskType, FOOTER_BYTES, Flaw, FooterRepr};
 
 /// How the image was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// The footer at the end is valid.
@@ -85,6 +87,60 @@ impl Footers {
         };
         refuse_poison(&chosen.footer)?;
         Ok(chosen)
+    }
+
+    /// The footer of a dynamic image that is lost while the other one is there.
+    pub(crate) fn lost(&self) -> Option<Finding> {
+        match (&self.eof, &self.copy) {
+            (Err(flaw), _) => {
+                let text = format!("footer: lost at the end of the file ({flaw}), taken from its copy at 0");
+                Some(Finding::new(Severity::Error, "footer-lost", self.eof_at, text))
+            }
+            (Ok(_), _) if self.valid_copy().is_some() => None,
+            (Ok(_), copy) => {
+                let why = copy.as_ref().err().map_or("it says fixed".into(), Flaw::to_string);
+                Some(Finding::new(
+                    Severity::Error,
+                    "footer-copy-lost",
+                    0,
+                    format!("footer copy: lost ({why})"),
+                ))
+            }
+        }
+    }
+
+    /// Does a fixed image's disk lie before its footer?
+    pub(crate) fn fixed_fits(&self, footer: &FooterRepr) -> Result<(), Error> {
+        if footer.current_size <= self.eof_at {
+            return Ok(());
+        }
+        let detail = format!(
+            "{} bytes, the file has {} before its footer",
+            footer.current_size, self.eof_at
+        );
+        Err(Error::corrupt("footer: current size", self.eof_at + 48, detail))
+    }
+
+    /// What is odd around a fixed image's data.
+    pub(crate) fn fixed_oddities(&self, footer: &FooterRepr) -> Vec<Finding> {
+        let mut odd = Vec::new();
+        if footer.current_size < self.eof_at {
+            let text = format!(
+                "file: {} bytes before the footer, the disk has {}",
+                self.eof_at, footer.current_size
+            );
+            odd.push(Finding::new(
+                Severity::Warning,
+                "fixed-longer",
+                footer.current_size,
+                text,
+            ));
+        }
+        if self.valid_copy().is_some() {
+            let text = "sector 0 holds a dynamic image's footer; the image is fixed, so that is the disk's data";
+            odd.push(Finding::new(Severity::Info, "fixed-nested", 0, text));
+        }
+        odd
     }
 
     fn trust_eof(&self, eof: &FooterRepr) -> Chosen {

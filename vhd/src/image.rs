@@ -14,6 +14,7 @@ use iomgr_core::Storage;
 
 use crate::alloc::{Allocator, AllocatorOptions, Ground};
 use crate::error::{Error, ErrorKind};
+use crate::finding::{Finding, Severity};
 use crate::footers::{Chosen, Footers, State};
 use crate::layout::{DiskType, FooterRepr};
 use crate::map::{Map, Slot};
@@ -35,7 +36,7 @@ pub struct OpenOptions {
 pub struct Image {
     footer: FooterRepr,
     state: State,
-    warnings: Vec<String>,
+    warnings: Vec<Finding>,
     body: Body,
 }
 
@@ -96,22 +97,10 @@ impl Image {
     }
 
     fn open_fixed(footers: &Footers, chosen: Chosen) -> Result<Self, Error> {
-        let Chosen { footer, state, limit } = chosen;
-        if footer.current_size > limit {
-            let detail = format!("{} bytes, the file has {limit} before its footer", footer.current_size);
-            return Err(Error::corrupt("footer: current size", footers.eof_at + 48, detail));
-        }
-        let mut warnings = structure::oddities(&footer, None);
-        if footer.current_size < limit {
-            warnings.push(format!(
-                "file: {limit} bytes before the footer, the disk has {}",
-                footer.current_size
-            ));
-        }
-        if footers.valid_copy().is_some() {
-            warnings
-                .push("sector 0 holds a dynamic image's footer; the image is fixed, so that is the disk's data".into());
-        }
+        let Chosen { footer, state, .. } = chosen;
+        footers.fixed_fits(&footer)?;
+        let mut warnings = structure::oddities(&footer, footers.eof_at, None);
+        warnings.extend(footers.fixed_oddities(&footer));
         Ok(Self {
             footer,
             state,
@@ -170,8 +159,8 @@ impl Image {
         self.state
     }
 
-    /// What is odd about it, in words.
-    pub fn warnings(&self) -> &[String] {
+    /// What is odd about it.
+    pub fn warnings(&self) -> &[Finding] {
         &self.warnings
     }
 
@@ -225,20 +214,15 @@ fn refuse_writing(footer: &FooterRepr, frame: &Frame, judgement: &Judgement) -> 
     Ok(())
 }
 
-fn warnings(footers: &Footers, chosen: &Chosen, frame: &Frame, judgement: &Judgement) -> Vec<String> {
-    let mut warnings = structure::oddities(&chosen.footer, Some(frame));
-    if chosen.state == State::FooterFromCopy {
-        warnings.push("footer: lost at the end of the file, taken from its copy at 0".into());
-    } else if footers.valid_copy().is_none() {
-        warnings.push("footer copy: the one at 0 is not valid".into());
-    }
+fn warnings(footers: &Footers, chosen: &Chosen, frame: &Frame, judgement: &Judgement) -> Vec<Finding> {
+    let mut warnings = structure::oddities(&chosen.footer, footers.eof_at, Some(frame));
+    warnings.extend(footers.lost());
     let flaws = &judgement.flaws;
-    warnings.extend(flaws.iter().take(ENTRY_WARNINGS_MAX).map(|flaw| format!("BAT: {flaw}")));
+    warnings.extend(flaws.iter().take(ENTRY_WARNINGS_MAX).map(|flaw| flaw.finding(frame)));
     if flaws.len() > ENTRY_WARNINGS_MAX {
-        warnings.push(format!(
-            "BAT: {} more entries are bad",
-            flaws.len() - ENTRY_WARNINGS_MAX
-        ));
+        let text = format!("BAT: {} more entries are bad", flaws.len() - ENTRY_WARNINGS_MAX);
+        let at = frame.header.table_offset;
+        warnings.push(Finding::new(Severity::Error, "bat-more", at, text));
     }
     warnings
 }

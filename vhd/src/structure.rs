@@ -3,6 +3,7 @@
 use iomgr_core::{SECTOR_BYTES, Storage};
 
 use crate::error::{Error, ErrorKind};
+use crate::finding::{Finding, Severity};
 use crate::footers::Chosen;
 use crate::layout::{
     BATMAP_HEADER_BYTES, BatmapRepr, DYNAMIC_HEADER_BYTES, DiskType, DynamicHeaderRepr, FOOTER_BYTES, Flaw, FooterRepr,
@@ -308,37 +309,54 @@ fn table_shape(footer: &FooterRepr, header: &DynamicHeaderRepr, at: u64) -> Resu
 }
 
 /// What is odd about footer, header and batmap, yet no reason to refuse the image.
-pub(crate) fn oddities(footer: &FooterRepr, frame: Option<&Frame>) -> Vec<String> {
+pub(crate) fn oddities(footer: &FooterRepr, footer_at: u64, frame: Option<&Frame>) -> Vec<Finding> {
     let mut odd = Vec::new();
+    let mut warn = |code, offset, text: String| odd.push(Finding::new(Severity::Warning, code, offset, text));
     if footer.features & !1 != 2 {
-        odd.push(format!("footer: features are {:#x}, 2 or 3 expected", footer.features));
+        let text = format!("footer: features are {:#x}, 2 or 3 expected", footer.features);
+        warn("footer-features", footer_at + 8, text);
     }
     if footer.saved_state != 0 {
-        odd.push("footer: the disk belongs to a suspended machine (saved state)".into());
+        let text = "footer: the disk belongs to a suspended machine (saved state)";
+        warn("footer-saved-state", footer_at + 84, text.into());
     }
-    if footer.timestamp > 0xF000_0000 {
-        odd.push(format!("footer: time stamp {} is far in the future", footer.timestamp));
+    if footer.timestamp > TIMESTAMP_SANE {
+        let text = format!("footer: time stamp {} is far in the future", footer.timestamp);
+        warn("footer-time", footer_at + 24, text);
     }
-    let Some(frame) = frame else { return odd };
-    if !matches!(frame.header.next_offset, NO_OFFSET | NO_OFFSET_32) {
-        odd.push(format!(
-            "dynamic header: next offset {:#x} is not followed",
-            frame.header.next_offset
-        ));
-    }
-    if footer.current_size > MAX_DYNAMIC_BYTES {
-        odd.push("footer: the disk is larger than the format's 2040 GiB".into());
-    }
-    if let Batmap::Invalid(why) = &frame.batmap {
-        odd.push(format!("batmap: ignored: {why}"));
-    }
-    if frame.encrypted() {
-        odd.push("batmap header: the data are encrypted; they are given as they are".into());
-    }
+    odd.extend(frame.into_iter().flat_map(|frame| frame.oddities(footer, footer_at)));
     odd
 }
 
+/// Time stamps above this are of the year 2127 and later: nobody's clock is that wrong by accident.
+const TIMESTAMP_SANE: u32 = 0xF000_0000;
+
 impl Frame {
+    fn oddities(&self, footer: &FooterRepr, footer_at: u64) -> Vec<Finding> {
+        let mut odd = Vec::new();
+        let mut warn = |code, offset, text: String| odd.push(Finding::new(Severity::Warning, code, offset, text));
+        if !matches!(self.header.next_offset, NO_OFFSET | NO_OFFSET_32) {
+            let text = format!(
+                "dynamic header: next offset {:#x} is not followed",
+                self.header.next_offset
+            );
+            warn("header-next", self.header_at + 8, text);
+        }
+        if footer.current_size > MAX_DYNAMIC_BYTES {
+            let text = "footer: the disk is larger than the format's 2040 GiB";
+            warn("footer-size-limit", footer_at + 48, text.into());
+        }
+        let batmap_at = self.header.table_offset + self.table_bytes();
+        if let Batmap::Invalid(why) = &self.batmap {
+            warn("batmap-invalid", batmap_at, format!("batmap: ignored: {why}"));
+        }
+        if self.encrypted() {
+            let text = "batmap header: the data are encrypted; they are given as they are";
+            warn("encrypted", batmap_at + 29, text.into());
+        }
+        odd
+    }
+
     /// Does the batmap header name a key?
     pub(crate) fn encrypted(&self) -> bool {
         matches!(&self.batmap, Batmap::Valid { header, .. } if header.encrypted())

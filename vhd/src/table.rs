@@ -3,6 +3,7 @@
 use iomgr_core::{SECTOR_BYTES, Storage};
 
 use crate::error::Error;
+use crate::finding::{Finding, Severity};
 use crate::layout::BAT_UNUSED;
 use crate::shape::{PAGE, Shape};
 use crate::structure::Frame;
@@ -84,6 +85,18 @@ impl std::fmt::Display for EntryFlaw {
             FlawKind::PastEnd { needs, limit } => write!(f, "ends at byte {needs}, the image at {limit}"),
             FlawKind::Overlaps { other } => write!(f, "overlaps block {other}"),
         }
+    }
+}
+
+impl EntryFlaw {
+    pub(crate) fn finding(&self, frame: &Frame) -> Finding {
+        let code = match self.kind {
+            FlawKind::OnMetadata(_) => "bat-on-metadata",
+            FlawKind::PastEnd { .. } => "bat-past-end",
+            FlawKind::Overlaps { .. } => "bat-overlap",
+        };
+        let at = frame.header.table_offset + self.block * 4;
+        Finding::new(Severity::Error, code, at, format!("BAT: {self}"))
     }
 }
 

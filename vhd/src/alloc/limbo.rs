@@ -4,17 +4,29 @@
 //!  BAT entry cleared ──► limbo ──(clear durable, every queue past the epoch)──► punched ──► free
 //! ```
 
+use iomgr_core::epoch::EpochDomain;
+
 use super::flush::Flushes;
 
 /// Tells when every queue has ended the I/O that it began under an old mapping.
 ///
-/// `iomgr_core`'s epoch domain is one; tests have their own.
+/// [`EpochDomain`] is one; tests have their own.
 pub trait Fence {
     /// Begins a new epoch, after a mapping was changed, and names it.
     fn advance(&mut self) -> u64;
 
     /// Has every queue ended all that it began before it could see `epoch`?
     fn drained(&self, epoch: u64) -> bool;
+}
+
+impl Fence for EpochDomain {
+    fn advance(&mut self) -> u64 {
+        Self::advance(self).into()
+    }
+
+    fn drained(&self, epoch: u64) -> bool {
+        Self::drained(self, epoch.into())
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
