@@ -8,6 +8,7 @@
 //! ARCHITECTURE.md, "Measuring".
 
 mod daemon;
+mod enters;
 mod icount;
 mod load;
 mod report;
