@@ -1,7 +1,7 @@
 //! Counting a server's `io_uring_enter` calls, which no noise touches.
 //!
-//! By a histogram in the kernel (tracefs), which costs next to nothing; else by strace, which slows the server down and
-//! so makes its batches larger than they are.
+//! By a trace buffer of the kernel (tracefs), which costs next to nothing; else by strace, which slows the server down
+//! and so makes its batches larger than they are.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,21 +12,21 @@ use super::daemon::Daemon;
 use crate::{Result, cmd};
 
 const TRACEFS: &str = "/sys/kernel/tracing";
-const EVENT: &str = "/sys/kernel/tracing/events/syscalls/sys_enter_io_uring_enter";
-const HISTOGRAM: &str = "hist:keys=common_pid";
+const INSTANCE: &str = "/sys/kernel/tracing/instances/iomgr-bench";
+const EVENT: &str = "events/syscalls/sys_enter_io_uring_enter/enable";
 
 /// A running count.
 #[derive(Debug)]
 pub(super) enum Enters {
-    Kernel(Histogram),
+    Kernel(Trace),
     Strace(Strace),
 }
 
 impl Enters {
     /// Starts to count; none when neither way is open here.
     pub(super) fn watch(server: &Daemon) -> Result<Option<Enters>> {
-        if let Some(histogram) = Histogram::start(server.pid()) {
-            return Ok(Some(Enters::Kernel(histogram)));
+        if let Ok(trace) = Trace::start(server.pid()) {
+            return Ok(Some(Enters::Kernel(trace)));
         }
         if cmd::which("strace").is_none() {
             return Ok(None);
@@ -37,35 +37,48 @@ impl Enters {
     /// Ends the count.
     pub(super) fn count(self) -> Result<f64> {
         match self {
-            Enters::Kernel(histogram) => histogram.count(),
+            Enters::Kernel(trace) => trace.count(),
             Enters::Strace(strace) => strace.count(),
         }
     }
 }
 
-/// A trigger on the system call's trace event; taken away when dropped.
+/// A trace buffer of our own that records the calls of one process's threads; removed when dropped.
+///
+/// The buffer may run over: the kernel counts what it holds and what it lost.
 #[derive(Debug)]
-pub(super) struct Histogram {
-    pid: u32,
+pub(super) struct Trace {
     mounted: bool,
 }
 
-impl Histogram {
-    fn start(pid: u32) -> Option<Histogram> {
-        let mounted = !Path::new(EVENT).exists() && mount();
-        let histogram = Histogram { pid, mounted };
-        fs::write(trigger(), HISTOGRAM).is_ok().then_some(histogram)
+impl Trace {
+    fn start(pid: u32) -> Result<Trace> {
+        let trace = Trace {
+            mounted: !Path::new(INSTANCE).parent().is_some_and(Path::exists) && mount(),
+        };
+        let instance = Path::new(INSTANCE);
+        if !instance.exists() {
+            fs::create_dir(instance)?;
+        }
+        let threads: Vec<_> = threads(pid)?.iter().map(u32::to_string).collect();
+        fs::write(instance.join("set_event_pid"), threads.join(" "))?;
+        fs::write(instance.join(EVENT), "1")?;
+        Ok(trace)
     }
 
     fn count(self) -> Result<f64> {
-        let histogram = fs::read_to_string(Path::new(EVENT).join("hist"))?;
-        Ok(in_histogram(&histogram, &threads(self.pid)?))
+        fs::write(Path::new(INSTANCE).join(EVENT), "0")?;
+        let mut calls = 0.0;
+        for cpu in fs::read_dir(Path::new(INSTANCE).join("per_cpu"))? {
+            calls += in_stats(&fs::read_to_string(cpu?.path().join("stats"))?);
+        }
+        Ok(calls)
     }
 }
 
-impl Drop for Histogram {
+impl Drop for Trace {
     fn drop(&mut self) {
-        let _ = fs::write(trigger(), format!("!{HISTOGRAM}"));
+        let _ = fs::remove_dir(INSTANCE);
         if self.mounted {
             let _ = Command::new("umount").arg(TRACEFS).status();
         }
@@ -78,10 +91,6 @@ fn mount() -> bool {
         .stderr(Stdio::null())
         .status();
     mount.is_ok_and(|status| status.success())
-}
-
-fn trigger() -> PathBuf {
-    Path::new(EVENT).join("trigger")
 }
 
 /// strace, attached to all threads.
@@ -134,17 +143,14 @@ fn threads(pid: u32) -> Result<Vec<u32>> {
         .collect())
 }
 
-/// `{ common_pid:       4242 } hitcount:       1234`
-fn in_histogram(histogram: &str, threads: &[u32]) -> f64 {
-    let hits = histogram.lines().filter_map(|line| {
-        let (key, hits) = line.split_once("} hitcount:")?;
-        let thread: u32 = key.rsplit(':').next()?.trim().parse().ok()?;
-        threads
-            .contains(&thread)
-            .then(|| hits.trim().parse::<f64>().ok())
-            .flatten()
-    });
-    hits.sum()
+/// What one processor's buffer holds, ran over, and dropped: `entries: 12`, `overrun: 3`, …
+fn in_stats(stats: &str) -> f64 {
+    let counted = ["entries", "overrun", "commit overrun", "dropped events"];
+    let lines = stats.lines().filter_map(|line| line.split_once(": "));
+    lines
+        .filter(|(name, _)| counted.contains(name))
+        .filter_map(|(_, count)| count.trim().parse::<f64>().ok())
+        .sum()
 }
 
 /// `% time  seconds  usecs/call  calls  errors  syscall`: the fourth column.
@@ -158,10 +164,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_histogram_is_summed_over_the_servers_threads() {
-        let histogram = "# event histogram\n{ common_pid:       7 } hitcount:       40\n\
-                         { common_pid:       9 } hitcount:       2\n{ common_pid:       8 } hitcount:       100\n";
-        assert!((in_histogram(histogram, &[7, 9]) - 42.0).abs() < f64::EPSILON);
+    fn calls_that_the_buffer_lost_count() {
+        let stats =
+            "entries: 40\noverrun: 2\ncommit overrun: 0\nbytes: 123456\noldest event ts:  7.5\ndropped events: 1\n";
+        assert!((in_stats(stats) - 43.0).abs() < f64::EPSILON);
     }
 
     #[test]
