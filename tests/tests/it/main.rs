@@ -14,3 +14,4 @@ mod guards;
 mod history;
 mod loop_;
 mod nbd;
+mod sim;
