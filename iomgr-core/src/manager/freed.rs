@@ -9,8 +9,11 @@ use std::sync::PoisonError;
 use crate::Waker;
 use crate::shim::{Arc, AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering, fence};
 
+/// Sleepers at a time for which there is room from the start; arming is on the data path.
+const EXPECTED: usize = 64;
+
 /// The sleepers of one generation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Freed {
     /// How many are armed; changed under the lock, read without it.
     armed: AtomicUsize,
@@ -45,6 +48,14 @@ impl Sleeper {
 }
 
 impl Freed {
+    pub(super) fn new() -> Self {
+        let sleepers = Mutex::new(Vec::with_capacity(EXPECTED));
+        Self {
+            armed: AtomicUsize::new(0),
+            sleepers,
+        }
+    }
+
     /// Adds a sleeper. Ask the manager again before sleeping.
     pub(super) fn arm(&self, sleeper: &Arc<Sleeper>) {
         let mut sleepers = self.lock();

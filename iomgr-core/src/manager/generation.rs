@@ -30,7 +30,7 @@ impl Generation {
             name,
             hooked: true,
             failed: AtomicBool::new(false),
-            freed: Freed::default(),
+            freed: Freed::new(),
             registry,
         }
     }

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use crate::support::*;
 
-const DEPTH: usize = 4;
+const DEPTH: u32 = 4;
 
 /// What a random manager says.
 #[derive(Clone, Copy, Debug)]
@@ -118,7 +118,8 @@ impl Model {
             .filter(|known| known.head.class == head.class)
             .count();
         let queue = &mut self.queues[head.class.index()];
-        let fits = queue.len() + granted < DEPTH && queue_total(&self.queues) + self.out() < 4 * DEPTH;
+        let fits =
+            queue.len() + granted < DEPTH as usize && queue_total(&self.queues) + self.out() < 4 * DEPTH as usize;
         if fits {
             self.pushed += 1;
             let known = Known {
@@ -226,7 +227,7 @@ impl Real {
     fn new() -> Self {
         let registry = Registry::new();
         let device = registry.attach("disk").unwrap();
-        let intake = Intake::new(&device, DEPTH as u32, Waker::none());
+        let intake = Intake::new(&device, DEPTH, Waker::none());
         let (granted, started, managers, now) = (Vec::new(), Vec::new(), Vec::new(), Timestamp::ZERO);
         Self {
             registry,

@@ -93,3 +93,28 @@ fn what_happened_under_a_pin_is_seen_by_who_sees_it_drained() {
         thread.join().unwrap();
     });
 }
+
+#[test]
+fn nor_under_a_request_that_began_after_an_older_one_and_outlives_it() {
+    loom::model(|| {
+        let (world, domain) = (World::new(), EpochDomain::new(1));
+        let mut queue = domain.queue(0).unwrap();
+        let reader = Arc::clone(&world);
+        let thread = thread::spawn(move || {
+            let older = queue.enter();
+            let newer = queue.enter();
+            let mapped = reader.mapped.load(Ordering::Relaxed);
+            queue.exit(older);
+            if mapped {
+                assert_eq!(
+                    reader.slot.load(Ordering::Relaxed),
+                    1,
+                    "the slot was used again under a request"
+                );
+            }
+            queue.exit(newer);
+        });
+        world.reuse(&domain);
+        thread.join().unwrap();
+    });
+}

@@ -11,7 +11,7 @@ fn a_free_is_seen_or_wakes() {
     loom::model(|| {
         // A manager with one share, which is out; it guards it no better than it must.
         let shares = Arc::new(AtomicU64::new(0));
-        let freed = Arc::new(Freed::default());
+        let freed = Arc::new(Freed::new());
         let (his_shares, his_freed) = (Arc::clone(&shares), Arc::clone(&freed));
         let other = thread::spawn(move || {
             let him = Arc::new(Sleeper::new(Waker(Arc::new(AtomicBool::new(false)))));
@@ -37,7 +37,7 @@ fn who_frees_needs_no_wake_up_itself() {
     loom::model(|| {
         let rung = Arc::new(AtomicBool::new(false));
         let me = Arc::new(Sleeper::new(Waker(Arc::clone(&rung))));
-        let freed = Freed::default();
+        let freed = Freed::new();
         freed.arm(&me);
         freed.tell(&me);
         assert!(me.was_told() && !rung.load(Ordering::Relaxed));
