@@ -1,0 +1,113 @@
+//! How a server is made, and the numbers that follow from it.
+
+use std::os::unix::net::UnixListener;
+use std::time::Duration;
+
+use crate::proto::{Handshake, PAYLOAD_BYTES_MAX, SimpleReply};
+use crate::{Error, ErrorKind, Export};
+
+/// What to serve, to whom, with how much.
+#[derive(Debug)]
+pub struct ServerConfig {
+    /// Where clients connect.
+    pub listener: UnixListener,
+    /// What they find. The first is the default export.
+    pub exports: Vec<Export>,
+    /// Threads, each with a queue of its own; connections are dealt among them.
+    pub threads: u16,
+    /// Requests outstanding on each export and thread, those that wait for their turn included.
+    pub depth: u32,
+    /// The queue of each thread. Room for the connections is added to it.
+    pub queue: tqueue::Config,
+    /// Bounds on what clients may take.
+    pub limits: ConnectionLimits,
+}
+
+impl ServerConfig {
+    /// One thread, 128 requests outstanding, and everything else as by default.
+    pub fn new(listener: UnixListener, exports: Vec<Export>) -> Self {
+        Self {
+            listener,
+            exports,
+            threads: 1,
+            depth: 128,
+            queue: tqueue::Config::default(),
+            limits: ConnectionLimits::default(),
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let bad = |text: &str| Err(Error::new(ErrorKind::Config, text));
+        if self.threads == 0 || self.threads > 64 {
+            return bad("a server has 1 to 64 threads");
+        }
+        if !(1..=4096).contains(&self.depth) {
+            return bad("the depth is 1 to 4096");
+        }
+        if !(1..=4096).contains(&self.limits.connections) {
+            return bad("a server takes 1 to 4096 connections");
+        }
+        if !(1..=4096).contains(&self.limits.in_flight) {
+            return bad("a connection has 1 to 4096 requests in flight");
+        }
+        Ok(())
+    }
+
+    /// Connections that one thread has room for.
+    pub(crate) fn connections_per_thread(&self) -> u32 {
+        self.limits.connections.div_ceil(u32::from(self.threads))
+    }
+
+    /// The queue of one thread, with room for its connections: for each a staging and a header buffer, a receive and a
+    /// send, a file; and for the listener, the waker and timers.
+    pub(crate) fn queue_config(&self) -> tqueue::Config {
+        let connections = self.connections_per_thread();
+        let mut queue = self.queue.clone();
+        queue.net_ops = queue.net_ops.max(2 * connections + 8);
+        queue.sends = queue.sends.max(connections);
+        queue.files = queue.files.saturating_add(connections + 2);
+        queue
+    }
+
+    /// The largest payload that a thread can always find memory for, once nothing else is on its way: the connections'
+    /// own buffers must fit beside it.
+    pub(crate) fn payload_max(&self) -> u32 {
+        let own = u64::from(self.connections_per_thread()) * u64::from(STAGING_BYTES + HEADER_BYTES);
+        let arena = self.queue.arena_bytes as u64;
+        let whole = 1 << arena.max(1).ilog2();
+        let largest = if arena - whole >= own { whole } else { whole / 2 };
+        u32::try_from(largest).map_or(PAYLOAD_BYTES_MAX, |largest| largest.min(PAYLOAD_BYTES_MAX))
+    }
+}
+
+/// Bounds on what clients may take.
+#[derive(Clone, Debug)]
+pub struct ConnectionLimits {
+    /// Connections at the same time; one more is closed at once.
+    pub connections: u32,
+    /// Commands of one connection that are not answered yet; beyond, nothing is received from it.
+    pub in_flight: u32,
+    /// How long a server that stops waits for clients to take their replies.
+    pub stop_timeout: Duration,
+}
+
+impl Default for ConnectionLimits {
+    /// 64 connections, 128 commands in flight on each, 10 seconds.
+    fn default() -> Self {
+        Self {
+            connections: 64,
+            in_flight: 128,
+            stop_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Bytes that one receive may bring. Holds the longest option and some 15 writes of 4 KiB.
+pub(crate) const STAGING_BYTES: u32 = 64 << 10;
+/// Room for what is written in front of data: reply headers, or messages of the handshake.
+pub(crate) const HEADER_BYTES: u32 = 16 << 10;
+/// Replies in one send, by their headers.
+pub(crate) const REPLIES_PER_SEND: usize = HEADER_BYTES as usize / SimpleReply::BYTES;
+
+const _: () = assert!(HEADER_BYTES as usize >= Handshake::OUTPUT_BYTES);
+const _: () = assert!(STAGING_BYTES as usize >= Handshake::INPUT_BYTES);

@@ -1,0 +1,232 @@
+//! Devices in memory, for tests and examples.
+
+use std::collections::VecDeque;
+use std::error::Error;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use iomgr_core::{
+    Busy, CancelOutcome, Device, DeviceQueue, Done, Errno, Limits, OpDone, OpQueue, Operation, Pass, QueueContext,
+    Request, SectorCount, Tag, Waker,
+};
+
+/// A device whose sectors are memory. Requests end as soon as they are submitted, unless they are [held](Self::hold).
+#[derive(Debug)]
+pub struct MemDevice {
+    name: String,
+    limits: Limits,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Empty on a null device.
+    bytes: Mutex<Vec<u8>>,
+    /// What requests in this range of sectors end with.
+    fault: Mutex<Option<(Operation, Errno)>>,
+    held: AtomicBool,
+    wakers: Mutex<Vec<Waker>>,
+    open_queues: AtomicU64,
+    flushes: AtomicU64,
+    submitted: AtomicU64,
+}
+
+impl MemDevice {
+    /// A device of `size_bytes` zeros; a tail shorter than a sector is cut off.
+    pub fn new(name: &str, size_bytes: u64) -> Self {
+        let size = SectorCount::from_bytes_floor(size_bytes);
+        let len = usize::try_from(size_bytes).expect("a memory device fits into memory");
+        let device = Self::null(name, size);
+        *lock(&device.shared.bytes) = vec![0; len];
+        device
+    }
+
+    /// A device that forgets: writes go nowhere, reads leave their buffers as they are.
+    pub fn null(name: &str, size: SectorCount) -> Self {
+        let limits = Limits {
+            size,
+            logical_block_bytes: 512,
+            physical_block_bytes: 4096,
+            optimal_io_bytes: 0,
+            discard_granularity_bytes: 512,
+            read_only: false,
+            volatile_cache: true,
+            needs_bytes: true,
+            rotational: false,
+        };
+        Self {
+            name: name.to_owned(),
+            limits,
+            shared: Arc::default(),
+        }
+    }
+
+    /// The same, with other limits.
+    pub fn with_limits(mut self, change: impl FnOnce(&mut Limits)) -> Self {
+        change(&mut self.limits);
+        self
+    }
+
+    /// From now on, requests wait until [`release`](Self::release).
+    pub fn hold(&self) {
+        self.shared.held.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets held requests end.
+    pub fn release(&self) {
+        self.shared.held.store(false, Ordering::SeqCst);
+        lock(&self.shared.wakers).iter().for_each(Waker::wake);
+    }
+
+    /// From now on, requests of this kind fail.
+    pub fn fail(&self, op: Operation, errno: Errno) {
+        *lock(&self.shared.fault) = Some((op, errno));
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> Vec<u8> {
+        lock(&self.shared.bytes).clone()
+    }
+
+    /// Requests submitted so far.
+    pub fn submitted(&self) -> u64 {
+        self.shared.submitted.load(Ordering::SeqCst)
+    }
+
+    /// Flushes ended so far.
+    pub fn flushes(&self) -> u64 {
+        self.shared.flushes.load(Ordering::SeqCst)
+    }
+
+    /// Queues that are open.
+    pub fn open_queues(&self) -> u64 {
+        self.shared.open_queues.load(Ordering::SeqCst)
+    }
+}
+
+impl Device for MemDevice {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn open_queue(&self, cx: QueueContext<'_>) -> Result<Box<dyn DeviceQueue>, Box<dyn Error + Send + Sync>> {
+        lock(&self.shared.wakers).push(cx.waker);
+        self.shared.open_queues.fetch_add(1, Ordering::SeqCst);
+        let depth = cx.depth as usize;
+        Ok(Box::new(MemQueue {
+            shared: Arc::clone(&self.shared),
+            held: VecDeque::with_capacity(depth),
+            done: VecDeque::with_capacity(depth),
+        }))
+    }
+}
+
+struct MemQueue {
+    shared: Arc<Shared>,
+    held: VecDeque<Request>,
+    done: VecDeque<Done>,
+}
+
+impl fmt::Debug for MemQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemQueue")
+            .field("held", &self.held.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl MemQueue {
+    fn run(&mut self, io: &mut dyn OpQueue, request: &Request) -> Result<(), Errno> {
+        if let Some((op, errno)) = *lock(&self.shared.fault)
+            && op == request.op
+        {
+            return Err(errno);
+        }
+        if request.op == Operation::Flush {
+            self.shared.flushes.fetch_add(1, Ordering::SeqCst);
+        }
+        let mut bytes = lock(&self.shared.bytes);
+        if bytes.is_empty() || request.range.is_empty() {
+            return Ok(());
+        }
+        let at = usize::try_from(request.range.offset_bytes()).map_err(|_| Errno::INVAL)?;
+        let len = usize::try_from(request.range.len_bytes()).map_err(|_| Errno::INVAL)?;
+        let sectors = bytes.get_mut(at..at + len).ok_or(Errno::INVAL)?;
+        match request.op {
+            Operation::Read => io.bytes_mut(request.data).ok_or(Errno::FAULT)?.copy_from_slice(sectors),
+            Operation::Write => sectors.copy_from_slice(io.bytes(request.data).ok_or(Errno::FAULT)?),
+            Operation::Discard | Operation::WriteZeroes => sectors.fill(0),
+            Operation::Flush => {}
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, io: &mut dyn OpQueue, request: &Request) {
+        let result = self.run(io, request);
+        self.done.push_back(Done {
+            tag: request.tag,
+            result,
+        });
+    }
+}
+
+impl DeviceQueue for MemQueue {
+    fn submit(&mut self, pass: &mut Pass<'_>, request: Request) -> Result<(), Busy> {
+        self.shared.submitted.fetch_add(1, Ordering::SeqCst);
+        if self.shared.held.load(Ordering::SeqCst) {
+            self.held.push_back(request);
+        } else {
+            self.end(pass.io, &request);
+        }
+        Ok(())
+    }
+
+    fn op_done(&mut self, _pass: &mut Pass<'_>, done: OpDone) {
+        unreachable!("a memory device pushes no ops: {done:?}");
+    }
+
+    fn kick(&mut self, pass: &mut Pass<'_>) {
+        while !self.shared.held.load(Ordering::SeqCst)
+            && let Some(request) = self.held.pop_front()
+        {
+            self.end(pass.io, &request);
+        }
+    }
+
+    fn poll_done(&mut self) -> Option<Done> {
+        self.done.pop_front()
+    }
+
+    fn busy(&self) -> bool {
+        false
+    }
+
+    fn cancel(&mut self, _pass: &mut Pass<'_>, tag: Tag) -> CancelOutcome {
+        let Some(at) = self.held.iter().position(|request| request.tag == tag) else {
+            return CancelOutcome::Unknown;
+        };
+        self.held.remove(at);
+        self.done.push_back(Done {
+            tag,
+            result: Err(Errno::CANCELED),
+        });
+        CancelOutcome::NeverStarted
+    }
+
+    fn close(self: Box<Self>, _io: &mut dyn OpQueue) {
+        assert!(
+            self.held.is_empty() && self.done.is_empty(),
+            "a queue is closed when nothing is outstanding"
+        );
+        self.shared.open_queues.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,111 @@
+//! The connections of a thread, and which of them to look at.
+
+use iomgr_core::{FileHandle, OpQueue};
+
+use super::conn::{Conn, Kit};
+use super::core::Core;
+
+/// A fixed number of places for connections. Nothing allocates after [`Conns::new`].
+#[derive(Debug)]
+pub(super) struct Conns {
+    places: Vec<Option<Conn>>,
+    vacant: Vec<u32>,
+    kits: Vec<Kit>,
+    /// Connections with something to process.
+    listed: Vec<u32>,
+    /// Connections that were processed, to be sent to and received from.
+    touched: Vec<u32>,
+}
+
+impl Conns {
+    /// Room for as many connections as there are `kits`.
+    pub(super) fn new(kits: Vec<Kit>) -> Self {
+        let count = u32::try_from(kits.len()).expect("connections are bounded");
+        Self {
+            places: (0..count).map(|_| None).collect(),
+            vacant: (0..count).rev().collect(),
+            listed: Vec::with_capacity(kits.len()),
+            touched: Vec::with_capacity(kits.len()),
+            kits,
+        }
+    }
+
+    /// Takes a client in; gives the socket back if there is no room.
+    pub(super) fn open(&mut self, core: &mut Core, socket: FileHandle) -> Result<(), FileHandle> {
+        let (Some(&id), true) = (self.vacant.last(), !self.kits.is_empty()) else {
+            return Err(socket);
+        };
+        let Ok(file) = core.queue.add_file(&socket) else {
+            return Err(socket);
+        };
+        self.vacant.pop();
+        let kit = self.kits.pop().expect("there are as many kits as vacant places");
+        self.places[id as usize] = Some(Conn::new(id, kit, socket, file));
+        self.list(id);
+        Ok(())
+    }
+
+    /// The connection of that number, if there is one; it will be looked at.
+    pub(super) fn touch(&mut self, id: u32) -> Option<&mut Conn> {
+        self.list(id);
+        self.places.get_mut(id as usize)?.as_mut()
+    }
+
+    /// Puts a connection on the list of those to look at.
+    pub(super) fn list(&mut self, id: u32) {
+        if let Some(conn) = self.places.get_mut(id as usize).and_then(Option::as_mut)
+            && !conn.is_listed
+        {
+            conn.is_listed = true;
+            self.listed.push(id);
+        }
+    }
+
+    /// Takes what the listed connections have received as far as it goes. False if none was listed.
+    pub(super) fn process(&mut self, core: &mut Core) -> bool {
+        let any = !self.listed.is_empty();
+        while let Some(id) = self.listed.pop() {
+            if let Some(conn) = &mut self.places[id as usize] {
+                conn.is_listed = false;
+                conn.process(core);
+                if !conn.is_touched {
+                    conn.is_touched = true;
+                    self.touched.push(id);
+                }
+            }
+        }
+        any
+    }
+
+    /// Sends to and receives from the connections that were processed; closes those that are over, and says how many.
+    pub(super) fn exchange(&mut self, core: &mut Core) -> u32 {
+        let mut closed = 0;
+        while let Some(id) = self.touched.pop() {
+            let place = &mut self.places[id as usize];
+            let Some(conn) = place else { continue };
+            conn.is_touched = false;
+            if !conn.exchange(core) {
+                continue;
+            }
+            let conn = place.take().expect("it was there a moment ago");
+            self.kits.push(conn.into_kit(core));
+            self.vacant.push(id);
+            closed += 1;
+        }
+        closed
+    }
+
+    /// Does something with every connection, and looks at them again.
+    pub(super) fn each(&mut self, core: &mut Core, what: impl Fn(&mut Conn, &mut Core)) {
+        for id in 0..self.places.len() {
+            if let Some(conn) = &mut self.places[id] {
+                what(conn, core);
+                self.list(u32::try_from(id).expect("connections are bounded"));
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.vacant.len() == self.places.len()
+    }
+}

@@ -1,0 +1,73 @@
+//! What is said to workers, and what they say.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crossbeam_channel::Sender;
+use iomgr_core::Wake;
+
+use super::wake::EventWake;
+use crate::Error;
+
+/// Said to a worker.
+#[derive(Debug)]
+pub(crate) enum Control {
+    /// Serve this client.
+    Connection(OwnedFd),
+    /// Take no clients and no commands any more; let what is on its way end.
+    Stop,
+    /// Close the devices and end. Comes after [`Report::Drained`].
+    Close,
+}
+
+/// Said by worker number so-and-so.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// Its queue is there and its devices are open; or why not, and it has ended.
+    Started(Result<(), Error>),
+    /// After [`Control::Stop`]: its connections are closed, its requests have ended.
+    Drained,
+    /// It has ended.
+    Ended(Result<(), Error>),
+}
+
+/// The other side of a worker, for the server and for the worker that accepts.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle {
+    control: Sender<Control>,
+    wake: Arc<EventWake>,
+    pub(crate) gauges: Arc<Gauges>,
+}
+
+impl Handle {
+    pub(crate) fn new(control: Sender<Control>, wake: Arc<EventWake>) -> Self {
+        let gauges = Arc::default();
+        Self { control, wake, gauges }
+    }
+
+    /// Says something. A worker that has ended does not listen, and that is fine.
+    pub(crate) fn say(&self, control: Control) {
+        let _ended = self.control.send(control);
+        self.wake.wake();
+    }
+}
+
+/// What a worker shows of itself, once a pass.
+#[derive(Debug, Default)]
+pub(crate) struct Gauges {
+    /// Connections dealt to it and not over. The one who deals adds, the worker takes away.
+    pub(crate) connections: AtomicU32,
+    /// Commands taken whose requests have not ended.
+    pub(crate) in_flight: AtomicU32,
+    /// Requests that ended.
+    pub(crate) requests: AtomicU64,
+    /// Connections so far.
+    pub(crate) accepted: AtomicU64,
+}
+
+impl Gauges {
+    pub(crate) fn load(&self) -> u32 {
+        self.connections.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,56 @@
+//! What the connections of a thread share: its queue, its lanes, its memory.
+
+use std::sync::Arc;
+
+use iomgr_core::Timestamp;
+use tqueue::Queue;
+
+use super::lane::{Finished, Lane};
+use super::memory::{MemoryLine, Waiter};
+use crate::export::ExportTable;
+
+/// The part of a worker that connections work with.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) lanes: Vec<Lane>,
+    pub(super) queue: Queue,
+    pub(super) memory: MemoryLine,
+    pub(super) exports: Arc<ExportTable>,
+    /// When the pass began.
+    pub(super) now: Timestamp,
+    /// Commands of one connection that may be unanswered.
+    pub(super) in_flight_max: u32,
+}
+
+impl Core {
+    /// Lets the lanes see a swap of managers. Once a pass.
+    pub(super) fn begin_pass(&mut self) {
+        self.now = self.queue.now();
+        self.lanes.iter_mut().for_each(|lane| lane.begin_pass(self.now));
+    }
+
+    /// Starts what may start.
+    pub(super) fn admit(&mut self) {
+        for lane in &mut self.lanes {
+            lane.admit(&mut self.queue, &mut self.memory, self.now);
+        }
+    }
+
+    /// The next request that ended, on any lane.
+    pub(super) fn poll_finished(&mut self) -> Option<Finished> {
+        self.lanes.iter_mut().find_map(|lane| lane.poll_finished(self.now))
+    }
+
+    /// The next connection that waited for something that is there now.
+    pub(super) fn poll_unblocked(&mut self) -> Option<u32> {
+        if let Some(Waiter::Conn(conn)) = self.memory.take_freed() {
+            return Some(conn);
+        }
+        self.lanes.iter_mut().find_map(Lane::next_waiting)
+    }
+
+    /// Has everything that was asked for ended?
+    pub(super) fn is_idle(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.in_flight() == 0)
+    }
+}

@@ -1,0 +1,242 @@
+//! One export on one thread: the device's queue, the managers' hooks before it, and the slots of its requests.
+//!
+//! ```text
+//!  Command ─► take_slot ─► push ─► Intake ─► admit ─► DeviceQueue::submit
+//!                                    ▲         │ no memory: oo_abort, wait in line
+//!                                    └─────────┘
+//!  slot ◄─ Finished ◄─ intake.free ◄─────────────────── DeviceQueue::poll_done
+//! ```
+
+use std::collections::VecDeque;
+
+use iomgr_core::manager::{Granted, Head, Intake, Ticket};
+use iomgr_core::{Busy, Data, DeviceQueue, Errno, Lease, OpDone, Operation, Pass, Request, Tag, Timestamp};
+use tqueue::Queue;
+
+use super::memory::{MemoryLine, Waiter};
+use crate::proto::Command;
+
+/// An export on this thread.
+#[derive(Debug)]
+pub(super) struct Lane {
+    index: usize,
+    device: Box<dyn DeviceQueue>,
+    intake: Intake,
+    slots: Box<[Slot]>,
+    vacant: Vec<Tag>,
+    /// A request that the device handed back although it had not said that it was busy.
+    parked: Option<Request>,
+    /// Grants of reads that found no memory in this pass.
+    aside: Vec<Granted>,
+    /// Connections that wait for a slot.
+    waiting: VecDeque<u32>,
+    /// Requests ended so far.
+    pub(super) ended: u64,
+}
+
+/// A request's place; its index is the tag.
+#[derive(Debug, Default)]
+struct Slot {
+    owner: Option<Owned>,
+    lease: Option<Lease>,
+    ticket: Option<Ticket>,
+}
+
+/// Whose request it is, and what it asks for.
+#[derive(Clone, Copy, Debug)]
+struct Owned {
+    conn: u32,
+    command: Command,
+    arrival: Timestamp,
+}
+
+/// A request that ended, with what its reply needs.
+#[derive(Debug)]
+pub(super) struct Finished {
+    pub(super) conn: u32,
+    pub(super) cookie: u64,
+    pub(super) op: Operation,
+    pub(super) result: Result<(), Errno>,
+    pub(super) lease: Option<Lease>,
+}
+
+impl Lane {
+    pub(super) fn new(index: usize, device: Box<dyn DeviceQueue>, intake: Intake, depth: u32, conns: usize) -> Self {
+        Self {
+            index,
+            device,
+            intake,
+            slots: (0..depth).map(|_| Slot::default()).collect(),
+            vacant: (0..depth).rev().map(Tag).collect(),
+            parked: None,
+            aside: Vec::with_capacity(depth as usize),
+            waiting: VecDeque::with_capacity(conns),
+            ended: 0,
+        }
+    }
+
+    /// Takes a slot for a command; `None`, and the connection is told later, when there is none.
+    pub(super) fn take_slot(&mut self, conn: u32, now: Timestamp, command: &Command) -> Tag {
+        let tag = self.vacant.pop().expect("`has_room` was asked");
+        self.slots[tag.0 as usize].owner = Some(Owned {
+            conn,
+            command: *command,
+            arrival: now,
+        });
+        tag
+    }
+
+    /// Is there a slot for a command of this connection? If not, it is put on the list of those to be told.
+    pub(super) fn has_room(&mut self, conn: u32) -> bool {
+        if self.vacant.is_empty() && !self.waiting.contains(&conn) {
+            self.waiting.push_back(conn);
+        }
+        !self.vacant.is_empty()
+    }
+
+    /// The connection that waits for a slot the longest, if there is a slot.
+    pub(super) fn next_waiting(&mut self) -> Option<u32> {
+        if self.vacant.is_empty() {
+            None
+        } else {
+            self.waiting.pop_front()
+        }
+    }
+
+    /// Forgets that a connection waits.
+    pub(super) fn leave(&mut self, conn: u32) {
+        self.waiting.retain(|other| *other != conn);
+    }
+
+    /// Gives back the slot of a command that was never pushed.
+    pub(super) fn give_up(&mut self, tag: Tag) {
+        self.slots[tag.0 as usize].owner = None;
+        self.vacant.push(tag);
+    }
+
+    /// Queues a command whose payload, if it has one, is in `lease`.
+    pub(super) fn push(&mut self, tag: Tag, lease: Option<Lease>) {
+        let slot = &mut self.slots[tag.0 as usize];
+        slot.lease = lease;
+        let owned = slot.owner.as_ref().expect("a tag is pushed while it is taken");
+        let head = Head::new(owned.command.op, owned.command.range, owned.arrival);
+        let pushed = self.intake.push(head, tag);
+        pushed.expect("an intake has room for as many requests as there are slots");
+    }
+
+    /// Follows a swap of managers. Once a pass.
+    pub(super) fn begin_pass(&mut self, now: Timestamp) {
+        self.intake.begin_pass(now);
+    }
+
+    /// When to look again for the sake of held requests.
+    pub(super) fn wake_at(&self) -> Option<Timestamp> {
+        self.intake.wake_at()
+    }
+
+    pub(super) fn kick(&mut self, queue: &mut Queue, now: Timestamp) {
+        self.device.kick(&mut Pass { now, io: queue });
+    }
+
+    pub(super) fn op_done(&mut self, queue: &mut Queue, now: Timestamp, done: OpDone) {
+        self.device.op_done(&mut Pass { now, io: queue }, done);
+    }
+
+    /// Starts what may start.
+    pub(super) fn admit(&mut self, queue: &mut Queue, memory: &mut MemoryLine, now: Timestamp) {
+        if !self.submit_parked(queue, now) {
+            return;
+        }
+        while !self.device.busy() {
+            let Some(granted) = self.intake.next(now) else { break };
+            if !self.lease_for(granted.tag, queue, memory) {
+                // Others may need no memory, or have theirs: they must not wait behind this one, which may need what they
+                // will give back.
+                self.aside.push(granted);
+                continue;
+            }
+            let Granted { tag, grant } = granted;
+            let request = self.request(tag);
+            self.slots[tag.0 as usize].ticket = Some(self.intake.alloc(grant));
+            if !self.submit(request, queue, now) {
+                break;
+            }
+        }
+        for Granted { tag, grant } in self.aside.drain(..) {
+            self.intake.oo_abort(grant, tag);
+        }
+    }
+
+    /// The next request that ended; its slot is free again.
+    pub(super) fn poll_finished(&mut self, now: Timestamp) -> Option<Finished> {
+        let done = self.device.poll_done()?;
+        let slot = &mut self.slots[done.tag.0 as usize];
+        let owned = slot.owner.take().expect("a device ends what it was given, once");
+        let ticket = slot.ticket.take().expect("a request that was submitted has a ticket");
+        let lease = slot.lease.take();
+        self.intake.free(ticket, now);
+        self.vacant.push(done.tag);
+        self.ended += 1;
+        Some(Finished {
+            conn: owned.conn,
+            cookie: owned.command.cookie,
+            op: owned.command.op,
+            result: done.result,
+            lease,
+        })
+    }
+
+    /// Commands taken whose requests have not ended.
+    pub(super) fn in_flight(&self) -> u32 {
+        u32::try_from(self.slots.len() - self.vacant.len()).expect("the depth is a u32")
+    }
+
+    /// Closes the device's queue.
+    pub(super) fn close(mut self, queue: &mut Queue) {
+        let left = self.intake.close().count();
+        assert_eq!(left, 0, "a lane is closed when it is idle");
+        self.device.close(queue);
+    }
+
+    /// Makes sure that a read has memory to read into.
+    fn lease_for(&mut self, tag: Tag, queue: &mut Queue, memory: &mut MemoryLine) -> bool {
+        let slot = &mut self.slots[tag.0 as usize];
+        let command = &slot.owner.as_ref().expect("a granted request has a slot").command;
+        if command.op == Operation::Read && slot.lease.is_none() {
+            slot.lease = memory.lease(queue, Waiter::Lane(self.index), command.data_len());
+            return slot.lease.is_some();
+        }
+        true
+    }
+
+    fn request(&self, tag: Tag) -> Request {
+        let slot = &self.slots[tag.0 as usize];
+        let owned = slot.owner.as_ref().expect("a granted request has a slot");
+        Request {
+            tag,
+            op: owned.command.op,
+            flags: owned.command.flags,
+            range: owned.command.range,
+            data: slot.lease.as_ref().map_or(Data::NONE, Lease::data),
+            arrival: owned.arrival,
+            deadline: None,
+        }
+    }
+
+    fn submit(&mut self, request: Request, queue: &mut Queue, now: Timestamp) -> bool {
+        match self.device.submit(&mut Pass { now, io: queue }, request) {
+            Ok(()) => true,
+            Err(Busy(request)) => {
+                self.parked = Some(request);
+                false
+            }
+        }
+    }
+
+    fn submit_parked(&mut self, queue: &mut Queue, now: Timestamp) -> bool {
+        match self.parked.take() {
+            Some(request) => self.submit(request, queue, now),
+            None => true,
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! A server thread: one queue, the connections dealt to it, and its share of every export.
+//!
+//! ```text
+//!  ┌──────────────────────────────────────────────────────────────────────────────────────────────┐
+//!  │ deliver completions ─► work: process bytes ─► admit (hooks, memory) ─► device ─► replies      │
+//!  │        ▲                                                                          │           │
+//!  │        └────────── one submit_and_wait ◄── exchange: one send, one receive per connection ◄───┘
+//!  └──────────────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! One clock read and one system call per pass, whatever the number of requests.
+
+mod conn;
+mod conns;
+pub(crate) mod control;
+mod core;
+mod door;
+mod input;
+mod lane;
+mod memory;
+mod output;
+mod start;
+mod token;
+pub(crate) mod wake;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use iomgr_core::{FileHandle, FileSlot, Timestamp};
+use tqueue::{Completion, Interest};
+
+use self::conn::Conn;
+use self::conns::Conns;
+use self::control::{Control, Gauges, Report};
+use self::core::Core;
+use self::door::Door;
+use self::lane::Lane;
+use self::token::{FRONTEND, NetOp};
+use self::wake::EventWake;
+use crate::{Error, ErrorKind};
+
+pub(crate) use start::{WorkerPlan, run_worker};
+
+/// A server thread's state.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    core: Core,
+    conns: Conns,
+    door: Option<Door>,
+    wake: Arc<EventWake>,
+    wake_file: FileSlot,
+    control: Receiver<Control>,
+    reports: Sender<(u16, Report)>,
+    gauges: Arc<Gauges>,
+    index: u16,
+    stage: Stage,
+    stop_timeout: Duration,
+}
+
+/// Where a worker is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Serving,
+    /// No new commands; clients have until then to take their replies, or had.
+    Draining(Option<Timestamp>),
+    /// Nothing is on its way. Other workers may still need this one's device queues.
+    Drained,
+    Closing,
+}
+
+impl Worker {
+    /// Serves until told to close.
+    fn run(&mut self) -> Result<(), Error> {
+        self.watch()?;
+        while self.stage != Stage::Closing {
+            self.wait()?;
+            self.core.begin_pass();
+            self.deliver()?;
+            self.work();
+            self.follow_stage();
+            self.publish();
+        }
+        Ok(())
+    }
+
+    /// Arms what wakes the loop from outside.
+    fn watch(&mut self) -> Result<(), Error> {
+        let armed = self
+            .core
+            .queue
+            .poll_fd(self.wake_file, Interest::READ, NetOp::Wake.token());
+        let door = self
+            .door
+            .as_ref()
+            .map_or(Ok(()), |door| door.watch(&mut self.core.queue));
+        armed.and(door).map_err(queue_error("watching for clients"))
+    }
+
+    /// Submits what was queued, and sleeps until something ends, or a held request is due.
+    fn wait(&mut self) -> Result<(), Error> {
+        if self.core.memory.first().is_some() {
+            // Whoever waits for memory wants to hear of sends that give some back.
+            self.core.queue.wake_for_sends();
+        }
+        let wake_at = self.core.lanes.iter().filter_map(Lane::wake_at);
+        let wake_at = match self.stage {
+            Stage::Draining(deadline) => wake_at.chain(deadline).min(),
+            _ => wake_at.min(),
+        };
+        let timeout = wake_at.map(|at| at.since(self.core.queue.now()));
+        let done = match timeout {
+            Some(Duration::ZERO) => self.core.queue.submit(),
+            timeout => self.core.queue.submit_and_wait(timeout),
+        };
+        done.map_err(queue_error("waiting for completions"))
+    }
+
+    /// Hands completions to whom they belong.
+    fn deliver(&mut self) -> Result<(), Error> {
+        while let Some(completion) = self.core.queue.next_completion() {
+            let owner = completion.token.owner();
+            if owner == FRONTEND {
+                self.net_done(completion)?;
+            } else {
+                let lane = usize::from(owner.0) - 1;
+                self.core.lanes[lane].op_done(&mut self.core.queue, self.core.now, completion.op_done());
+            }
+        }
+        Ok(())
+    }
+
+    fn net_done(&mut self, completion: Completion) -> Result<(), Error> {
+        match NetOp::of(completion.token) {
+            NetOp::Recv(id) => {
+                if let Some(conn) = self.conns.touch(id) {
+                    conn.received(&mut self.core, completion.result);
+                }
+            }
+            NetOp::Send(id) => {
+                if let Some(conn) = self.conns.touch(id) {
+                    conn.sent(&mut self.core, completion.result);
+                }
+            }
+            NetOp::Wake => return self.woken(),
+            NetOp::Accept | NetOp::AcceptRetry => {
+                if let Some(door) = &mut self.door {
+                    let accepted = door.accept(&mut self.core.queue, self.core.now);
+                    return accepted.map_err(queue_error("watching for clients"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Another thread has news: for the devices, or for us.
+    fn woken(&mut self) -> Result<(), Error> {
+        self.wake.take();
+        let armed = self
+            .core
+            .queue
+            .poll_fd(self.wake_file, Interest::READ, NetOp::Wake.token());
+        armed.map_err(queue_error("watching the waker"))?;
+        let Core { lanes, queue, now, .. } = &mut self.core;
+        lanes.iter_mut().for_each(|lane| lane.kick(queue, *now));
+        while let Ok(control) = self.control.try_recv() {
+            match control {
+                Control::Connection(socket) => self.open(FileHandle::new(socket)),
+                Control::Stop => self.stop(),
+                Control::Close => self.stage = Stage::Closing,
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, socket: FileHandle) {
+        self.gauges.accepted.fetch_add(1, Ordering::Relaxed);
+        let opened = match self.stage {
+            Stage::Serving => self.conns.open(&mut self.core, socket).is_ok(),
+            _ => false,
+        };
+        if !opened {
+            tracing::warn!(worker = self.index, "connection_refused");
+            self.gauges.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Everything that can be done without waiting.
+    fn work(&mut self) {
+        loop {
+            while self.conns.process(&mut self.core) {}
+            self.core.admit();
+            while let Some(finished) = self.core.poll_finished() {
+                let conn = self.conns.touch(finished.conn);
+                let conn = conn.expect("a connection stays until its requests have ended");
+                conn.finished(&mut self.core, finished);
+            }
+            while let Some(id) = self.core.poll_unblocked() {
+                self.conns.list(id);
+            }
+            if self.conns.process(&mut self.core) {
+                continue;
+            }
+            let closed = self.conns.exchange(&mut self.core);
+            self.gauges.connections.fetch_sub(closed, Ordering::Relaxed);
+            if !self.core.memory.has_news() {
+                return;
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        if self.stage != Stage::Serving {
+            return;
+        }
+        self.stage = Stage::Draining(Some(self.core.now + self.stop_timeout));
+        if let Some(door) = &mut self.door {
+            door.close(&mut self.core.queue);
+        }
+        self.conns.each(&mut self.core, Conn::end_input);
+    }
+
+    fn follow_stage(&mut self) {
+        let Stage::Draining(deadline) = self.stage else { return };
+        if self.conns.is_empty() && self.core.is_idle() {
+            self.stage = Stage::Drained;
+            self.report(Report::Drained);
+        } else if deadline.is_some_and(|deadline| deadline <= self.core.now) {
+            tracing::warn!(
+                worker = self.index,
+                "clients_abandoned: they did not take their replies in time"
+            );
+            self.stage = Stage::Draining(None);
+            self.conns.each(&mut self.core, Conn::break_off);
+            self.work();
+        }
+    }
+
+    fn publish(&self) {
+        let lanes = &self.core.lanes;
+        let (ended, in_flight) = (
+            lanes.iter().map(|lane| lane.ended).sum(),
+            lanes.iter().map(Lane::in_flight).sum(),
+        );
+        self.gauges.requests.store(ended, Ordering::Relaxed);
+        self.gauges.in_flight.store(in_flight, Ordering::Relaxed);
+    }
+
+    /// Nobody listens when the server is being dropped, and that is fine.
+    fn report(&self, report: Report) {
+        let _nobody = self.reports.send((self.index, report));
+    }
+
+    /// Closes the device queues.
+    fn close(self) {
+        let Core { lanes, mut queue, .. } = self.core;
+        lanes.into_iter().for_each(|lane| lane.close(&mut queue));
+    }
+}
+
+fn queue_error<E: std::error::Error + Send + Sync + 'static>(what: &'static str) -> impl Fn(E) -> Error {
+    move |error| Error::new(ErrorKind::Queue, what).caused_by(error)
+}

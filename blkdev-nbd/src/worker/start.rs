@@ -1,0 +1,181 @@
+//! How a worker comes to be, and what is left when it ends.
+
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use iomgr_core::manager::Intake;
+use iomgr_core::{OpQueue, Owner, QueueContext, Wake, Waker};
+use tqueue::Queue;
+
+use super::conn::Kit;
+use super::conns::Conns;
+use super::control::{Control, Handle, Report};
+use super::core::Core;
+use super::door::Door;
+use super::lane::Lane;
+use super::memory::MemoryLine;
+use super::wake::EventWake;
+use super::{Stage, Worker, queue_error};
+use crate::export::{Export, ExportTable};
+use crate::{Error, ErrorKind};
+
+/// What a worker is made from, on its thread.
+#[derive(Debug)]
+pub(crate) struct WorkerPlan {
+    pub(crate) index: u16,
+    /// All workers, this one included.
+    pub(crate) peers: Vec<Handle>,
+    pub(crate) wake: Arc<EventWake>,
+    pub(crate) control: Receiver<Control>,
+    pub(crate) reports: Sender<(u16, Report)>,
+    pub(crate) exports: Arc<ExportTable>,
+    /// For the first worker.
+    pub(crate) listener: Option<UnixListener>,
+    pub(crate) queue: tqueue::Config,
+    pub(crate) depth: u32,
+    pub(crate) connections: u32,
+    pub(crate) in_flight_max: u32,
+    pub(crate) stop_timeout: Duration,
+}
+
+/// The whole life of a worker's thread.
+pub(crate) fn run_worker(plan: WorkerPlan) {
+    // Declared first, so that it speaks last: the queue is gone by then, also after a panic.
+    let mut last_words = LastWords {
+        index: plan.index,
+        reports: plan.reports.clone(),
+        peers: plan.peers.clone(),
+        result: None,
+    };
+    last_words.result = Some(match plan.start() {
+        Ok(worker) => {
+            worker.report(Report::Started(Ok(())));
+            worker.live()
+        }
+        Err(error) => {
+            let _nobody = last_words.reports.send((last_words.index, Report::Started(Err(error))));
+            Ok(())
+        }
+    });
+}
+
+impl Worker {
+    fn live(mut self) -> Result<(), Error> {
+        let result = self.run();
+        if result.is_ok() {
+            self.close();
+        }
+        result
+    }
+}
+
+/// Tells the server how a worker ended, and the other workers to stop if it did not end well.
+struct LastWords {
+    index: u16,
+    reports: Sender<(u16, Report)>,
+    peers: Vec<Handle>,
+    /// `None` after a panic.
+    result: Option<Result<(), Error>>,
+}
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        let panicked = || Err(Error::new(ErrorKind::Panicked, format!("worker {}", self.index)));
+        let result = self.result.take().unwrap_or_else(panicked);
+        if let Err(error) = &result {
+            tracing::error!(worker = self.index, %error, "worker_failed");
+            self.peers.iter().for_each(|peer| peer.say(Control::Stop));
+        }
+        let _nobody = self.reports.send((self.index, Report::Ended(result)));
+    }
+}
+
+impl WorkerPlan {
+    fn start(self) -> Result<Worker, Error> {
+        let mut queue = Queue::new(&self.queue).map_err(queue_error("worker"))?;
+        tracing::info!(worker = self.index, queue = %queue.info(), "worker_started");
+        let wake_file = queue.add_file(&self.wake.file()).map_err(queue_error("waker"))?;
+        let conns = Conns::new(self.kits(&mut queue)?);
+        let lanes = self.lanes(&mut queue)?;
+        let room = self.connections;
+        let gauges = Arc::clone(&self.peers[usize::from(self.index)].gauges);
+        let door = match self.listener {
+            Some(listener) => Some(Door::new(listener, self.peers, room, &mut queue).map_err(queue_error("listener"))?),
+            None => None,
+        };
+        let waiters = lanes.len() + room as usize;
+        let core = Core {
+            lanes,
+            queue,
+            memory: MemoryLine::new(waiters),
+            exports: self.exports,
+            now: tqueue::monotonic_now(),
+            in_flight_max: self.in_flight_max,
+        };
+        Ok(Worker {
+            core,
+            conns,
+            door,
+            wake: self.wake,
+            wake_file,
+            control: self.control,
+            reports: self.reports,
+            gauges,
+            index: self.index,
+            stage: Stage::Serving,
+            stop_timeout: self.stop_timeout,
+        })
+    }
+
+    /// All buffers of all connections, leased now: they lie side by side, and no payload has to fit between them later.
+    fn kits(&self, queue: &mut Queue) -> Result<Vec<Kit>, Error> {
+        let kits = (0..self.connections).map(|_| Kit::new(queue, self.in_flight_max));
+        let kits: Option<Vec<_>> = kits.collect();
+        kits.ok_or_else(|| {
+            Error::new(
+                ErrorKind::Config,
+                "the arena has no room for the buffers of so many connections",
+            )
+        })
+    }
+
+    /// Opens this thread's queue of every device. If one fails, those before it are closed again.
+    fn lanes(&self, queue: &mut Queue) -> Result<Vec<Lane>, Error> {
+        let mut lanes = Vec::new();
+        for (index, export) in self.exports.iter().enumerate() {
+            match self.lane(index, export, queue) {
+                Ok(lane) => lanes.push(lane),
+                Err(error) => {
+                    lanes.into_iter().for_each(|lane: Lane| lane.close(queue));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(lanes)
+    }
+
+    fn lane(&self, index: usize, export: &Export, queue: &mut Queue) -> Result<Lane, Error> {
+        let wake = Arc::clone(&self.wake) as Arc<dyn Wake>;
+        let owner = u16::try_from(index + 1).map_err(|_| Error::new(ErrorKind::Config, "too many exports"))?;
+        let context = QueueContext {
+            index: self.index,
+            count: u16::try_from(self.peers.len()).expect("a server has at most 64 threads"),
+            owner: Owner(owner),
+            depth: self.depth,
+            waker: Waker::new(Arc::clone(&wake)),
+            io: queue,
+        };
+        let device = export.device.open_queue(context);
+        let device = device.map_err(|error| {
+            Error::new(
+                ErrorKind::Device,
+                format!("queue {} of export {:?}", self.index, export.name),
+            )
+            .caused_by(error)
+        })?;
+        let intake = Intake::new(&export.managed, self.depth, Waker::new(wake));
+        Ok(Lane::new(index, device, intake, self.depth, self.connections as usize))
+    }
+}
