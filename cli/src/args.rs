@@ -1,0 +1,86 @@
+//! The command line's frame: the verbs, what they all take, and the words that several of them share.
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::check::Check;
+use crate::completions::Completions;
+use crate::convert::Convert;
+use crate::create::Create;
+use crate::doctor::Doctor;
+use crate::info::Info;
+use crate::repair::Repair;
+use crate::serve::Serve;
+use crate::status::Status;
+use crate::stop::Stop;
+
+const EXAMPLES: &str = "\
+Examples:
+  iomgr serve --create 1G demo.vhd      make a 1 GiB disk and serve it over NBD
+  iomgr status                          what is being served
+  iomgr stop demo                       end it cleanly
+  iomgr doctor                          what this machine offers
+
+Every verb has examples in its own --help.
+Exit codes: 0 well, 1 error, 2 wrong usage; `check` also: 2 corrupt, 3 leaked space only.";
+
+/// Serve disk images and block devices as virtual block devices, in user space.
+#[derive(Debug, Parser)]
+#[command(name = "iomgr", version, after_help = EXAMPLES, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// What every verb takes.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Common options")]
+pub(crate) struct Common {
+    /// Answer in JSON on stdout; an error is a line of JSON on stderr
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Log more to stderr: -v says what happens, -vv and -vvv say why. IOMGR_LOG (as RUST_LOG) overrides it
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// How log lines look
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    Create(Create),
+    Info(Info),
+    Check(Check),
+    Repair(Repair),
+    Convert(Convert),
+    Serve(Serve),
+    Stop(Stop),
+    Status(Status),
+    Doctor(Doctor),
+    Completions(Completions),
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// How the bytes of a file make a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Raw,
+    Vhd,
+}
+
+impl From<Format> for vbd::Format {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Raw => Self::Raw,
+            Format::Vhd => Self::Vhd,
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Writing to stdout. A reader that went away is no error: `iomgr check … | head -1` ends as without `head`.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// Writes `text`, which ends its own lines, and flushes it.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new("cannot write to stdout").because(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes one indented JSON document.
+pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).expect("the answers are plain data with text for keys");
+    print(&format!("{text}\n"))
+}
+
+/// Writes one JSON document on one line, for readers that take lines.
+pub(crate) fn print_json_line(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(value).expect("the answers are plain data with text for keys");
+    print(&format!("{text}\n"))
+}
+
+/// Tells people something that is not the answer, on stderr.
+pub(crate) fn note(text: &str) {
+    // Who closed stderr does not want to know.
+    let _ = writeln!(io::stderr(), "iomgr: {text}");
+}
+
+/// Lines up the columns of `rows`, two blanks apart; the last column is not padded.
+pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let row = |a: &str, b: &str| [a.to_owned(), b.to_owned()];
+        assert_eq!(table(&[row("a", "bb"), row("ccc", "")]), "a    bb\nccc\n");
+    }
+}

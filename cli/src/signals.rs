@@ -1,0 +1,36 @@
+//! Ctrl-C and SIGTERM: the first asks for an orderly end, the second does not wait for it.
+
+use std::thread;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::failure::Failure;
+use crate::output::note;
+
+/// From now on the first SIGINT or SIGTERM calls `first` with its number, on a thread of its own; the next one ends the
+/// process with 128 + its number, after saying `abandoned`.
+pub(crate) fn handle(abandoned: &'static str, first: impl FnOnce(i32) + Send + 'static) -> Result<(), Failure> {
+    let fail = |error| Failure::new("cannot handle signals").because(error);
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(fail)?;
+    let wait = move || {
+        let mut arrived = signals.forever();
+        if let Some(signal) = arrived.next() {
+            first(signal);
+        }
+        if let Some(signal) = arrived.next() {
+            note(abandoned);
+            std::process::exit(i32::from(exit_code(signal)));
+        }
+    };
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(wait)
+        .map_err(fail)?;
+    Ok(())
+}
+
+/// What a process that a signal ended says, by the shells' convention.
+pub(crate) fn exit_code(signal: i32) -> u8 {
+    u8::try_from(128 + signal).expect("signals are numbered from 1 to 64")
+}

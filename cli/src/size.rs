@@ -1,0 +1,72 @@
+//! Sizes and times, read and written. 1K is 1024 bytes everywhere, as in QEMU's tools.
+
+use std::time::Duration;
+
+use indicatif::BinaryBytes;
+use parse_size::Config;
+
+/// Reads `1G`, `512M`, `10GiB`, `1.5T` or plain bytes.
+pub(crate) fn parse(text: &str) -> Result<u64, &'static str> {
+    Config::new()
+        .with_binary()
+        .parse_size(text)
+        .map_err(|_| "is no size; say 1G, 512M, 10GiB or bytes")
+}
+
+/// The same for sizes that are small by nature.
+pub(crate) fn parse_u32(text: &str) -> Result<u32, &'static str> {
+    u32::try_from(parse(text)?).map_err(|_| "is 4 GiB or more")
+}
+
+/// Reads seconds: `2`, `0.5`.
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "is no number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+/// `1073741824 bytes (1.00 GiB)`.
+pub(crate) fn both(bytes: u64) -> String {
+    if bytes < 1024 {
+        format!("{bytes} bytes")
+    } else {
+        format!("{bytes} bytes ({})", BinaryBytes(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_binary() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("512", 512),
+            ("4k", 4096),
+            ("1G", 1 << 30),
+            ("10GiB", 10 << 30),
+            ("2MB", 2 << 20),
+            ("1.5T", 3 << 39),
+        ] {
+            assert_eq!(parse(text).unwrap(), bytes, "{text}");
+        }
+        for wrong in ["", "G", "-1", "1Q", "1G2", "99999999T"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+        assert!(parse_u32("4G").is_err());
+    }
+
+    #[test]
+    fn seconds_may_be_parts() {
+        assert_eq!(seconds("0.5").unwrap(), Duration::from_millis(500));
+        assert!(seconds("-1").is_err());
+        assert!(seconds("soon").is_err());
+        assert!(seconds("inf").is_err());
+    }
+
+    #[test]
+    fn people_read_units() {
+        assert_eq!(both(512), "512 bytes");
+        assert_eq!(both(1 << 30), "1073741824 bytes (1.00 GiB)");
+    }
+}

@@ -1,0 +1,135 @@
+//! `iomgr status`: the running servers and their disks.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::BinaryBytes;
+use serde_json::json;
+use vbd::{DeviceStatus, Status as ServerStatus};
+
+use crate::failure::Failure;
+use crate::output::{note, print, print_json, table};
+use crate::servers::{Selection, Target, none_runs};
+
+const EXAMPLES: &str = "\
+Examples:
+  iomgr status                 every server of this user's
+  iomgr status demo            one of them; exit code 1 if it does not answer
+  iomgr status --json          with all statistics, latencies included";
+
+/// A server that is well answers at once.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// Show the running servers and what their disks have done
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    selection: Selection,
+}
+
+/// What a control socket answered.
+type Answer = Result<ServerStatus, Failure>;
+
+impl Status {
+    pub(crate) fn run(&self, json: bool) -> Result<ExitCode, Failure> {
+        let answers: Vec<_> = self
+            .selection
+            .targets()
+            .into_iter()
+            .map(|target| (ask(&target), target))
+            .collect();
+        if json {
+            print_json(
+                &answers
+                    .iter()
+                    .map(|(answer, target)| entry(answer, target))
+                    .collect::<Vec<_>>(),
+            )?;
+        } else {
+            tell(&answers)?;
+        }
+        // A dead server's socket in the folder is a finding; a named server that does not answer is a failure.
+        let failed = self.selection.is_explicit() && answers.iter().any(|(answer, _)| answer.is_err());
+        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
+
+fn ask(target: &Target) -> Answer {
+    Ok(target.connect(ANSWER_MAX)?.status()?)
+}
+
+fn entry(answer: &Answer, target: &Target) -> serde_json::Value {
+    let (name, control) = (&target.name, target.control.to_string_lossy());
+    match answer {
+        Ok(status) => json!({ "name": name, "control": control, "status": status }),
+        Err(failure) => json!({ "name": name, "control": control, "error": failure.to_string() }),
+    }
+}
+
+fn tell(answers: &[(Answer, Target)]) -> Result<(), Failure> {
+    if answers.is_empty() {
+        note(&none_runs());
+    }
+    let live: Vec<_> = answers.iter().filter_map(|(answer, _)| answer.as_ref().ok()).collect();
+    if !live.is_empty() {
+        print(&describe(&live))?;
+    }
+    for (answer, target) in answers {
+        if let Err(failure) = answer {
+            note(&format!(
+                "{}: does not answer; a socket of a dead server is replaced when it starts again: {failure}",
+                target.name
+            ));
+        }
+    }
+    Ok(())
+}
+
+const HEAD: [&str; 10] = [
+    "NAME", "PID", "UP", "FORMAT", "SIZE", "MODE", "PENDING", "READ", "WRITTEN", "ERRORS",
+];
+
+/// A table with a row for each disk, and under it the images and URIs, which are too long for columns.
+fn describe(servers: &[&ServerStatus]) -> String {
+    let mut rows = vec![HEAD.map(str::to_owned)];
+    rows.extend(
+        servers
+            .iter()
+            .flat_map(|server| server.devices.iter().map(|disk| row(server, disk))),
+    );
+    let mut text = table(&rows);
+    for server in servers {
+        for disk in &server.devices {
+            text += &format!("\n{}: {}\n  {}\n", disk.info.name, disk.info.path.display(), server.uri);
+        }
+    }
+    text
+}
+
+fn row(server: &ServerStatus, disk: &DeviceStatus) -> [String; HEAD.len()] {
+    let (info, stats) = (&disk.info, &disk.stats);
+    let mode = match (info.failed, info.read_only) {
+        (true, _) => "FAILED",
+        (false, true) => "ro",
+        (false, false) => "rw",
+    };
+    let up = Duration::try_from_secs_f64(server.uptime_s.floor()).unwrap_or_default();
+    let errors: u64 = vbd::Direction::ALL
+        .iter()
+        .map(|&direction| stats.of(direction).errors)
+        .sum();
+    [
+        info.name.clone(),
+        server.pid.to_string(),
+        humantime::format_duration(up).to_string(),
+        info.format.clone(),
+        BinaryBytes(info.size_bytes).to_string(),
+        mode.to_owned(),
+        server.pending.to_string(),
+        BinaryBytes(stats.read.bytes).to_string(),
+        BinaryBytes(stats.write.bytes).to_string(),
+        errors.to_string(),
+    ]
+}

@@ -1,0 +1,124 @@
+//! What is wrong is refused with the right code, and says what is wrong.
+
+use crate::run::Place;
+
+/// Runs a wrong command line: code 2, nothing on stdout.
+fn refused(args: &[&str]) -> String {
+    let ended = Place::new().run(args);
+    assert_eq!(
+        (ended.code, ended.stdout.as_str()),
+        (Some(2), ""),
+        "{args:?}: {ended:?}"
+    );
+    ended.stderr
+}
+
+#[test]
+fn wrong_usage_is_code_2() {
+    assert!(refused(&[]).contains("Usage:"));
+    assert!(refused(&["explode"]).contains("unrecognized subcommand 'explode'"));
+    assert!(refused(&["create", "a.vhd"]).contains("--size"));
+    assert!(refused(&["create", "a.vhd", "--size", "1Q"]).contains("is no size; say 1G"));
+    assert!(refused(&["create", "a.vhd", "--size", "1M", "--format", "qcow2"]).contains("possible values: raw, vhd"));
+    assert!(refused(&["create", "a.vhd", "--size", "1M", "--fixed", "--block-size", "2M"]).contains("cannot be used"));
+    assert!(refused(&["serve", "a.vhd", "--name", "a/b"]).contains("is no name for a file"));
+    assert!(refused(&["serve", "a.vhd", "--lock-timeout", "soon"]).contains("is no number of seconds"));
+    assert!(refused(&["serve", "a.vhd", "--read-only", "--repair"]).contains("cannot be used"));
+    assert!(refused(&["stop"]).contains("--all"));
+    assert!(refused(&["stop", "--all", "a"]).contains("cannot be used"));
+    assert!(refused(&["status", "a", "--control", "b"]).contains("cannot be used"));
+    assert!(refused(&["completions", "tcsh"]).contains("possible values"));
+}
+
+/// Runs a command that cannot work: code 1, one line on stderr that begins as all do.
+fn fails(place: &Place, args: &[&str]) -> String {
+    let ended = place.run(args);
+    assert_eq!(
+        (ended.code, ended.stdout.as_str()),
+        (Some(1), ""),
+        "{args:?}: {ended:?}"
+    );
+    assert!(ended.stderr.starts_with("iomgr: error: "), "{ended:?}");
+    assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+    ended.stderr
+}
+
+#[test]
+fn a_missing_file_is_named_with_the_cause() {
+    let place = Place::new();
+    for verb in ["info", "check", "repair", "serve"] {
+        let error = fails(&place, &[verb, "none.vhd"]);
+        assert!(error.contains("none.vhd: "), "{error}");
+        assert!(error.contains("; cause: No such file or directory"), "{error}");
+    }
+    assert!(fails(&place, &["convert", "none.vhd", "a.img"]).contains("none.vhd: "));
+    assert!(!place.path("a.img").exists());
+}
+
+#[test]
+fn an_unknown_format_is_never_guessed() {
+    let place = Place::new().with_vhd("a.vhd");
+    std::fs::rename(place.path("a.vhd"), place.path("a")).unwrap();
+    for verb in ["info", "check", "repair", "serve"] {
+        assert!(fails(&place, &[verb, "a"]).contains("--format"), "{verb}");
+    }
+    assert!(place.ok(&["info", "a", "--format", "vhd"]).stdout.contains("dynamic"));
+}
+
+#[test]
+fn existing_files_are_replaced_only_by_force() {
+    let place = Place::new();
+    place.write("a.vhd", b"precious");
+    place.write("b.img", &[0; 1 << 20]);
+    assert!(fails(&place, &["create", "a.vhd", "--size", "1M"]).contains("a.vhd: exists already; --force replaces it"));
+    assert!(fails(&place, &["convert", "b.img", "a.vhd"]).contains("a.vhd: exists already; --force replaces it"));
+    assert_eq!(place.read("a.vhd"), b"precious");
+    place.ok(&["convert", "b.img", "a.vhd", "--force"]);
+    assert_eq!(place.ok(&["info", "a.vhd", "--json"]).json()["size_bytes"], 1 << 20);
+    place.ok(&["create", "a.vhd", "--size", "2M", "--force"]);
+    assert_eq!(place.ok(&["info", "a.vhd", "--json"]).json()["size_bytes"], 2 << 20);
+}
+
+#[test]
+fn sizes_must_be_whole_sectors() {
+    let place = Place::new();
+    assert!(fails(&place, &["create", "a.img", "--size", "1000"]).contains("multiple of 512"));
+    assert!(fails(&place, &["create", "a.vhd", "--size", "0"]).contains("multiple of 512"));
+    assert!(!place.path("a.img").exists() && !place.path("a.vhd").exists());
+}
+
+#[test]
+fn serving_options_have_bounds() {
+    let place = Place::new().with_vhd("a.vhd");
+    assert!(fails(&place, &["serve", "a.vhd", "--queues", "0"]).contains("queues must be from 1"));
+    assert!(fails(&place, &["serve", "a.vhd", "--depth", "1000000"]).contains("depth must be from 1"));
+    assert!(
+        fails(&place, &["serve", "--create", "1M", "a.vhd"]).contains("exists with 67108864 bytes, not the 1048576")
+    );
+}
+
+#[test]
+fn with_json_an_error_is_a_line_of_json() {
+    let place = Place::new();
+    let ended = place.run(&["info", "none.vhd", "--json"]);
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""));
+    let error = ended.json_error();
+    assert_eq!(error["kind"], "open");
+    assert!(error["error"].as_str().unwrap().starts_with("none.vhd: "), "{error}");
+    assert!(
+        error["causes"][0].as_str().unwrap().starts_with("No such file"),
+        "{error}"
+    );
+}
+
+#[test]
+fn who_stops_reading_does_no_harm() {
+    let place = Place::new();
+    let mut child = place
+        .command(&["doctor"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}

@@ -1,0 +1,149 @@
+//! `create`, `info`, `check`, `repair`, `convert` on images that the tests make.
+
+use std::fs;
+
+use crate::run::{Place, flip};
+
+/// Texts hold the identity and time of the image, which differ from run to run, and what the file system makes of it.
+fn check(name: &str, text: &str) {
+    insta::with_settings!({filters => vec![
+        (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "UUID"),
+        (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "TIME"),
+        (r"(?m)^(\s*allocated:\s+).*$", "${1}SPACE"),
+    ]}, {
+        insta::assert_snapshot!(name, text);
+    });
+}
+
+#[test]
+fn info_of_each_kind() {
+    let place = Place::new().with_vhd("dynamic.vhd");
+    place.ok(&["create", "fixed.vhd", "--size", "3M", "--fixed"]);
+    place.ok(&["create", "small.vhd", "--size", "10M", "--block-size", "512K"]);
+    place.ok(&["create", "raw.img", "--size", "1536K"]);
+    for name in ["dynamic.vhd", "fixed.vhd", "small.vhd", "raw.img"] {
+        check(&format!("info_{name}"), &place.ok(&["info", name]).shown(&place));
+    }
+}
+
+#[test]
+fn a_raw_tail_is_warned_of() {
+    let place = Place::new();
+    place.write("a.img", &[1; 1300]);
+    let info = place.ok(&["info", "a.img", "--json"]).json();
+    assert_eq!((&info["size_bytes"], &info["file_bytes"]), (&1024.into(), &1300.into()));
+    assert!(
+        info["warnings"][0].as_str().unwrap().contains("last 276 bytes"),
+        "{info}"
+    );
+    assert!(place.ok(&["info", "a.img"]).stdout.contains("last 276 bytes"));
+}
+
+#[test]
+fn create_says_what_it_made() {
+    let place = Place::new();
+    let text = place.ok(&["create", "a.vhd", "--size", "1G"]).stdout;
+    assert_eq!(text, "a.vhd: vhd-dynamic, 1073741824 bytes (1.00 GiB)\n");
+    let json = place
+        .ok(&["create", "b", "--size", "4M", "--format", "vhd", "--fixed", "--json"])
+        .json();
+    assert_eq!(
+        json,
+        serde_json::json!({ "path": "b", "format": "vhd-fixed", "size_bytes": 4 << 20 })
+    );
+}
+
+#[test]
+fn a_clean_image() {
+    let place = Place::new().with_vhd("a.vhd");
+    check("check_clean", &place.ok(&["check", "a.vhd"]).shown(&place));
+    let report = place.ok(&["check", "a.vhd", "--json"]).json();
+    assert_eq!(report["findings"], serde_json::json!([]), "{report}");
+}
+
+#[test]
+fn a_raw_image_cannot_be_checked() {
+    let place = Place::new();
+    place.write("a.img", &[0; 4096]);
+    let ended = place.run(&["check", "a.img"]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("no structure"), "{ended:?}");
+}
+
+#[test]
+fn a_torn_footer_is_found_and_repaired() {
+    let place = Place::new().with_vhd("a.vhd");
+    let path = place.path("a.vhd");
+    let whole = fs::read(&path).unwrap();
+    flip(&path, whole.len() - 500);
+
+    let checked = place.run(&["check", "a.vhd"]);
+    assert_eq!(checked.code, Some(2), "{checked:?}");
+    check("check_torn", &checked.shown(&place));
+
+    let served = place.run(&["serve", "a.vhd"]);
+    assert_eq!(served.code, Some(1), "{served:?}");
+    assert!(served.stderr.contains("--repair"), "{served:?}");
+
+    let torn = fs::read(&path).unwrap();
+    check(
+        "repair_dry_run",
+        &place.ok(&["repair", "a.vhd", "--dry-run"]).shown(&place),
+    );
+    assert_eq!(fs::read(&path).unwrap(), torn);
+    check("repair_torn", &place.ok(&["repair", "a.vhd"]).shown(&place));
+    assert_eq!(fs::read(&path).unwrap(), whole);
+    check("repair_nothing", &place.ok(&["repair", "a.vhd"]).shown(&place));
+    assert_eq!(place.run(&["check", "a.vhd"]).code, Some(0));
+}
+
+#[test]
+fn what_is_no_vhd_is_refused() {
+    let place = Place::new();
+    place.write("a.vhd", &[7; 8192]);
+    for verb in ["info", "check", "repair", "serve"] {
+        let ended = place.run(&[verb, "a.vhd"]);
+        assert_eq!(ended.code, Some(1), "{verb}: {ended:?}");
+        assert!(ended.stderr.starts_with("iomgr: error: a.vhd: "), "{verb}: {ended:?}");
+    }
+}
+
+/// 3 MiB: a pattern, a hole, a pattern.
+fn patterned() -> Vec<u8> {
+    let mut bytes = vec![0; 3 << 20];
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        if !(1 << 20..2 << 20).contains(&at) {
+            *byte = u8::try_from(at % 251).expect("below 251") | 1;
+        }
+    }
+    bytes
+}
+
+#[test]
+fn conversion_keeps_every_byte_and_leaves_zeros_out() {
+    let place = Place::new();
+    place.write("a.img", &patterned());
+    let copied = place.ok(&["convert", "a.img", "b.vhd", "--json"]).json();
+    assert_eq!(
+        (&copied["size_bytes"], &copied["written_bytes"]),
+        (&(3 << 20).into(), &(2 << 20).into())
+    );
+    place.ok(&["convert", "b.vhd", "c.vhd", "--fixed"]);
+    let text = place.ok(&["convert", "c.vhd", "d.img"]).stdout;
+    assert_eq!(
+        text,
+        "d.img: 3145728 bytes (3.00 MiB), of which 2097152 bytes (2.00 MiB) were not zero\n"
+    );
+    assert!(place.read("d.img") == patterned(), "the bytes differ");
+    assert_eq!(place.run(&["check", "b.vhd"]).code, Some(0));
+    assert_eq!(place.run(&["check", "c.vhd"]).code, Some(0));
+}
+
+#[test]
+fn an_image_is_not_converted_into_itself() {
+    let place = Place::new();
+    place.write("a.img", &patterned());
+    let ended = place.run(&["convert", "a.img", "a.img", "--force"]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(place.read("a.img") == patterned(), "the source was changed");
+}

@@ -1,0 +1,231 @@
+//! `serve`, `status`, `stop`: from ready to removed sockets.
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::run::{Ended, Place};
+
+/// A running server; killed if a test ends without ending it.
+struct Served {
+    child: Child,
+    stdout: BufReader<std::process::ChildStdout>,
+}
+
+impl Served {
+    /// Starts `iomgr serve` and waits for a line that `is_ready`; gives all lines up to it.
+    fn start(place: &Place, args: &[&str], is_ready: fn(&str) -> bool) -> (Self, String) {
+        let mut command = place.command(&[&["serve"], args].concat());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut said = String::new();
+        while !said.lines().last().is_some_and(is_ready) {
+            if stdout.read_line(&mut said).unwrap() == 0 {
+                let output = child.wait_with_output().unwrap();
+                panic!(
+                    "ended before it was ready: {said}{}",
+                    String::from_utf8_lossy(&output.stderr)
+                );
+            }
+        }
+        (Self { child, stdout }, said)
+    }
+
+    fn text(place: &Place, args: &[&str]) -> (Self, String) {
+        Self::start(place, args, |line| line.starts_with("to end it: "))
+    }
+
+    fn json(place: &Place, args: &[&str]) -> (Self, Value) {
+        let (served, line) = Self::start(place, &[args, &["--json"]].concat(), |line| line.ends_with('}'));
+        (served, serde_json::from_str(&line).unwrap())
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .args(["-s", name, &self.child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for its end.
+    fn ended(mut self) -> Ended {
+        let mut stdout = String::new();
+        self.stdout.read_to_string(&mut stdout).unwrap();
+        let mut stderr = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        let code = self.child.wait().unwrap().code();
+        Ended { code, stdout, stderr }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // Ended already, as a rule.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// No socket is left in the runtime folder.
+fn no_sockets(place: &Place) -> bool {
+    std::fs::read_dir(place.runtime_dir()).unwrap().next().is_none()
+}
+
+#[test]
+fn it_says_what_it_serves_and_ends_on_a_signal() {
+    for (name, signal) in [("int", "INT"), ("term", "TERM")] {
+        let place = Place::new();
+        let image = format!("{name}.vhd");
+        let (served, said) = Served::text(&place, &["--create", "1G", &image]);
+        insta::allow_duplicates! {
+            let folder = place.runtime_dir();
+            insta::with_settings!({filters => vec![
+                (folder.to_string_lossy().as_ref(), "RUN"), (name, "NAME"), (r"\(/dev/ublk-control is.*\)", "(UBLK)"),
+            ]}, { insta::assert_snapshot!("ready", said); });
+        }
+        served.signal(signal);
+        let ended = served.ended();
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert!(ended.stderr.contains("closing: "), "{ended:?}");
+        assert!(no_sockets(&place));
+        assert_eq!(place.run(&["check", &image]).code, Some(0));
+    }
+}
+
+#[test]
+fn status_and_stop_find_it_by_name() {
+    let place = Place::new();
+    let (served, ready) = Served::json(&place, &["--create", "8M", "a.vhd", "--name", "demo"]);
+    assert_eq!(
+        (&ready["event"], &ready["created"]),
+        (&"ready".into(), &true.into()),
+        "{ready}"
+    );
+    assert_eq!(
+        (&ready["device"]["name"], &ready["device"]["size_bytes"]),
+        (&"demo".into(), &(8 << 20).into())
+    );
+    let socket = ready["socket"].as_str().unwrap();
+    assert_eq!(ready["uri"], format!("nbd+unix:///?socket={socket}"));
+    UnixStream::connect(socket).unwrap();
+
+    let status = place.ok(&["status", "--json"]).json();
+    assert_eq!(status[0]["name"], "demo", "{status}");
+    assert_eq!(status[0]["status"]["devices"][0]["format"], "vhd-dynamic", "{status}");
+    assert_eq!(
+        place.ok(&["status", "demo", "--json"]).json()[0]["control"],
+        ready["control"]
+    );
+    let table = place.ok(&["status"]).stdout;
+    assert!(
+        table.starts_with("NAME ") && table.contains("\ndemo ") && table.contains(socket),
+        "{table}"
+    );
+
+    assert_eq!(place.ok(&["stop", "demo"]).stdout, "demo: stopped\n");
+    assert_eq!(served.ended().code, Some(0));
+    assert!(no_sockets(&place));
+}
+
+#[test]
+fn sockets_may_lie_anywhere() {
+    let place = Place::new().with_vhd("a.vhd");
+    let control = place.path("my own.ctl").to_string_lossy().into_owned();
+    let socket = place.path("my.sock").to_string_lossy().into_owned();
+    let (served, said) = Served::text(&place, &["a.vhd", "--socket", &socket, "--control", &control]);
+    assert!(
+        said.contains(&format!("to end it: iomgr stop --control '{control}'")),
+        "{said}"
+    );
+    assert_eq!(
+        place.ok(&["status", "--control", &control, "--json"]).json()[0]["name"],
+        "my_own"
+    );
+    let stopped = place.ok(&["stop", "--control", &control, "--json"]).json();
+    assert_eq!(stopped[0]["stopped"], true, "{stopped}");
+    assert_eq!(served.ended().code, Some(0));
+    assert!(!place.path("my.sock").exists() && !place.path("my own.ctl").exists());
+}
+
+#[test]
+fn what_exists_is_reused_and_said_so() {
+    let place = Place::new().with_vhd("a.vhd");
+    let (served, said) = Served::text(&place, &["--create", "64M", "a.vhd"]);
+    assert!(said.contains("existed and is used as it is"), "{said}");
+    assert_eq!(place.ok(&["stop", "--all"]).stdout, "a: stopped\n");
+    assert_eq!(served.ended().code, Some(0));
+}
+
+#[test]
+fn a_second_server_is_refused() {
+    let place = Place::new().with_vhd("a.vhd");
+    let (served, _) = Served::json(&place, &["a.vhd"]);
+    let second = place.run(&["serve", "a.vhd", "--name", "b", "--lock-timeout", "0.1", "--json"]);
+    assert_eq!(second.code, Some(1), "{second:?}");
+    assert_eq!(second.json_error()["kind"], "locked", "{second:?}");
+    let third = place.run(&["create", "a.vhd", "--size", "1M", "--force", "--json"]);
+    assert_eq!(third.json_error()["kind"], "locked", "{third:?}");
+    served.signal("TERM");
+    assert_eq!(served.ended().code, Some(0));
+    assert_eq!(place.run(&["check", "a.vhd"]).code, Some(0));
+}
+
+#[test]
+fn a_dead_server_is_said_to_be_dead() {
+    let place = Place::new().with_vhd("a.vhd");
+    let (served, _) = Served::json(&place, &["a.vhd"]);
+    served.signal("KILL");
+    assert_eq!(served.ended().code, None);
+    let status = place.ok(&["status", "--json"]).json();
+    assert_eq!(status[0]["name"], "a", "{status}");
+    assert!(
+        status[0]["error"].as_str().unwrap().contains("no server answers"),
+        "{status}"
+    );
+    assert_eq!(place.run(&["status", "a"]).code, Some(1));
+    assert!(place.ok(&["status"]).stderr.contains("a: does not answer"));
+    assert_eq!(place.run(&["stop", "a"]).code, Some(1));
+    assert!(place.ok(&["stop", "--all"]).stderr.contains("no server runs"));
+
+    let (served, _) = Served::json(&place, &["a.vhd"]);
+    place.ok(&["stop", "a"]);
+    assert_eq!(served.ended().code, Some(0));
+    assert!(no_sockets(&place));
+}
+
+#[test]
+fn without_servers_there_is_nothing_to_show_or_stop() {
+    let place = Place::new();
+    assert_eq!(place.ok(&["status", "--json"]).json(), serde_json::json!([]));
+    assert!(place.ok(&["status"]).stderr.contains("no server runs"));
+    assert!(place.ok(&["stop", "--all"]).stderr.contains("no server runs"));
+    let ended = place.run(&["stop", "nobody", "--json"]);
+    assert_eq!(ended.code, Some(1));
+    assert!(
+        ended.json()[0]["error"]
+            .as_str()
+            .unwrap()
+            .contains("no server answers here"),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn a_reader_that_went_away_does_not_end_it() {
+    let place = Place::new().with_vhd("a.vhd");
+    let mut child = place
+        .command(&["serve", "a.vhd"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut line).unwrap();
+    drop(stdout);
+    assert_eq!(place.ok(&["stop", "a"]).stdout, "a: stopped\n");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
