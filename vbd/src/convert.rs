@@ -45,9 +45,21 @@ pub fn convert(
     options: &ConvertOptions,
     progress: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Copied, Error> {
-    let from = Disk::open(source, &DiskOptions { format: options.from, read_only: true, ..DiskOptions::default() })?;
+    let from = Disk::open(
+        source,
+        &DiskOptions {
+            format: options.from,
+            read_only: true,
+            ..DiskOptions::default()
+        },
+    )?;
     let size_bytes = from.limits().size.0 * SECTOR_BYTES;
-    let made = CreateOptions { format: options.to, fixed: options.fixed, force: options.force, ..CreateOptions::new(size_bytes) };
+    let made = CreateOptions {
+        format: options.to,
+        fixed: options.fixed,
+        force: options.force,
+        ..CreateOptions::new(size_bytes)
+    };
     create(target, &made)?;
     let copied = fill(&from, target, options, progress);
     if copied.is_err() && std::fs::metadata(target).is_ok_and(|meta| meta.is_file()) {
@@ -63,7 +75,13 @@ fn fill(
     options: &ConvertOptions,
     progress: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Copied, Error> {
-    let to = Disk::open(target, &DiskOptions { format: options.to, ..DiskOptions::default() })?;
+    let to = Disk::open(
+        target,
+        &DiskOptions {
+            format: options.to,
+            ..DiskOptions::default()
+        },
+    )?;
     let mut reader = BlockingDisk::open(from, EngineKind::Auto)?;
     let mut writer = BlockingDisk::open(&to, EngineKind::Auto)?;
     let copied = copy(from, &mut reader, &mut writer, progress)
@@ -82,7 +100,10 @@ fn copy(
     let size = from.limits().size.0;
     let chunk_sectors = BlockingDisk::TRANSFER_BYTES_MAX as u64 / SECTOR_BYTES;
     let mut buf = vec![0; BlockingDisk::TRANSFER_BYTES_MAX];
-    let mut copied = Copied { size_bytes: size * SECTOR_BYTES, written_bytes: 0 };
+    let mut copied = Copied {
+        size_bytes: size * SECTOR_BYTES,
+        written_bytes: 0,
+    };
     let mut at = 0;
     while let Some((start, end)) = from.next_data(at)? {
         let sectors = (end - start).min(chunk_sectors);

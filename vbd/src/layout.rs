@@ -226,10 +226,10 @@ impl BlockLayout {
     }
 }
 
-fn repair(_file: &ImageFile, warnings: &mut Vec<String>) -> Result<(), Error> {
-    let actions: Vec<String> = Ok::<_, vhd::Error>(vec![])
-        .map_err(|error| Error::new(ErrorKind::Image, "cannot be repaired").because(error))?;
-    warnings.extend(actions.iter().map(|action| format!("repaired: {action}")));
+fn repair(file: &ImageFile, warnings: &mut Vec<String>) -> Result<(), Error> {
+    let actions =
+        vhd::repair(file, false).map_err(|error| Error::new(ErrorKind::Image, "cannot be repaired").because(error))?;
+    warnings.extend(actions.iter().map(|action| format!("repaired: {}", action.text)));
     Ok(())
 }
 

@@ -21,6 +21,8 @@
 #![forbid(unsafe_code)]
 
 mod blocking;
+mod control;
+mod convert;
 mod create;
 mod disk;
 mod error;
@@ -30,18 +32,24 @@ mod layout;
 mod metadata;
 mod queue;
 mod runtime;
+mod server;
 mod stats;
 #[cfg(feature = "test-utils")]
 pub mod test_utils;
+mod tools;
 
 pub use blocking::BlockingDisk;
+pub use control::{ControlAnswer, ControlClient, ControlRequest, Verb};
+pub use convert::{ConvertOptions, Copied, convert};
 pub use create::{CreateOptions, create};
 pub use disk::{Cache, Disk, DiskInfo, DiskOptions};
 pub use error::{Error, ErrorKind};
 pub use file::{FileOptions, ImageFile};
 pub use format::Format;
 pub use runtime::{BoundSocket, control_sockets, default_name, make_runtime_dir, runtime_dir};
+pub use server::{DeviceStatus, NbdStatus, Server, ServerOptions, Status, Stopper};
 pub use stats::{Direction, DirectionStats, LatencyStats, Stats};
+pub use tools::{ImageInfo, check, info, repair};
 
 // What composes the stack, for who builds on this crate alone.
 pub use {iomgr_core, tqueue, vhd};
