@@ -1,7 +1,7 @@
 //! The arena: one mapping of memory that the kernel may reach, leased out in runs.
 //!
 //! ```text
-//!  mapping (anonymous, not reserved)  ├─ zeros ─┤├── lease ──┤├─ free ─┤├──── lease ────┤ …
+//!  mapping (anonymous, not reserved)  ├── lease ──┤├─ free ─┤├──── lease ────┤ … ├─ zeros ─┤
 //!  lease   BufId = generation · 2^20 + index     state, first page, order, length asked for, readers, writers
 //!  run     first byte and length in the arena, checked once, when the op was pushed
 //! ```
@@ -107,6 +107,7 @@ struct Slot {
 #[derive(Debug)]
 pub(crate) struct Arena {
     base: NonNull<u8>,
+    /// Of the mapping: what is leased, and the zeros behind it.
     len: usize,
     buddy: Buddy,
     slots: Box<[Slot]>,
@@ -124,6 +125,11 @@ impl Arena {
     /// Maps `len` bytes, a multiple of 4096. `shared`: the kernel will work on the memory by itself.
     pub(crate) fn new(len: usize, shared: bool) -> Result<Self, Error> {
         let pages = u32::try_from(len / PAGE as usize).expect("checked with the configuration");
+        let zeros = Run {
+            start: len as u64,
+            len: ZEROS_BYTES,
+        };
+        let len = len + ZEROS_BYTES as usize;
         let base = map(len).map_err(|errno| {
             let context = format!("mapping {len} bytes for buffers (address space, overcommit or `ulimit -v`)");
             Error::new(ErrorKind::Memory, context, errno)
@@ -137,23 +143,17 @@ impl Arena {
             readers: 0,
             fillers: 0,
         };
-        let mut arena = Self {
+        Ok(Self {
             base,
             len,
             buddy: Buddy::new(pages),
             slots: vec![slot; pages as usize].into(),
             vacant: (0..pages).rev().collect(),
-            zeros: Run::EMPTY,
+            zeros,
             shared,
             starved: false,
             leaked: false,
-        };
-        let page = arena.buddy.take(order_for(ZEROS_BYTES / PAGE));
-        arena.zeros = Run {
-            start: u64::from(page.expect("the arena is 1 MiB at least")) * u64::from(PAGE),
-            len: ZEROS_BYTES,
-        };
-        Ok(arena)
+        })
     }
 
     /// Leases `len` bytes.
@@ -451,6 +451,6 @@ mod tests {
         assert_eq!(leases.len() as u64, before / 4096);
         assert!(arena.take_starved() && !arena.take_starved());
         leases.into_iter().for_each(|lease| arena.free(lease));
-        assert_eq!(arena.largest_free_bytes(), 512 << 10, "merged again around the zeros");
+        assert_eq!(arena.largest_free_bytes(), 1 << 20, "merged again");
     }
 }

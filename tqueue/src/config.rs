@@ -99,6 +99,9 @@ bitflags::bitflags! {
         const REGISTERED_FILES = 1 << 4;
         /// A send that went through at once posts no completion of its own (Linux 5.17).
         const QUIET_SENDS = 1 << 5;
+        /// Files that lie in memory (tmpfs) are worked on by plain calls when they are issued: io_uring would hand each op to
+        /// a worker thread, as tmpfs cannot promise not to wait, which costs four times as much as the op itself.
+        const PLAIN_MEMORY_FILES = 1 << 6;
     }
 }
 

@@ -18,6 +18,8 @@ pub struct Counters {
     pub enters: u64,
     /// Entries put into the submission ring; calls made by the synchronous engine.
     pub sqes: u64,
+    /// Disk calls on files in memory that were made without the ring.
+    pub plain_calls: u64,
     /// Entries taken from the completion ring.
     pub cqes: u64,
     /// Transfers that came short and were continued.

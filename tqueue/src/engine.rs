@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use iomgr_core::Timestamp;
-use rustix::fs::{FileType, fstat};
+use rustix::fs::{FileType, fstat, fstatfs};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::Error;
 use crate::buf::{Arena, Run};
+use crate::config::Features;
 use crate::counters::Counters;
-use crate::files::{FileIndex, Files};
+use crate::files::{File, FileIndex, Files};
 use crate::inflight::{Attempt, Key};
 use crate::net::{Interest, Sends};
 use crate::ring::Ring;
@@ -143,11 +144,12 @@ impl Engine {
         each!(self, engine => engine.reap(into, counters))
     }
 
-    /// Makes a file known under its index; says whether it was.
-    pub(crate) fn register_file(&mut self, files: &Files, index: FileIndex) -> bool {
-        match self {
-            Self::Ring(ring) => ring.register_file(index, files[index].raw_fd()),
-            _ => false,
+    /// Gets to know a file: under its index, and by what it is.
+    pub(crate) fn register_file(&mut self, files: &mut Files, index: FileIndex) {
+        if let Self::Ring(ring) = self {
+            let file = &mut files[index];
+            file.registered = ring.register_file(index, file.raw_fd());
+            file.plain = ring.features().contains(Features::PLAIN_MEMORY_FILES) && lies_in_memory(file);
         }
     }
 
@@ -185,6 +187,13 @@ impl Engine {
             _ => clock(),
         }
     }
+}
+
+/// Is it a regular file on tmpfs? (Device nodes lie on one, too, but what they stand for does not.)
+fn lies_in_memory(file: &File) -> bool {
+    let Some(fd) = file.fd() else { return false };
+    let is_regular = fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+    is_regular && fstatfs(fd).is_ok_and(|system| system.f_type == libc::TMPFS_MAGIC)
 }
 
 /// `CLOCK_MONOTONIC`.

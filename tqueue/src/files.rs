@@ -22,6 +22,8 @@ pub(crate) struct File {
     uses: u32,
     /// Does the ring know it under its index?
     pub(crate) registered: bool,
+    /// Does it lie in memory, and is it worked on by plain calls?
+    pub(crate) plain: bool,
     /// Receives outstanding: while there are any, we hear from the peer anyway.
     pub(crate) recvs: u32,
     /// What `fallocate` can do here, as far as we know.
@@ -45,6 +47,7 @@ impl File {
         closing: false,
         uses: 0,
         registered: false,
+        plain: false,
         recvs: 0,
         can: Can {
             punch: true,

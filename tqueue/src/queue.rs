@@ -431,8 +431,7 @@ impl OpQueue for Queue {
             return Err(Errno::NFILE);
         }
         let index = self.files.add(file).ok_or(Errno::NFILE)?;
-        let registered = self.engine.register_file(&self.files, index);
-        self.files[index].registered = registered;
+        self.engine.register_file(&mut self.files, index);
         Ok(self.files.slot(index))
     }
 

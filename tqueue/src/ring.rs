@@ -51,6 +51,8 @@ pub(crate) struct Ring {
     headers: Box<[Header]>,
     /// Quiet sends in order of submission: position in the submission ring, and which.
     quiet: VecDeque<(u32, Key)>,
+    /// Results of plain calls.
+    ready: VecDeque<Outcome>,
     /// Entries put into the submission ring so far, modulo 2^32.
     position: u32,
     leaked: bool,
@@ -106,6 +108,7 @@ impl Ring {
         if !config.mask.contains(Features::REGISTERED_FILES) && setup::file_table(&uring, config.files, notes) {
             features |= Features::REGISTERED_FILES;
         }
+        features |= Features::PLAIN_MEMORY_FILES.difference(config.mask);
         let ops = config.max_ops + config.net_ops;
         Ok(Self {
             uring: ManuallyDrop::new(uring),
@@ -113,6 +116,7 @@ impl Ring {
             times: vec![Timespec::new(); ops as usize].into(),
             headers: (0..config.sends).map(|_| Header::new()).collect(),
             quiet: VecDeque::with_capacity(config.net_ops as usize),
+            ready: VecDeque::with_capacity(config.size as usize),
             position: 0,
             leaked: false,
         })
@@ -124,6 +128,12 @@ impl Ring {
     }
 
     pub(crate) fn issue(&mut self, key: Key, file: Option<FileIndex>, call: Call, on: &mut Surroundings<'_>) -> Issued {
+        let plain = file.map(|index| &on.files[index]).filter(|file| file.plain);
+        if let Some(result) = plain.and_then(|file| plain_call(file.raw_fd(), call, on.arena)) {
+            self.ready.push_back(Outcome { key, result });
+            on.counters.plain_calls += 1;
+            return Issued::Taken;
+        }
         if !self.make_room() {
             return Issued::NoRoom;
         }
@@ -154,7 +164,7 @@ impl Ring {
     pub(crate) fn enter(&mut self, wait: Wait, on: &mut Surroundings<'_>) -> Result<(), Error> {
         let (submitter, submission, completion) = self.uring.split();
         let idle = submission.is_empty() && !submission.taskrun() && !submission.cq_overflow();
-        let ready = !completion.is_empty();
+        let ready = !completion.is_empty() || !self.ready.is_empty();
         drop((submission, completion));
         if idle && (ready || wait == Wait::No) {
             return Ok(());
@@ -186,6 +196,7 @@ impl Ring {
                 });
             }
         }
+        into.extend(self.ready.drain(..));
         while let Some(&(position, key)) = self.quiet.front() {
             if position.wrapping_sub(consumed) < u32::MAX / 2 {
                 break;
@@ -346,6 +357,35 @@ impl Header {
         self.message.msg_iovlen = count;
         &raw const self.message
     }
+}
+
+/// Does the work of a disk call right here, with the result that a completion entry would carry.
+fn plain_call(fd: RawFd, call: Call, arena: &Arena) -> Option<i32> {
+    let result = match call {
+        Call::Read { offset, run } => {
+            // SAFETY: the op holds the run; the call fills it, and no Rust reference to it exists meanwhile.
+            unsafe { libc::pread64(fd, arena.address(run).cast(), run.len() as usize, offset.cast_signed()) }
+        }
+        // On a file in memory there is nothing to be made durable.
+        Call::Write { offset, run, .. } => {
+            // SAFETY: the op holds the run, so it stays mapped; the call only reads it.
+            unsafe { libc::pwrite64(fd, arena.address(run).cast(), run.len() as usize, offset.cast_signed()) }
+        }
+        Call::Sync => 0,
+        Call::Punch { offset, len } => plain_allocate(fd, offset, len, libc::FALLOC_FL_PUNCH_HOLE),
+        Call::ZeroRange { offset, len } => plain_allocate(fd, offset, len, libc::FALLOC_FL_ZERO_RANGE),
+        _ => return None,
+    };
+    Some(match i32::try_from(result) {
+        Ok(n) if n >= 0 => n,
+        _ => -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO),
+    })
+}
+
+fn plain_allocate(fd: RawFd, offset: u64, len: u64, mode: i32) -> isize {
+    let mode = mode | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: no memory is involved.
+    unsafe { libc::fallocate64(fd, mode, offset.cast_signed(), len.cast_signed()) as isize }
 }
 
 fn allocate(target: Target, offset: u64, len: u64, mode: i32) -> squeue::Entry {
