@@ -11,7 +11,10 @@ pub(crate) fn on_each_engine(config: &Config, test: impl Fn(&mut Queue)) {
     let engines = [
         (EngineKind::Uring, Features::empty()),
         (EngineKind::Uring, Features::all()),
-        (EngineKind::Uring, Features::DEFER_TASKRUN | Features::QUIET_SENDS),
+        (
+            EngineKind::Uring,
+            Features::DEFER_TASKRUN | Features::QUIET_SENDS | Features::PLAIN_MEMORY_FILES,
+        ),
         (EngineKind::Sync, Features::empty()),
     ];
     for (engine, mask) in engines {
@@ -40,9 +43,15 @@ pub(crate) fn small() -> Config {
     }
 }
 
-/// A file without a name, known to the queue.
+/// A file without a name, known to the queue: in memory where plain calls are in use, else on a disk.
 pub(crate) fn temp_file(queue: &mut Queue) -> (FileSlot, File) {
-    let file = tempfile::tempfile().unwrap();
+    let in_memory = queue.info().features.contains(Features::PLAIN_MEMORY_FILES);
+    let file = tempfile::tempfile_in(if in_memory {
+        "/dev/shm"
+    } else {
+        env!("CARGO_TARGET_TMPDIR")
+    })
+    .unwrap();
     let slot = queue.add_file(&FileHandle::new(file.try_clone().unwrap())).unwrap();
     (slot, file)
 }
