@@ -34,6 +34,10 @@ const INDEX_BITS: u32 = 20;
 /// Bytes of zeros that stand in where a file cannot zero a range itself.
 pub(crate) const ZEROS_BYTES: u32 = 64 << 10;
 
+/// Bytes that are registered at most. Registering pins and so touches every page of it: all of a default arena would take
+/// longer than everything else that a server does before it serves.
+const WINDOW_BYTES: u32 = 4 << 20;
+
 /// A run of the arena, made from a checked [`Data`]. The lease behind it is held by the op that carries the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run {
@@ -114,6 +118,7 @@ pub(crate) struct Arena {
     /// Indices of free slots; never grows past its capacity.
     vacant: Vec<u32>,
     zeros: Run,
+    window: Run,
     /// May the kernel reach the memory of held ops? Then engines get no references to it.
     shared: bool,
     /// `alloc` found nothing since this was last asked.
@@ -150,6 +155,7 @@ impl Arena {
             slots: vec![slot; pages as usize].into(),
             vacant: (0..pages).rev().collect(),
             zeros,
+            window: window(pages),
             shared,
             starved: false,
             leaked: false,
@@ -266,9 +272,16 @@ impl Arena {
         self.zeros
     }
 
-    /// The whole mapping, to register it.
-    pub(crate) fn whole(&self) -> (*mut u8, usize) {
-        (self.base.as_ptr(), self.len)
+    /// The part that is worth registering: leases are cut from the smallest run that fits, so short ones come from the
+    /// start of the smallest binary part.
+    pub(crate) fn window(&self) -> Run {
+        self.window
+    }
+
+    /// Is all of a run registered, provided that the window is?
+    pub(crate) fn in_window(&self, run: Run) -> bool {
+        let Run { start, len } = self.window;
+        start <= run.start && run.start + u64::from(run.len) <= start + u64::from(len)
     }
 
     /// From now on dropping the arena frees nothing: the kernel may be at work on it.
@@ -343,6 +356,15 @@ impl Drop for Arena {
         // SAFETY: the mapping is ours, and no reference into it outlives `self`. The queue drops the arena only after the
         // ring is gone and every op has ended; otherwise it leaks it.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+/// The start of the smallest of the powers of two that `pages` is made of.
+fn window(pages: u32) -> Run {
+    let part = 1 << pages.trailing_zeros();
+    Run {
+        start: u64::from(pages - part) * u64::from(PAGE),
+        len: part.min(WINDOW_BYTES / PAGE) * PAGE,
     }
 }
 
@@ -433,6 +455,19 @@ mod tests {
             );
         }
         arena.free(new);
+    }
+
+    #[test]
+    fn short_leases_come_from_the_window() {
+        let mut arena = Arena::new(48 << 20, false).unwrap();
+        let leases: Vec<Lease> = (0..256).map(|_| arena.alloc(16 << 10).unwrap()).collect();
+        for lease in leases {
+            assert!(arena.in_window(arena.resolve(lease.data()).unwrap().1));
+            arena.free(lease);
+        }
+        let long = arena.alloc(32 << 20).unwrap();
+        assert!(!arena.in_window(arena.resolve(long.data()).unwrap().1));
+        arena.free(long);
     }
 
     #[test]

@@ -93,7 +93,8 @@ bitflags::bitflags! {
         const DEFER_TASKRUN = 1 << 1;
         /// No interrupts between processors for completions (Linux 5.19); used where `DEFER_TASKRUN` is not.
         const COOP_TASKRUN = 1 << 2;
-        /// The buffers are registered: no page is looked up per op. They are locked into memory, so the limit on that counts.
+        /// The first 4 MiB of buffers are registered: no page is looked up per op. They are locked into memory, so the limit
+        /// on that counts. Longer ops and fuller arenas use the rest, which is not registered.
         const REGISTERED_BUFFERS = 1 << 3;
         /// The files are registered: no reference is taken per op.
         const REGISTERED_FILES = 1 << 4;

@@ -275,7 +275,8 @@ impl Queue {
 
     /// Issues what may go now.
     fn fill(&mut self) {
-        self.load.quiet_alone = false;
+        // Quiet sends that the kernel has not even seen yet still count.
+        self.load.quiet_alone &= self.load.quiet > 0;
         while let Some(&key) = self.cancels.front() {
             if !self.engine.cancel(key) {
                 return;
@@ -318,7 +319,8 @@ impl Queue {
     /// about one.
     fn how_to_wait(&mut self, wait: Wait) -> Wait {
         let issued = self.load.disk_issued + self.load.net_issued;
-        let hurry = self.load.quiet > 0 && (self.hurry || self.load.quiet_alone || self.arena.take_starved());
+        let starved = self.arena.take_starved();
+        let hurry = self.load.quiet > 0 && (self.hurry || self.load.quiet_alone || starved);
         if hurry || issued == self.load.quiet || !self.done.is_empty() {
             Wait::No
         } else {

@@ -102,7 +102,7 @@ impl Ring {
     /// Sets a ring up, with what the kernel has of the features that are not masked. What it lacks is added to `notes`.
     pub(crate) fn new(config: &Config, arena: &Arena, notes: &mut Vec<String>) -> Result<Self, Error> {
         let (uring, mut features) = setup::ring(config)?;
-        if !config.mask.contains(Features::REGISTERED_BUFFERS) && register_arena(&uring, arena, notes) {
+        if !config.mask.contains(Features::REGISTERED_BUFFERS) && register_window(&uring, arena, notes) {
             features |= Features::REGISTERED_BUFFERS;
         }
         if !config.mask.contains(Features::REGISTERED_FILES) && setup::file_table(&uring, config.files, notes) {
@@ -286,7 +286,7 @@ impl Ring {
 
     fn read(&self, target: Target, offset: u64, run: Run, arena: &Arena) -> squeue::Entry {
         let (address, len) = (arena.address(run), run.len());
-        if self.features.contains(Features::REGISTERED_BUFFERS) {
+        if self.features.contains(Features::REGISTERED_BUFFERS) && arena.in_window(run) {
             return on_file!(target, |fd| opcode::ReadFixed::new(fd, address, len, 0)
                 .offset(offset)
                 .build());
@@ -297,7 +297,7 @@ impl Ring {
     fn write(&self, target: Target, offset: u64, run: Run, durable: bool, arena: &Arena) -> squeue::Entry {
         let (address, len) = (arena.address(run), run.len());
         let flags = if durable { libc::RWF_DSYNC } else { 0 };
-        if self.features.contains(Features::REGISTERED_BUFFERS) {
+        if self.features.contains(Features::REGISTERED_BUFFERS) && arena.in_window(run) {
             return on_file!(target, |fd| {
                 opcode::WriteFixed::new(fd, address, len, 0)
                     .offset(offset)
@@ -400,18 +400,18 @@ fn timespec(time: Duration) -> Timespec {
     Timespec::new().sec(time.as_secs()).nsec(time.subsec_nanos())
 }
 
-/// Registers all of the arena as buffer 0.
-fn register_arena(uring: &IoUring, arena: &Arena, notes: &mut Vec<String>) -> bool {
-    let (base, len) = arena.whole();
+/// Registers the arena's window as buffer 0.
+fn register_window(uring: &IoUring, arena: &Arena, notes: &mut Vec<String>) -> bool {
+    let window = arena.window();
     let buffer = libc::iovec {
-        iov_base: base.cast(),
-        iov_len: len,
+        iov_base: arena.address(window).cast(),
+        iov_len: window.len() as usize,
     };
     // SAFETY: the mapping outlives the ring: the queue drops the ring first, and leaks both or neither.
     match unsafe { uring.submitter().register_buffers(&[buffer]) } {
         Ok(()) => true,
         Err(error) => {
-            notes.push(setup::why_not_registered(len, &error));
+            notes.push(setup::why_not_registered(window.len(), &error));
             false
         }
     }

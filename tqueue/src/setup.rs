@@ -97,7 +97,7 @@ pub(crate) fn file_table(uring: &IoUring, files: u32, notes: &mut Vec<String>) -
 }
 
 /// Why buffers are not registered, for people; it is logged once.
-pub(crate) fn why_not_registered(len: usize, error: &io::Error) -> String {
+pub(crate) fn why_not_registered(len: u32, error: &io::Error) -> String {
     let note = match Errno::from_io_error(error) {
         Some(Errno::NOMEM) => format!(
             "buffers are not registered: {} MiB would have to be locked into memory, and the limit is lower (`ulimit -l`, or CAP_IPC_LOCK)",

@@ -5,6 +5,7 @@
     clippy::print_stdout,
     reason = "what fails here fails the test, and the engine is printed then"
 )]
+#![allow(clippy::cast_possible_truncation, reason = "the numbers are small")]
 
 mod disk;
 mod net;
