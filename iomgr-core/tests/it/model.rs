@@ -108,6 +108,8 @@ struct Model {
     /// Which of them the intake is under; it follows the last at its next pass.
     reign: usize,
     pushed: usize,
+    /// A free of its own ended a wait, and nobody has asked since.
+    look_again: bool,
 }
 
 impl Model {
@@ -133,14 +135,34 @@ impl Model {
         fits
     }
 
-    fn begin_pass(&mut self) {
+    fn begin_pass(&mut self, now: Timestamp) {
+        self.look_again = false;
+        self.holds
+            .iter_mut()
+            .for_each(|hold| *hold = hold.filter(|wait| !matches!(wait, Wait::Until(at) if *at <= now)));
         if self.reign != self.reigns.len() - 1 {
             self.reign = self.reigns.len() - 1;
             self.holds = [None; 3];
         }
     }
 
+    /// When a pass is due for the sake of what waits.
+    fn wake_at(&self) -> Option<Timestamp> {
+        let queued = Class::ALL
+            .into_iter()
+            .filter(|class| !self.queues[class.index()].is_empty());
+        let until = |class: Class| match self.holds[class.index()] {
+            Some(Wait::Until(at)) => Some(at),
+            _ => None,
+        };
+        match self.look_again && queued.clone().next().is_some() {
+            true => Some(Timestamp::ZERO),
+            false => queued.filter_map(until).min(),
+        }
+    }
+
     fn next(&mut self, now: Timestamp) -> Option<Tag> {
+        self.look_again = false;
         let mut order = [Class::Read, Class::Write];
         let oldest = |class: &Class| {
             self.queues[class.index()]
@@ -197,6 +219,7 @@ impl Model {
 
     fn freed(&mut self, reign: usize) {
         if reign == self.reign {
+            self.look_again |= self.holds.contains(&Some(Wait::Freed));
             self.holds
                 .iter_mut()
                 .for_each(|hold| *hold = hold.filter(|wait| *wait != Wait::Freed));
@@ -249,7 +272,7 @@ impl Real {
             Step::Pass(ms) => {
                 self.now = self.now + Duration::from_millis(ms);
                 self.intake.begin_pass(self.now);
-                model.begin_pass();
+                model.begin_pass(self.now);
             }
             Step::Grant => {
                 let granted = self.intake.next(self.now);
@@ -292,6 +315,7 @@ impl Real {
 
     fn check(&self, model: &Model) {
         assert_eq!(self.intake.queued(), queue_total(&model.queues));
+        assert_eq!(self.intake.wake_at(), model.wake_at());
         assert_eq!(self.device.pending(), model.started.len() as u64);
         assert_eq!(self.registry.pending_total(), model.started.len() as u64);
         let started: u64 = self.managers.iter().map(|manager| manager.seen().pending).sum();
