@@ -85,6 +85,8 @@ fn a_swap_wakes_everybody_and_the_new_manager_judges() {
     idle.begin_pass(NOW);
     never.assert_over();
     free_all(&mut waiting, started, NOW);
+    registry.register(CountingManager::new("next")).unwrap();
+    assert_eq!((waiting_bell.rings(), idle_bell.rings()), (2, 2));
 }
 
 #[test]
