@@ -8,6 +8,7 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use crate::server::Server;
 use crate::wait::PATIENCE;
@@ -67,7 +68,12 @@ pub struct Client {
 impl Client {
     /// Connects to the server's export and agrees on transmission.
     pub fn connect(server: &Server) -> io::Result<Client> {
-        let stream = UnixStream::connect(server.socket())?;
+        Client::connect_to(&server.socket(), export(server.uri()))
+    }
+
+    /// Connects to an export of the server on this socket.
+    pub fn connect_to(socket: &Path, export: &str) -> io::Result<Client> {
+        let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let mut client = Client {
@@ -76,7 +82,7 @@ impl Client {
             next_cookie: 1,
         };
         client.greet()?;
-        client.go(export(server.uri()))?;
+        client.go(export)?;
         Ok(client)
     }
 

@@ -32,7 +32,9 @@ pub fn root() -> bool {
 
 /// Whether loop devices can be had.
 pub fn loop_devices() -> bool {
-    root() && said(Path::new("/dev/loop-control").exists(), || "no loop devices".into())
+    root()
+        && said(Path::new("/dev/loop-control").exists(), || "no loop devices".into())
+        && tools(&["losetup", "mkfs.ext4"])
 }
 
 /// Whether FUSE can be had, with nbdfuse to use it.

@@ -21,28 +21,13 @@ pub(crate) fn run() -> Result {
         return Ok(());
     }
     let target = cmd::root().join("target/asan").to_string_lossy().into_owned();
-    let env = [
-        ("RUSTC_BOOTSTRAP", "1".to_owned()),
-        ("RUSTFLAGS", "-Zsanitizer=address".to_owned()),
-        ("CARGO_TARGET_DIR", target),
-    ];
-    let mut packages = vec![
-        "--lib".to_owned(),
-        "--tests".to_owned(),
-        "--target".to_owned(),
-        TARGET.to_owned(),
-    ];
-    packages.extend(
-        PACKAGES
-            .iter()
-            .flat_map(|&package| ["--package".to_owned(), package.to_owned()]),
-    );
-    let env = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    let ended = runner::run(&Selection {
-        packages,
-        env,
-        ..Selection::default()
-    })?;
+    let mut packages = vec!["--lib", "--tests", "--target", TARGET];
+    packages.extend(PACKAGES.iter().flat_map(|&package| ["--package", package]));
+    let selection = Selection::of(&packages, Vec::new());
+    let selection = selection
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("RUSTFLAGS", "-Zsanitizer=address");
+    let ended = runner::run(&selection.env("CARGO_TARGET_DIR", target))?;
     ended.tally.print();
     if ended.ok {
         Ok(())

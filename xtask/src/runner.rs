@@ -21,6 +21,45 @@ pub(crate) struct Selection {
     pub(crate) profile: Option<&'static str>,
 }
 
+impl Selection {
+    /// Each crate's own tests.
+    pub(crate) fn units(filters: Vec<String>) -> Selection {
+        Selection::of(&["--workspace", "--exclude", "iomgr-tests"], filters)
+    }
+
+    /// Modules or tests of the system tests.
+    pub(crate) fn system(filters: Vec<String>) -> Selection {
+        Selection::of(&["--package", "iomgr-tests", "--tests"], filters)
+    }
+
+    /// Everything there is.
+    pub(crate) fn all(filters: Vec<String>) -> Selection {
+        Selection::of(&["--workspace"], filters)
+    }
+
+    /// Arguments that choose packages, as cargo takes them.
+    pub(crate) fn of(packages: &[&str], filters: Vec<String>) -> Selection {
+        let packages = packages.iter().map(|&word| word.to_owned()).collect();
+        Selection {
+            packages,
+            filters,
+            ..Selection::default()
+        }
+    }
+
+    /// Sets a variable for the tests.
+    pub(crate) fn env(mut self, name: &str, value: impl Into<String>) -> Selection {
+        self.env.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Takes the profile for long runs.
+    pub(crate) fn long(mut self) -> Selection {
+        self.profile = Some("soak");
+        self
+    }
+}
+
 /// How a run ended: the sum, and whether the runner itself was content (it also fails when a build does).
 #[derive(Debug)]
 pub(crate) struct Ended {

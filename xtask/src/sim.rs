@@ -18,16 +18,13 @@ pub(crate) struct Args {
 
 /// Runs the module `sim` of the system tests with the seed in `IOMGR_SIM_SEED` and the number in `IOMGR_SIM_CUTS`.
 pub(crate) fn run(args: &Args) -> Result {
-    let packages = ["--package", "iomgr-tests", "--test", "it"].map(str::to_owned).to_vec();
-    let number = |name: &str, value: Option<u64>| value.map(|value| (name.to_owned(), value.to_string()));
-    let env = [number("IOMGR_SIM_SEED", args.seed), number("IOMGR_SIM_CUTS", args.cuts)];
-    let env = env.into_iter().flatten().collect();
-    let ended = runner::run(&Selection {
-        packages,
-        filters: vec!["sim::".into()],
-        env,
-        profile: Some("soak"),
-    })?;
+    let mut selection = Selection::system(vec!["sim::".into()]).long();
+    for (name, value) in [("IOMGR_SIM_SEED", args.seed), ("IOMGR_SIM_CUTS", args.cuts)] {
+        if let Some(value) = value {
+            selection = selection.env(name, value.to_string());
+        }
+    }
+    let ended = runner::run(&selection)?;
     ended.tally.print();
     match (ended.ok, ended.tally.ended_well + ended.tally.failed) {
         (_, 0) => Err("there is no simulation to run".into()),

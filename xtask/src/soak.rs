@@ -70,19 +70,9 @@ impl Part {
 impl Soak {
     fn part(&mut self, name: &str, module: &str, seed: u64) -> Result {
         let started = Instant::now();
-        let packages = ["--package", "iomgr-tests", "--test", "it"].map(str::to_owned).to_vec();
-        let env = [
-            ("IOMGR_BIN", self.product.clone()),
-            ("IOMGR_SOAK", "1".into()),
-            ("IOMGR_SIM_SEED", seed.to_string()),
-        ];
-        let env = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        let selection = Selection {
-            packages,
-            filters: vec![module.to_owned()],
-            env,
-            profile: Some("soak"),
-        };
+        let selection = Selection::system(vec![module.to_owned()]).long();
+        let selection = selection.env("IOMGR_BIN", &self.product).env("IOMGR_SOAK", "1");
+        let selection = selection.env("IOMGR_SIM_SEED", seed.to_string());
         let ended = runner::run(&selection)?;
         self.sum.add(ended.tally.clone());
         self.parts.push(Part {

@@ -71,29 +71,20 @@ impl Groups {
 
     /// What the runner shall run, in one or two runs.
     fn selections(self, filters: &[String]) -> Vec<Selection> {
-        let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
-        let selection = |packages: &[&str], filters: Vec<String>| Selection {
-            packages: words(packages),
-            filters,
-            ..Selection::default()
-        };
         let system = self.system();
         match (self.unit, system.is_empty()) {
-            (false, true) => vec![selection(&["--workspace"], filters.to_vec())],
-            (true, true) => vec![selection(UNIT, filters.to_vec())],
-            (false, false) => vec![selection(SYSTEM, narrowed(&system, filters))],
+            (false, true) => vec![Selection::all(filters.to_vec())],
+            (true, true) => vec![Selection::units(filters.to_vec())],
+            (false, false) => vec![Selection::system(narrowed(&system, filters))],
             (true, false) => {
                 vec![
-                    selection(UNIT, filters.to_vec()),
-                    selection(SYSTEM, narrowed(&system, filters)),
+                    Selection::units(filters.to_vec()),
+                    Selection::system(narrowed(&system, filters)),
                 ]
             }
         }
     }
 }
-
-const UNIT: &[&str] = &["--workspace", "--exclude", "iomgr-tests"];
-const SYSTEM: &[&str] = &["--package", "iomgr-tests", "--test", "it"];
 
 /// A runner's filters are alternatives, so a group and a name are joined into one: `nbd::` + `fio` finds `nbd::nbd_fio…`
 /// when the name starts so; a filter that names its group itself is kept as it is.
@@ -129,8 +120,8 @@ fn tests(args: &Args, tally: &mut Tally) -> Result {
     tools::provide(!args.no_install)?;
     let product = build()?;
     let mut ok = true;
-    for mut selection in args.groups.selections(&args.filters) {
-        selection.env.push(("IOMGR_BIN".into(), product.clone()));
+    for selection in args.groups.selections(&args.filters) {
+        let selection = selection.env("IOMGR_BIN", &product);
         let runs = [Some(runner::run(&selection)?), examples(&selection)?];
         for Ended {
             tally: part,
@@ -202,7 +193,7 @@ mod tests {
         let selections = groups.selections(&["nbd_fio".to_owned()]);
         assert_eq!(selections.len(), 1);
         assert_eq!(selections[0].filters, ["nbd::nbd_fio", "cli::nbd_fio"]);
-        assert_eq!(selections[0].packages, SYSTEM);
+        assert_eq!(selections[0].packages, ["--package", "iomgr-tests", "--tests"]);
     }
 
     #[test]

@@ -2,14 +2,15 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use iomgr_tests::{Tool, need};
+use iomgr_tests::{TempDir, Tool, need};
 
 use crate::disk::{Disk, Kind, soak};
 
 const MIB: u64 = 1 << 20;
-const SIZE_BYTES: u64 = 64 * MIB;
+/// The size of a disk that the clients work on.
+pub(crate) const SIZE_BYTES: u64 = 64 * MIB;
 
 /// Commands of `qemu-io` that leave the same bytes on every disk: odd sizes, both sides of a VHD block's edge, FUA,
 /// zeros with and without unmapping. What a discard leaves is up to the disk, so it is written over.
@@ -32,30 +33,36 @@ const PATTERNS: &[&str] = &[
 
 /// Runs all of it on one kind of image.
 pub(crate) fn agree_on(kind: Kind) {
-    if !need::tools(&["nbdcopy", "nbdinfo", "qemu-io", "qemu-img", "fio"]) {
+    if !need::tools(TOOLS) {
         return;
     }
     let disk = Disk::new(kind, SIZE_BYTES);
-    let (expected, read_back) = (disk.dir.join("expected"), disk.dir.join("read-back"));
-    scatter(&expected);
     let server = disk.serve(&[]);
-    let uri = server.uri();
-    assert_eq!(
-        Tool::new("nbdinfo").args(["--size", uri]).run().trim(),
-        SIZE_BYTES.to_string()
-    );
+    let expected = exercise(server.uri(), &disk.dir);
+    server.stop();
+    disk.holds(&expected);
+}
+
+/// The programs that [`exercise`] starts.
+pub(crate) const TOOLS: &[&str] = &["nbdcopy", "nbdinfo", "qemu-io", "qemu-img", "fio"];
+
+/// Runs all clients on a served, empty disk of [`SIZE_BYTES`]; returns a raw file with what it holds in the end.
+pub(crate) fn exercise(uri: &str, dir: &TempDir) -> PathBuf {
+    let (expected, read_back) = (dir.join("expected"), dir.join("read-back"));
+    scatter(&expected);
+    let size = Tool::new("nbdinfo").args(["--size", uri]).run();
+    assert_eq!(size.trim(), SIZE_BYTES.to_string());
 
     nbdcopy(expected.as_os_str(), uri.as_ref());
     qemu_io(uri.as_ref());
     qemu_io(&expected);
     nbdcopy(uri.as_ref(), read_back.as_os_str());
-    assert_same(&expected, &read_back);
+    Tool::new("cmp").arg(&expected).arg(&read_back).run();
 
     fio_verify(uri);
     fs::remove_file(&expected).unwrap();
     nbdcopy(uri.as_ref(), expected.as_os_str());
-    server.stop();
-    disk.holds(&expected);
+    expected
 }
 
 /// Random bytes in some places of a sparse file, at odd sectors and sizes.
@@ -105,8 +112,4 @@ fn fio_verify(uri: &str) {
     ]);
     let fio = fio.args(["--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--loops", loops]);
     fio.args(["--output-format=terse"]).arg(format!("--uri={uri}")).run();
-}
-
-fn assert_same(a: &Path, b: &Path) {
-    Tool::new("cmp").arg(a).arg(b).run();
 }

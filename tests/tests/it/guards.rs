@@ -1,12 +1,14 @@
 //! The guards themselves, on real devices.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use iomgr_tests::{Blkio, Loop, Mount, NbdFuse, Nbdkit, Process, TempDir, Tool, need};
+use iomgr_tests::{Blkio, Loop, Mount, NbdFuse, Nbdkit, Process, TempDir, Tool, need, wait};
+use rustix::process::Signal;
 
 #[test]
 fn guards_loop_device_and_mount_leave_nothing() {
@@ -28,6 +30,56 @@ fn guards_loop_device_and_mount_leave_nothing() {
     assert!(panic.is_err());
     let backing = Path::new("/sys/block").join(name).join("loop/backing_file");
     assert!(!fs::read_to_string(backing).is_ok_and(|text| text.trim() == file.to_str().unwrap()));
+}
+
+/// A process that holds one of each guard, its child, and its folder.
+fn holder() -> (Process, String, PathBuf) {
+    let tool = Tool::new(env!("CARGO_BIN_EXE_hold"));
+    let process = Process::start(tool, Stdio::piped(), Stdio::inherit());
+    let mut line = String::new();
+    BufReader::new(process.take_stdout()).read_line(&mut line).unwrap();
+    let (child, folder) = line.trim().split_once(' ').unwrap();
+    (process, format!("/proc/{child}"), PathBuf::from(folder))
+}
+
+/// Nothing of the folder is mounted or backs a loop device, and it is gone itself.
+fn is_undone(folder: &Path) -> bool {
+    let text = folder.to_str().unwrap();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    !folder.exists() && !mounts.contains(text) && !Tool::new("losetup").arg("--list").run().contains(text)
+}
+
+#[test]
+fn guards_are_undone_on_ctrl_c_and_sigterm() {
+    if !need::loop_devices() {
+        return;
+    }
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let (process, child, folder) = holder();
+        assert!(folder.join("mnt/lost+found").exists());
+        process.signal(signal);
+        assert_eq!(process.exit_code(), code);
+        assert!(is_undone(&folder));
+        assert!(!Path::new(&child).exists());
+    }
+}
+
+#[test]
+fn guards_of_a_killed_process_are_undone_by_the_next() {
+    if !need::loop_devices() {
+        return;
+    }
+    let (process, child, folder) = holder();
+    process.signal(Signal::KILL);
+    assert!(process.ended_within(wait::PATIENCE).is_some());
+    assert!(
+        wait::until(|| !Path::new(&child).exists()),
+        "a child outlived its parent"
+    );
+    // The next of any test's processes: others may run beside this one.
+    let (_next, ..) = holder();
+    // A loop device is let go lazily.
+    assert!(wait::until(|| is_undone(&folder)));
 }
 
 #[test]
