@@ -64,7 +64,12 @@ fn row(finding: &Finding) -> [String; 4] {
         Severity::Error => "error",
     };
     let place = finding.offset.map_or(String::new(), |offset| format!("at {offset}"));
-    [severity.to_owned(), finding.code.to_owned(), place, finding.text.clone()]
+    [
+        severity.to_owned(),
+        finding.code.to_owned(),
+        place,
+        finding.text.clone(),
+    ]
 }
 
 fn verdict(report: &Report) -> String {

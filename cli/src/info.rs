@@ -34,7 +34,11 @@ pub(crate) struct Info {
 impl Info {
     pub(crate) fn run(&self, json: bool) -> Result<ExitCode, Failure> {
         let info = vbd::info(&self.image, self.format.map(Into::into))?;
-        if json { print_json(&info)? } else { print(&describe(&info))? }
+        if json {
+            print_json(&info)?
+        } else {
+            print(&describe(&info))?
+        }
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -53,7 +57,10 @@ fn describe(info: &ImageInfo) -> String {
 }
 
 fn format_name(info: &ImageInfo) -> String {
-    info.vhd.as_ref().map_or_else(|| info.format.clone(), |vhd| format!("{}, {}", info.format, vhd.disk_type))
+    info.vhd.as_ref().map_or_else(
+        || info.format.clone(),
+        |vhd| format!("{}, {}", info.format, vhd.disk_type),
+    )
 }
 
 fn vhd_rows(vhd: &vbd::vhd::Info) -> Vec<[String; 2]> {
@@ -64,7 +71,10 @@ fn vhd_rows(vhd: &vbd::vhd::Info) -> Vec<[String; 2]> {
         row("creator:", vhd.creator.clone()),
         row("created:", humantime::format_rfc3339_seconds(created).to_string()),
         row("identity:", vhd.unique_id.clone()),
-        row("geometry:", format!("{cylinders} cylinders, {heads} heads, {sectors} sectors (it tells no size)")),
+        row(
+            "geometry:",
+            format!("{cylinders} cylinders, {heads} heads, {sectors} sectors (it tells no size)"),
+        ),
         row("state:", state(vhd)),
     ]);
     rows
@@ -73,8 +83,15 @@ fn vhd_rows(vhd: &vbd::vhd::Info) -> Vec<[String; 2]> {
 /// `3 of 512 allocated, 2.00 MiB each, aligned to 4096`; nothing for a fixed image.
 fn blocks(vhd: &vbd::vhd::Info) -> Option<String> {
     let (bytes, allocated, all) = (vhd.block_bytes?, vhd.allocated_blocks?, vhd.blocks?);
-    let aligned = if vhd.aligned? { "aligned to 4096" } else { "not aligned to 4096" };
-    Some(format!("{allocated} of {all} allocated, {} each, {aligned}", BinaryBytes(bytes)))
+    let aligned = if vhd.aligned? {
+        "aligned to 4096"
+    } else {
+        "not aligned to 4096"
+    };
+    Some(format!(
+        "{allocated} of {all} allocated, {} each, {aligned}",
+        BinaryBytes(bytes)
+    ))
 }
 
 fn state(vhd: &vbd::vhd::Info) -> String {
@@ -82,7 +99,10 @@ fn state(vhd: &vbd::vhd::Info) -> String {
         State::Clean => "clean",
         State::FooterFromCopy => "the footer at the end is lost: to be repaired before it is written",
     };
-    let marks = [(vhd.saved_state, "of a suspended machine"), (vhd.hidden, "hidden: the inner node of a chain")];
+    let marks = [
+        (vhd.saved_state, "of a suspended machine"),
+        (vhd.hidden, "hidden: the inner node of a chain"),
+    ];
     let marks = marks.iter().filter(|(is, _)| *is).map(|&(_, mark)| mark);
     std::iter::once(footer).chain(marks).collect::<Vec<_>>().join(", ")
 }

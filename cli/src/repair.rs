@@ -52,7 +52,12 @@ impl Repair {
         }
         let mode = if self.dry_run { "would be done" } else { "done" };
         let line = |action: &Action| {
-            let Action { code, offset, len, text } = action;
+            let Action {
+                code,
+                offset,
+                len,
+                text,
+            } = action;
             format!("{image}: {mode}: {code}, {len} bytes at {offset}: {text}\n")
         };
         actions.iter().map(line).collect()

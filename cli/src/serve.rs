@@ -116,7 +116,9 @@ impl Serve {
 
     fn open(&self) -> Result<(Disk, Origin), Failure> {
         let origin = self.create.map_or(Ok(Origin::Found), |bytes| self.create(bytes))?;
-        let disk = Disk::open(&self.image, &self.disk_options())?;
+        // `status` shows the path to people in other folders.
+        let path = std::path::absolute(&self.image).unwrap_or_else(|_| self.image.clone());
+        let disk = Disk::open(&path, &self.disk_options())?;
         match self.create {
             Some(bytes) if origin == Origin::Reused => check_size(&disk, bytes)?,
             _ => {}

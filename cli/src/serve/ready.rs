@@ -94,7 +94,11 @@ impl<'a> Ready<'a> {
     }
 
     fn frontend_line(&self) -> String {
-        let there = if self.has_ublk { "is there, to no use so far" } else { "is not there either" };
+        let there = if self.has_ublk {
+            "is there, to no use so far"
+        } else {
+            "is not there either"
+        };
         format!("NBD on a unix socket (this version has no ublk frontend yet; {UBLK_CONTROL} {there})")
     }
 
