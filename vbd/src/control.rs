@@ -14,12 +14,11 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind};
@@ -83,6 +82,13 @@ impl ControlAnswer {
         }
     }
 
+    fn stopped() -> Self {
+        Self {
+            stopped: true,
+            ..Self::ok()
+        }
+    }
+
     fn error(what: impl Into<String>) -> Self {
         Self {
             v: VERSION,
@@ -97,8 +103,43 @@ impl ControlAnswer {
 pub(crate) struct ControlContext {
     pub(crate) status: Arc<dyn Fn() -> Status + Send + Sync>,
     pub(crate) stopper: Stopper,
-    /// Disconnects when the server has closed everything; carries the error if closing failed.
-    pub(crate) stopped: Receiver<String>,
+    pub(crate) farewell: Farewell,
+}
+
+/// Clients that asked for the end and wait for it. They are answered by who has ended the server, not by threads of
+/// their own: those would race the end of the process.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Farewell(Arc<Mutex<Waiting>>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    clients: Vec<UnixStream>,
+    /// How it ended, once it has.
+    last: Option<ControlAnswer>,
+}
+
+impl Farewell {
+    fn wait(&self, mut client: UnixStream) -> std::io::Result<()> {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &waiting.last {
+            Some(last) => answer(&mut client, last),
+            None => {
+                waiting.clients.push(client);
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells all of them how the server ended.
+    pub(crate) fn tell(&self, error: Option<String>) {
+        let last = error.map_or_else(ControlAnswer::stopped, ControlAnswer::error);
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for mut client in waiting.clients.drain(..) {
+            // Who went away does not want to know.
+            let _ = answer(&mut client, &last);
+        }
+        waiting.last = Some(last);
+    }
 }
 
 /// Serves `listener` until the process ends; clients are few and cheap, a thread each.
@@ -161,7 +202,7 @@ fn serve(mut stream: UnixStream, context: &ControlContext) -> std::io::Result<()
                     },
                 )?;
             }
-            Ok(Verb::Stop) => return stop(&mut stream, context),
+            Ok(Verb::Stop) => return stop(stream, context),
             Err(what) => answer(&mut stream, &ControlAnswer::error(what))?,
         }
     }
@@ -176,25 +217,17 @@ fn parse(line: &str) -> Result<Verb, String> {
     }
 }
 
-fn stop(stream: &mut UnixStream, context: &ControlContext) -> std::io::Result<()> {
+fn stop(mut stream: UnixStream, context: &ControlContext) -> std::io::Result<()> {
     answer(
-        stream,
+        &mut stream,
         &ControlAnswer {
             stopping: true,
             ..ControlAnswer::ok()
         },
     )?;
+    context.farewell.wait(stream)?;
     context.stopper.stop();
-    match context.stopped.recv() {
-        Ok(error) => answer(stream, &ControlAnswer::error(error)),
-        Err(_) => answer(
-            stream,
-            &ControlAnswer {
-                stopped: true,
-                ..ControlAnswer::ok()
-            },
-        ),
-    }
+    Ok(())
 }
 
 fn answer(stream: &mut UnixStream, answer: &ControlAnswer) -> std::io::Result<()> {

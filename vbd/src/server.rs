@@ -11,7 +11,7 @@ use iomgr_core::manager::Registry;
 use serde::{Deserialize, Serialize};
 use tqueue::EngineKind;
 
-use crate::control::{self, ControlContext};
+use crate::control::{self, ControlContext, Farewell};
 use crate::disk::{Disk, DiskInfo};
 use crate::error::{Error, ErrorKind};
 use crate::runtime::{BoundSocket, make_runtime_dir};
@@ -61,7 +61,7 @@ pub struct Server {
     stop: Receiver<()>,
     stopper: Stopper,
     /// Says how it ended, to whoever asked for it on the control socket.
-    stopped: Option<Sender<String>>,
+    farewell: Farewell,
 }
 
 type Frontend = Arc<Mutex<Option<blkdev_nbd::Server>>>;
@@ -143,7 +143,7 @@ impl Server {
         let registry = Registry::new();
         let nbd = Arc::new(Mutex::new(Some(start_nbd(&disk, &registry, listener, options)?)));
         let (stop_tx, stop) = bounded(1);
-        let (stopped, stopped_rx) = bounded(0);
+        let farewell = Farewell::default();
         let stopper = Stopper(stop_tx);
         let status = status_source(disk.clone(), &registry, &nbd, uri(&socket));
         control::spawn(
@@ -151,7 +151,7 @@ impl Server {
             ControlContext {
                 status,
                 stopper: stopper.clone(),
-                stopped: stopped_rx,
+                farewell: farewell.clone(),
             },
         )
         .map_err(|error| Error::new(ErrorKind::Server, "no thread for the control socket").because(error))?;
@@ -163,7 +163,7 @@ impl Server {
             control,
             stop,
             stopper,
-            stopped: Some(stopped),
+            farewell,
         })
     }
 
@@ -221,12 +221,18 @@ impl Server {
     /// Ends: no new requests, those in flight finish, the image is flushed and closed, the sockets go away.
     pub fn stop(mut self) -> Result<(), Error> {
         let result = self.shut_down();
-        if let (Err(error), Some(stopped)) = (&result, self.stopped.take()) {
-            let text =
-                std::error::Error::source(error).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
-            // Nobody may be asking.
-            let _ = stopped.send_timeout(text, Duration::from_millis(100));
-        }
+        let farewell = self.farewell.clone();
+        // Who hears of the end may start the next server at once: its sockets must be free.
+        drop(self);
+        farewell.tell(
+            result
+                .as_ref()
+                .err()
+                .map(|error| match std::error::Error::source(error) {
+                    Some(cause) => format!("{error}: {cause}"),
+                    None => error.to_string(),
+                }),
+        );
         result
     }
 
