@@ -80,12 +80,12 @@ fn scatter(path: &Path) {
 }
 
 /// Four connections, many requests in flight on each.
-fn nbdcopy(from: &std::ffi::OsStr, to: &std::ffi::OsStr) {
+pub(crate) fn nbdcopy(from: &std::ffi::OsStr, to: &std::ffi::OsStr) {
     let args = ["--connections=4", "--threads=4", "--requests=64", "--flush"];
     Tool::new("nbdcopy").args(args).arg(from).arg(to).run();
 }
 
-fn qemu_io(target: &Path) {
+pub(crate) fn qemu_io(target: &Path) {
     let commands = PATTERNS.iter().flat_map(|command| ["-c", command]);
     let ended = Tool::new("qemu-io")
         .args(["-f", "raw", "-d", "unmap"])
@@ -96,7 +96,7 @@ fn qemu_io(target: &Path) {
 }
 
 /// Random writes of mixed sizes at depth 64 over 4 connections, each verified.
-fn fio_verify(uri: &str) {
+pub(crate) fn fio_verify(uri: &str) {
     let loops = if soak() { "20" } else { "1" };
     let fio = Tool::new("fio").args([
         "--name=verify",

@@ -12,6 +12,7 @@ mod disk;
 mod full;
 mod guards;
 mod history;
+mod hooks;
 mod loop_;
 mod nbd;
 mod sim;
