@@ -59,6 +59,7 @@ mod engine;
 mod error;
 mod files;
 mod inflight;
+mod make;
 mod net;
 mod plan;
 mod queue;
@@ -68,6 +69,7 @@ mod setup;
 #[cfg(feature = "test-utils")]
 pub mod sim;
 mod sync;
+mod take;
 
 pub use config::{Config, EngineKind, Features, PlanLimits, QueueInfo};
 pub use counters::Counters;

@@ -4,28 +4,24 @@ use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use iomgr_core::{
-    Action, Data, Errno, FileHandle, FileSlot, Full, Lease, Op, OpDone, OpError, OpQueue, Timestamp, Token,
-};
+use iomgr_core::{Errno, OpDone, OpError, Timestamp, Token};
 
 use crate::Error;
-use crate::buf::{Access, Arena, Held};
-use crate::config::{Config, EngineKind, Features, QueueInfo};
+use crate::buf::Arena;
+use crate::config::QueueInfo;
 use crate::counters::Counters;
 use crate::engine::{Engine, Outcome, Surroundings, Wait, clock};
 use crate::files::{FileIndex, Files};
-use crate::inflight::{Inflight, Key, Stage, Work};
+use crate::inflight::{Inflight, Key, Work};
 use crate::net::{NetFull, Sends};
 use crate::plan::{Plan, PlanOp};
-use crate::ring::Ring;
-use crate::sync::SyncEngine;
 
 /// How an op ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Completion {
     /// The op's token.
     pub token: Token,
-    /// For an op of [`OpQueue`], `Ok(_)` says that all of it was done. Else what the op's own page says.
+    /// For an op of [`OpQueue`](iomgr_core::OpQueue), `Ok(_)` says that all of it was done. Else what the op's own page says.
     pub result: Result<u32, OpError>,
 }
 
@@ -62,14 +58,14 @@ pub struct Queue {
     pub(crate) done: VecDeque<Done>,
     pub(crate) counters: Counters,
     pub(crate) plan: Plan,
-    batch: Vec<PlanOp>,
-    reaped: Vec<Outcome>,
+    pub(crate) batch: Vec<PlanOp>,
+    pub(crate) reaped: Vec<Outcome>,
     pub(crate) load: Load,
     pub(crate) bounds: Bounds,
     /// The next wait ends for sends as well.
-    hurry: bool,
-    info: QueueInfo,
-    not_send: PhantomData<*mut ()>,
+    pub(crate) hurry: bool,
+    pub(crate) info: QueueInfo,
+    pub(crate) not_send: PhantomData<*mut ()>,
 }
 
 /// A completion, and which share of the queue it takes until it is delivered.
@@ -105,87 +101,6 @@ pub(crate) struct Bounds {
 }
 
 impl Queue {
-    /// Makes a queue; everything that it will ever need is allocated here.
-    pub fn new(config: &Config) -> Result<Self, Error> {
-        config.check()?;
-        let mut notes = Vec::new();
-        match &config.engine {
-            EngineKind::Uring => Self::on_ring(config, notes),
-            EngineKind::Sync => Self::on_calls(config, notes),
-            EngineKind::Auto => Self::on_ring(config, Vec::new()).or_else(|error| {
-                if !error.is_about_the_kernel() {
-                    return Err(error);
-                }
-                tracing::warn!(%error, "engine_fallback: using the synchronous engine");
-                notes.push(format!("the synchronous engine is used because {error}"));
-                Self::on_calls(config, notes)
-            }),
-            #[cfg(feature = "test-utils")]
-            EngineKind::Sim(handle) => {
-                let engine = Engine::Sim(crate::sim::SimEngine::new(handle));
-                Ok(Self::assemble(
-                    config,
-                    engine,
-                    Arena::new(config.arena_bytes, false)?,
-                    notes,
-                ))
-            }
-        }
-    }
-
-    fn on_ring(config: &Config, mut notes: Vec<String>) -> Result<Self, Error> {
-        let arena = Arena::new(config.arena_bytes, true)?;
-        let ring = Ring::new(config, &arena, &mut notes)?;
-        Ok(Self::assemble(config, Engine::Ring(ring), arena, notes))
-    }
-
-    fn on_calls(config: &Config, notes: Vec<String>) -> Result<Self, Error> {
-        let engine = SyncEngine::new(config.max_ops, config.net_ops);
-        let arena = Arena::new(config.arena_bytes, false)?;
-        Ok(Self::assemble(config, Engine::Sync(engine), arena, notes))
-    }
-
-    fn assemble(config: &Config, engine: Engine, arena: Arena, notes: Vec<String>) -> Self {
-        let (disk, net) = (config.max_ops as usize, config.net_ops as usize);
-        let (name, features) = match &engine {
-            Engine::Ring(ring) => ("io_uring", ring.features()),
-            Engine::Sync(_) => ("sync", Features::empty()),
-            #[cfg(feature = "test-utils")]
-            Engine::Sim(_) => ("sim", Features::empty()),
-        };
-        Self {
-            engine,
-            arena,
-            ops: Inflight::new(config.max_ops + config.net_ops),
-            disk: VecDeque::with_capacity(disk),
-            net: VecDeque::with_capacity(net),
-            cancels: VecDeque::with_capacity(net),
-            files: Files::new(config.files),
-            sends: Sends::new(config.sends),
-            done: VecDeque::with_capacity(disk + net),
-            counters: Counters::default(),
-            plan: Plan::new(config.size as usize, config.plan),
-            batch: Vec::with_capacity(config.size as usize),
-            // A quiet send that failed leaves its entry and its mark.
-            reaped: Vec::with_capacity(disk + 2 * net),
-            load: Load::default(),
-            bounds: Bounds {
-                size: config.size,
-                max_ops: config.max_ops,
-                net_ops: config.net_ops,
-            },
-            hurry: false,
-            info: QueueInfo {
-                engine: name,
-                features,
-                notes,
-                arena_bytes: config.arena_bytes,
-                size: config.size,
-            },
-            not_send: PhantomData,
-        }
-    }
-
     /// What the queue turned out to be.
     pub fn info(&self) -> QueueInfo {
         self.info.clone()
@@ -203,7 +118,7 @@ impl Queue {
     /// the time is over or a signal came.
     ///
     /// Sends that go through at once do not end the wait if something is being received on their sockets, unless
-    /// [`alloc`](OpQueue::alloc) found no memory since the last wait, or [`wake_for_sends`](Self::wake_for_sends) was
+    /// [`alloc`](iomgr_core::OpQueue::alloc) found no memory since the last wait, or [`wake_for_sends`](Self::wake_for_sends) was
     /// called: a thread that holds anything back until a send is done must say so.
     pub fn submit_and_wait(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
         let deadline = timeout.map(|time| self.now() + time);
@@ -372,39 +287,11 @@ impl Queue {
         }
     }
 
-    fn forget(&mut self, index: FileIndex) {
+    pub(crate) fn forget(&mut self, index: FileIndex) {
         if self.files[index].registered {
             self.engine.unregister_file(index);
         }
         self.files.forget(index);
-    }
-
-    /// Checks an op and takes hold of what it needs; else how it ends.
-    fn admit(&mut self, op: Op) -> Result<(Work, FileIndex, Option<Held>), Result<u32, OpError>> {
-        let file = self.files.take(op.file).ok_or(Err(OpError::Os(Errno::BADF)))?;
-        let admitted = self.work(op.action);
-        if admitted.is_err() {
-            self.file_done(file);
-        }
-        admitted.map(|(work, held)| (work, file, held))
-    }
-
-    fn work(&mut self, action: Action) -> Result<(Work, Option<Held>), Result<u32, OpError>> {
-        let nothing = Err(Ok(0));
-        let hold =
-            |arena: &mut Arena, data: Data, access| arena.hold(data, access).ok_or(Err(OpError::Os(Errno::INVAL)));
-        match action {
-            Action::Read { data, .. } | Action::Write { data, .. } if data.len == 0 => nothing,
-            Action::Discard { len: 0, .. } | Action::WriteZeroes { len: 0, .. } => nothing,
-            Action::Read { offset, data } => {
-                hold(&mut self.arena, data, Access::Fills).map(|(run, held)| (Work::Read { offset, run }, held))
-            }
-            Action::Write { offset, data, durable } => hold(&mut self.arena, data, Access::Reads)
-                .map(|(run, held)| (Work::Write { offset, run, durable }, held)),
-            Action::Flush => Ok((Work::Flush, None)),
-            Action::Discard { offset, len } => Ok((Work::Discard { offset, len }, None)),
-            Action::WriteZeroes { offset, len, unmap } => Ok((Work::Zero { offset, len, unmap }, None)),
-        }
     }
 
     /// Ends an op that no engine has seen, or whose engine is through with it.
@@ -423,102 +310,6 @@ impl Queue {
             self.file_done(file);
         }
         self.complete(entry.token, result, entry.work.is_disk());
-    }
-}
-
-impl OpQueue for Queue {
-    fn add_file(&mut self, file: &FileHandle) -> Result<FileSlot, Errno> {
-        let simulated = matches!(file, FileHandle::Simulated(_));
-        if simulated != self.engine.is_simulated() {
-            return Err(Errno::NFILE);
-        }
-        let index = self.files.add(file).ok_or(Errno::NFILE)?;
-        self.engine.register_file(&mut self.files, index);
-        Ok(self.files.slot(index))
-    }
-
-    fn remove_file(&mut self, slot: FileSlot) {
-        if let Some(index) = self.files.close(slot) {
-            self.forget(index);
-        }
-    }
-
-    fn push(&mut self, op: Op) -> Result<(), Full> {
-        if self.load.disk >= self.bounds.max_ops {
-            self.counters.handed_back += 1;
-            return Err(Full(op));
-        }
-        self.counters.pushed += 1;
-        self.load.disk += 1;
-        match self.admit(op) {
-            Ok((work, file, held)) => {
-                let waiting = self.load.disk_issued as usize + self.disk.len();
-                self.counters.deferrals += u64::from(waiting >= self.bounds.size as usize);
-                let key = self.ops.insert(op.token, work, Some(file), held);
-                self.disk.push_back(key);
-            }
-            Err(result) => self.complete(op.token, result, true),
-        }
-        Ok(())
-    }
-
-    fn cancel(&mut self, token: Token) -> usize {
-        self.cancel_all_of(|other| other == token)
-    }
-
-    fn alloc(&mut self, len: u32) -> Option<Lease> {
-        self.arena.alloc(len)
-    }
-
-    fn free(&mut self, lease: Lease) {
-        self.arena.free(lease);
-    }
-
-    fn bytes(&self, data: Data) -> Option<&[u8]> {
-        self.arena.bytes(data)
-    }
-
-    fn fill_zeros(&mut self, data: Data) -> bool {
-        self.arena.fill_zeros(data)
-    }
-
-    fn bytes_mut(&mut self, data: Data) -> Option<&mut [u8]> {
-        self.arena.bytes_mut(data)
-    }
-}
-
-impl Queue {
-    /// Cancels every op whose token `is_meant`; says how many never started.
-    pub(crate) fn cancel_all_of(&mut self, is_meant: impl Fn(Token) -> bool) -> usize {
-        let mut never_started = 0;
-        for index in 0..self.ops.capacity() {
-            let Some((key, entry)) = self.ops.by_index(index) else {
-                continue;
-            };
-            if !is_meant(entry.token) || entry.cancelled {
-                continue;
-            }
-            match (entry.stage, entry.work.is_disk()) {
-                (Stage::Queued, _) if !entry.seen => {
-                    never_started += 1;
-                    self.end_queued(key, OpError::NeverStarted);
-                }
-                (Stage::Queued, false) => self.end_queued(key, OpError::Os(Errno::CANCELED)),
-                (Stage::Issued, false) if !entry.quiet => {
-                    entry.cancelled = true;
-                    self.cancels.push_back(key);
-                }
-                // The disk is at it: it goes on to its own end.
-                _ => {}
-            }
-        }
-        never_started
-    }
-
-    fn end_queued(&mut self, key: Key, error: OpError) {
-        self.disk.retain(|&other| other != key);
-        self.net.retain(|&other| other != key);
-        self.end(key, Err(error));
     }
 }
 

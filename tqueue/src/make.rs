@@ -1,0 +1,100 @@
+//! How a queue is made: everything that it will ever need is allocated here.
+
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+
+use crate::buf::Arena;
+use crate::config::{Config, EngineKind, Features, QueueInfo};
+use crate::counters::Counters;
+use crate::engine::Engine;
+use crate::files::Files;
+use crate::inflight::Inflight;
+use crate::net::Sends;
+use crate::plan::Plan;
+use crate::queue::{Bounds, Load};
+use crate::ring::Ring;
+use crate::sync::SyncEngine;
+use crate::{Error, Queue};
+
+impl Queue {
+    /// Makes a queue; everything that it will ever need is allocated here.
+    pub fn new(config: &Config) -> Result<Self, Error> {
+        config.check()?;
+        let mut notes = Vec::new();
+        match &config.engine {
+            EngineKind::Uring => Self::on_ring(config, notes),
+            EngineKind::Sync => Self::on_calls(config, notes),
+            EngineKind::Auto => Self::on_ring(config, Vec::new()).or_else(|error| {
+                if !error.is_about_the_kernel() {
+                    return Err(error);
+                }
+                tracing::warn!(%error, "engine_fallback: using the synchronous engine");
+                notes.push(format!("the synchronous engine is used because {error}"));
+                Self::on_calls(config, notes)
+            }),
+            #[cfg(feature = "test-utils")]
+            EngineKind::Sim(handle) => {
+                let engine = Engine::Sim(crate::sim::SimEngine::new(handle));
+                Ok(Self::assemble(
+                    config,
+                    engine,
+                    Arena::new(config.arena_bytes, false)?,
+                    notes,
+                ))
+            }
+        }
+    }
+
+    fn on_ring(config: &Config, mut notes: Vec<String>) -> Result<Self, Error> {
+        let arena = Arena::new(config.arena_bytes, true)?;
+        let ring = Ring::new(config, &arena, &mut notes)?;
+        Ok(Self::assemble(config, Engine::Ring(ring), arena, notes))
+    }
+
+    fn on_calls(config: &Config, notes: Vec<String>) -> Result<Self, Error> {
+        let engine = SyncEngine::new(config.max_ops, config.net_ops);
+        let arena = Arena::new(config.arena_bytes, false)?;
+        Ok(Self::assemble(config, Engine::Sync(engine), arena, notes))
+    }
+
+    fn assemble(config: &Config, engine: Engine, arena: Arena, notes: Vec<String>) -> Self {
+        let (disk, net) = (config.max_ops as usize, config.net_ops as usize);
+        let (name, features) = match &engine {
+            Engine::Ring(ring) => ("io_uring", ring.features()),
+            Engine::Sync(_) => ("sync", Features::empty()),
+            #[cfg(feature = "test-utils")]
+            Engine::Sim(_) => ("sim", Features::empty()),
+        };
+        Self {
+            engine,
+            arena,
+            ops: Inflight::new(config.max_ops + config.net_ops),
+            disk: VecDeque::with_capacity(disk),
+            net: VecDeque::with_capacity(net),
+            cancels: VecDeque::with_capacity(net),
+            files: Files::new(config.files),
+            sends: Sends::new(config.sends),
+            done: VecDeque::with_capacity(disk + net),
+            counters: Counters::default(),
+            plan: Plan::new(config.size as usize, config.plan),
+            batch: Vec::with_capacity(config.size as usize),
+            // A quiet send that failed leaves its entry and its mark.
+            reaped: Vec::with_capacity(disk + 2 * net),
+            load: Load::default(),
+            bounds: Bounds {
+                size: config.size,
+                max_ops: config.max_ops,
+                net_ops: config.net_ops,
+            },
+            hurry: false,
+            info: QueueInfo {
+                engine: name,
+                features,
+                notes,
+                arena_bytes: config.arena_bytes,
+                size: config.size,
+            },
+            not_send: PhantomData,
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Taking ops from devices, and taking them back: the queue as an [`OpQueue`].
+
+use iomgr_core::{Action, Data, Errno, FileHandle, FileSlot, Full, Lease, Op, OpError, OpQueue, Token};
+
+use crate::Queue;
+use crate::buf::{Access, Arena, Held};
+use crate::files::FileIndex;
+use crate::inflight::{Key, Stage, Work};
+
+/// An op that ends before it begins: what it comes to.
+type AtOnce = Result<u32, OpError>;
+
+impl OpQueue for Queue {
+    fn add_file(&mut self, file: &FileHandle) -> Result<FileSlot, Errno> {
+        let simulated = matches!(file, FileHandle::Simulated(_));
+        if simulated != self.engine.is_simulated() {
+            return Err(Errno::NFILE);
+        }
+        let index = self.files.add(file).ok_or(Errno::NFILE)?;
+        self.engine.register_file(&mut self.files, index);
+        Ok(self.files.slot(index))
+    }
+
+    fn remove_file(&mut self, slot: FileSlot) {
+        if let Some(index) = self.files.close(slot) {
+            self.forget(index);
+        }
+    }
+
+    fn push(&mut self, op: Op) -> Result<(), Full> {
+        if self.load.disk >= self.bounds.max_ops {
+            self.counters.handed_back += 1;
+            return Err(Full(op));
+        }
+        self.counters.pushed += 1;
+        self.load.disk += 1;
+        match self.admit(op) {
+            Ok((work, file, held)) => {
+                let waiting = self.load.disk_issued as usize + self.disk.len();
+                self.counters.deferrals += u64::from(waiting >= self.bounds.size as usize);
+                let key = self.ops.insert(op.token, work, Some(file), held);
+                self.disk.push_back(key);
+            }
+            Err(result) => self.complete(op.token, result, true),
+        }
+        Ok(())
+    }
+
+    fn cancel(&mut self, token: Token) -> usize {
+        self.cancel_all_of(|other| other == token)
+    }
+
+    fn alloc(&mut self, len: u32) -> Option<Lease> {
+        self.arena.alloc(len)
+    }
+
+    fn free(&mut self, lease: Lease) {
+        self.arena.free(lease);
+    }
+
+    fn bytes(&self, data: Data) -> Option<&[u8]> {
+        self.arena.bytes(data)
+    }
+
+    fn fill_zeros(&mut self, data: Data) -> bool {
+        self.arena.fill_zeros(data)
+    }
+
+    fn bytes_mut(&mut self, data: Data) -> Option<&mut [u8]> {
+        self.arena.bytes_mut(data)
+    }
+}
+
+impl Queue {
+    /// Checks an op and takes hold of what it needs; else how it ends.
+    fn admit(&mut self, op: Op) -> Result<(Work, FileIndex, Option<Held>), AtOnce> {
+        let file = self.files.take(op.file).ok_or(Err(OpError::Os(Errno::BADF)))?;
+        let admitted = self.work(op.action);
+        if admitted.is_err() {
+            self.file_done(file);
+        }
+        admitted.map(|(work, held)| (work, file, held))
+    }
+
+    fn work(&mut self, action: Action) -> Result<(Work, Option<Held>), AtOnce> {
+        let nothing = Err(Ok(0));
+        let hold =
+            |arena: &mut Arena, data: Data, access| arena.hold(data, access).ok_or(Err(OpError::Os(Errno::INVAL)));
+        match action {
+            Action::Read { data, .. } | Action::Write { data, .. } if data.len == 0 => nothing,
+            Action::Discard { len: 0, .. } | Action::WriteZeroes { len: 0, .. } => nothing,
+            Action::Read { offset, data } => {
+                hold(&mut self.arena, data, Access::Fills).map(|(run, held)| (Work::Read { offset, run }, held))
+            }
+            Action::Write { offset, data, durable } => hold(&mut self.arena, data, Access::Reads)
+                .map(|(run, held)| (Work::Write { offset, run, durable }, held)),
+            Action::Flush => Ok((Work::Flush, None)),
+            Action::Discard { offset, len } => Ok((Work::Discard { offset, len }, None)),
+            Action::WriteZeroes { offset, len, unmap } => Ok((Work::Zero { offset, len, unmap }, None)),
+        }
+    }
+
+    /// Cancels every op whose token `is_meant`; says how many never started.
+    pub(crate) fn cancel_all_of(&mut self, is_meant: impl Fn(Token) -> bool) -> usize {
+        let mut never_started = 0;
+        for index in 0..self.ops.capacity() {
+            let Some((key, entry)) = self.ops.by_index(index) else {
+                continue;
+            };
+            if !is_meant(entry.token) || entry.cancelled {
+                continue;
+            }
+            match (entry.stage, entry.work.is_disk()) {
+                (Stage::Queued, _) if !entry.seen => {
+                    never_started += 1;
+                    self.end_queued(key, OpError::NeverStarted);
+                }
+                (Stage::Queued, false) => self.end_queued(key, OpError::Os(Errno::CANCELED)),
+                (Stage::Issued, false) if !entry.quiet => {
+                    entry.cancelled = true;
+                    self.cancels.push_back(key);
+                }
+                // The disk is at it: it goes on to its own end.
+                _ => {}
+            }
+        }
+        never_started
+    }
+
+    fn end_queued(&mut self, key: Key, error: OpError) {
+        self.disk.retain(|&other| other != key);
+        self.net.retain(|&other| other != key);
+        self.end(key, Err(error));
+    }
+}
