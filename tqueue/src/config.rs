@@ -1,6 +1,7 @@
 //! What a queue is made from, and what came of it.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::Error;
 
@@ -25,6 +26,8 @@ pub struct Config {
     pub files: u32,
     /// Bounds for the plan step.
     pub plan: PlanLimits,
+    /// How long dropping the queue waits for ops that the disk is at. Then it leaks its ring and its buffers.
+    pub drain_max: Duration,
 }
 
 impl Default for Config {
@@ -40,6 +43,7 @@ impl Default for Config {
             mask: Features::empty(),
             files: 64,
             plan: PlanLimits::default(),
+            drain_max: Duration::from_secs(30),
         }
     }
 }

@@ -1,17 +1,12 @@
 //! How a queue ends: nothing that the kernel may write to is freed.
 
-use std::time::Duration;
-
 use crate::Queue;
 use crate::engine::{Engine, clock};
-
-/// How long dropping a queue waits for ops that the disk is at.
-pub const DRAIN_MAX: Duration = Duration::from_secs(30);
 
 impl Queue {
     /// Ends all ops: those that wait are cancelled, those that the disk is at are waited for. True: none is left.
     fn drain(&mut self) -> bool {
-        let deadline = clock() + DRAIN_MAX;
+        let deadline = clock() + self.bounds.drain_max;
         loop {
             self.cancel_all_of(|_| true);
             while self.next_completion().is_some() {}

@@ -73,7 +73,6 @@ mod take;
 
 pub use config::{Config, EngineKind, Features, PlanLimits, QueueInfo};
 pub use counters::Counters;
-pub use drain::DRAIN_MAX;
 pub use error::{Error, ErrorKind};
 pub use iomgr_core::Errno;
 pub use net::{Interest, MAX_SEND_PARTS, NetFull};

@@ -85,6 +85,7 @@ impl Queue {
                 size: config.size,
                 max_ops: config.max_ops,
                 net_ops: config.net_ops,
+                drain_max: config.drain_max,
             },
             hurry: false,
             info: QueueInfo {

@@ -38,7 +38,7 @@ impl Completion {
 /// A queue of ops on one thread; see the [crate's front page](crate).
 ///
 /// It stays on the thread that made it. Dropping it ends what waits (sockets, polls, timers), waits for what the disk is
-/// at, up to [`DRAIN_MAX`](crate::DRAIN_MAX), and leaks the ring and the buffers rather than free what the kernel may
+/// at, up to [`Config::drain_max`](crate::Config::drain_max), and leaks the ring and the buffers rather than free what the kernel may
 /// still write to.
 #[derive(Debug)]
 pub struct Queue {
@@ -98,6 +98,7 @@ pub(crate) struct Bounds {
     pub(crate) size: u32,
     pub(crate) max_ops: u32,
     pub(crate) net_ops: u32,
+    pub(crate) drain_max: Duration,
 }
 
 impl Queue {

@@ -1,4 +1,6 @@
+use std::io::Write;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use iomgr_core::{Action, Data, DataHome, Errno, FileHandle, FileSlot, OpError, OpQueue, SimFile};
 use tqueue::Config;
@@ -288,4 +290,60 @@ fn without_registered_buffers_everything_works() {
         Ok(4096)
     );
     queue.free(lease);
+}
+
+/// An empty pipe stands for a disk that hangs: io_uring reads it as a stream, and waits.
+#[test]
+fn memory_that_a_hung_disk_may_still_write_to_is_never_freed() {
+    let config = Config {
+        engine: tqueue::EngineKind::Uring,
+        drain_max: Duration::from_millis(20),
+        ..small()
+    };
+    let mut queue = tqueue::Queue::new(&config).unwrap();
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let file = queue.add_file(&FileHandle::new(reader)).unwrap();
+    let lease = queue.alloc(4096).unwrap();
+    push(
+        &mut queue,
+        1,
+        file,
+        Action::Read {
+            offset: 0,
+            data: lease.data(),
+        },
+    );
+    queue.submit().unwrap();
+    assert_eq!(queue.cancel(token(1)), 0, "the disk is at it");
+    assert_eq!(queue.bytes(lease.data()), None);
+    queue.free(lease);
+    drop(queue);
+    // The read is still there, as the ring and its files are: somebody reads the pipe, so writing to it is no error.
+    writer.write_all(&[1; 4096]).unwrap();
+}
+
+#[test]
+fn a_dropped_queue_waits_for_what_the_disk_is_at() {
+    let config = Config {
+        engine: tqueue::EngineKind::Uring,
+        ..small()
+    };
+    let mut queue = tqueue::Queue::new(&config).unwrap();
+    let (file, real) = temp_file(&mut queue);
+    let lease = filled(&mut queue, &[5; 4096]);
+    for i in 0..4 {
+        push(
+            &mut queue,
+            i,
+            file,
+            Action::Write {
+                offset: i * 4096,
+                data: lease.data(),
+                durable: true,
+            },
+        );
+    }
+    queue.submit().unwrap();
+    drop(queue);
+    assert_eq!(real.metadata().unwrap().len(), 4 * 4096);
 }
