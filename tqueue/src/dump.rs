@@ -59,3 +59,56 @@ impl Queue {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use iomgr_core::{Action, FileHandle, Op, OpQueue, Owner, Timestamp, Token};
+
+    use crate::{Config, EngineKind, Queue};
+
+    #[test]
+    fn it_shows_what_is_outstanding_and_where() {
+        let config = Config {
+            engine: EngineKind::Sync,
+            size: 1,
+            max_ops: 4,
+            ..Config::default()
+        };
+        let mut queue = Queue::new(&config).unwrap();
+        let file = queue.add_file(&FileHandle::new(tempfile::tempfile().unwrap())).unwrap();
+        let lease = queue.alloc(5000).unwrap();
+        let token = |value| Token::new(Owner(3), value);
+        let write = Action::Write {
+            offset: 512,
+            data: lease.data(),
+            durable: true,
+        };
+        queue
+            .push(Op {
+                token: token(1),
+                file,
+                action: Action::Flush,
+            })
+            .unwrap();
+        queue
+            .push(Op {
+                token: token(2),
+                file,
+                action: write,
+            })
+            .unwrap();
+        queue.timer(Timestamp::from_nanos(u64::MAX), token(3)).unwrap();
+        queue.submit().unwrap();
+        insta::assert_snapshot!(queue.dump(), @r"
+        queue: sync, size 1, 48 MiB of buffers
+        disk: 2 of 4 outstanding, 0 of 1 in the kernel, 1 queued
+        net: 1 of 256 outstanding, 1 in the kernel, 0 queued
+        completions to deliver: 1; files: 1; free memory: 50323456 bytes, largest run 33554432
+        plan: PlanLimits { max_bytes: 1048576, max_segments: 1 }
+        Counters { pushed: 3, completed: 1, failed: 0, deferrals: 1, handed_back: 0, enters: 1, sqes: 1, plain_calls: 0, cqes: 1, continued: 0, retried: 0, never_started: 0, quiet_sends: 0, max_in_kernel: 1 }
+        op 1: Token(3:0x2) Write { offset: 512, run: Run { start: 33554432, len: 5000 }, durable: true } queued, 0 bytes moved
+        op 2: Token(3:0x3) Timer { at: Timestamp(18446744073709551615) } in the kernel, 0 bytes moved
+        ");
+        queue.free(lease);
+    }
+}

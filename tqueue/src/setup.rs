@@ -141,7 +141,7 @@ fn why_no_ring(errno: Errno, size: u32, disabled: Option<u32>) -> Error {
         (Errno::NOMEM, _) => (
             ErrorKind::Memory,
             format!(
-                "a ring of {size} entries does not fit the limit on memory (`ulimit -l` before Linux 5.12, cgroup after)"
+                "a ring of {size} entries does not fit the limit on locked memory (`ulimit -l`, or CAP_IPC_LOCK) or that of the cgroup"
             ),
         ),
         (Errno::MFILE | Errno::NFILE, _) => (ErrorKind::Files, "no descriptor for the ring (`ulimit -n`)".to_owned()),
@@ -200,7 +200,7 @@ mod tests {
         Denied: io_uring is not permitted: switched off for everybody (sysctl kernel.io_uring_disabled is 2)
         Denied: io_uring is not permitted: reserved for CAP_SYS_ADMIN and members of kernel.io_uring_group (sysctl kernel.io_uring_disabled is 1)
         Denied: io_uring is not permitted: a seccomp filter or security module forbids it (container runtimes do by default)
-        Memory: out of memory for the queue: a ring of 128 entries does not fit the limit on memory (`ulimit -l` before Linux 5.12, cgroup after)
+        Memory: out of memory for the queue: a ring of 128 entries does not fit the limit on locked memory (`ulimit -l`, or CAP_IPC_LOCK) or that of the cgroup
         Files: out of file descriptors for the queue: no descriptor for the ring (`ulimit -n`)
         Unsupported: io_uring is not supported: the kernel refuses a ring of 128 entries
         ");

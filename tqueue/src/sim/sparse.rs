@@ -54,9 +54,8 @@ impl Sparse {
         if first > last {
             return self.zero_within(offset, end - offset);
         }
-        let mut rest = self.pages.split_off(&first);
-        let mut behind = rest.split_off(&last);
-        self.pages.append(&mut behind);
+        let inside: Vec<u64> = self.pages.range(first..last).map(|(page, _)| *page).collect();
+        inside.iter().for_each(|page| drop(self.pages.remove(page)));
         self.zero_within(offset, first * PAGE - offset);
         self.zero_within(last * PAGE, end - last * PAGE);
     }
