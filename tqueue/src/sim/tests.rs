@@ -44,6 +44,16 @@ impl Rig {
         self.queue.next_completion().unwrap().result
     }
 
+    /// Runs everything to its end.
+    fn finish(&mut self) -> Vec<Result<u32, OpError>> {
+        let mut results = Vec::new();
+        while !self.queue.is_idle() {
+            self.queue.submit_and_wait(None).unwrap();
+            results.extend(std::iter::from_fn(|| self.queue.next_completion()).map(|done| done.result));
+        }
+        results
+    }
+
     fn lease(&mut self, byte: u8, len: u32) -> Lease {
         let lease = self.queue.alloc(len).unwrap();
         self.queue.bytes_mut(lease.data()).unwrap().fill(byte);
@@ -343,4 +353,51 @@ fn time_is_virtual() {
     rig.queue.submit_and_wait(None).unwrap();
     assert_eq!(rig.queue.next_completion().unwrap().result, Ok(0));
     assert!(rig.queue.now() >= at);
+}
+
+#[test]
+fn what_comes_short_or_is_interrupted_is_made_whole() {
+    for seed in 0..20 {
+        let mut rig = Rig::new(seed);
+        let content: Vec<u8> = (0..64 * 5000u32).map(|i| (i % 251) as u8).collect();
+        let leases: Vec<Lease> = content.chunks(5000).map(|part| filled(&mut rig.queue, part)).collect();
+        for (i, lease) in (0..).zip(&leases) {
+            rig.push(
+                i,
+                Action::Write {
+                    offset: i * 5000,
+                    data: lease.data(),
+                    durable: false,
+                },
+            );
+        }
+        assert_eq!(rig.finish(), vec![Ok(5000); 64]);
+        let mut now = vec![0; content.len()];
+        rig.disk.read_at(&mut now, 0).unwrap();
+        assert!(now == content, "seed {seed}");
+        for (i, lease) in (0..).zip(&leases) {
+            rig.queue.bytes_mut(lease.data()).unwrap().fill(0);
+            rig.push(
+                i,
+                Action::Read {
+                    offset: i * 5000,
+                    data: lease.data(),
+                },
+            );
+        }
+        assert_eq!(rig.finish(), vec![Ok(5000); 64]);
+        let read: Vec<u8> = leases
+            .iter()
+            .flat_map(|lease| rig.queue.bytes(lease.data()).unwrap().to_vec())
+            .collect();
+        assert!(read == content, "seed {seed}");
+        let counters = rig.queue.counters();
+        assert!(counters.continued + counters.retried > 0, "the machine has its moods");
+    }
+}
+
+fn filled(queue: &mut Queue, bytes: &[u8]) -> Lease {
+    let lease = queue.alloc(bytes.len() as u32).unwrap();
+    queue.bytes_mut(lease.data()).unwrap().copy_from_slice(bytes);
+    lease
 }
