@@ -44,8 +44,8 @@ impl ServerConfig {
         if !(1..=4096).contains(&self.depth) {
             return bad("the depth is 1 to 4096");
         }
-        if !(1..=4096).contains(&self.limits.connections) {
-            return bad("a server takes 1 to 4096 connections");
+        if !(1..=4000).contains(&self.limits.connections) {
+            return bad("a server takes 1 to 4000 connections");
         }
         if !(1..=4096).contains(&self.limits.in_flight) {
             return bad("a connection has 1 to 4096 requests in flight");

@@ -1,5 +1,7 @@
 //! NBD frontend.
 
+#![forbid(unsafe_code)]
+
 mod config;
 mod error;
 mod export;

@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use iomgr_core::{
     Busy, CancelOutcome, Device, DeviceQueue, Done, Errno, Limits, OpDone, OpQueue, Operation, Pass, QueueContext,
-    Request, SectorCount, Tag, Waker,
+    Request, RequestFlags, SectorCount, SectorRange, Tag, Waker,
 };
 
 /// A device whose sectors are memory. Requests end as soon as they are submitted, unless they are [held](Self::hold).
@@ -28,8 +29,26 @@ struct Shared {
     held: AtomicBool,
     wakers: Mutex<Vec<Waker>>,
     open_queues: AtomicU64,
-    flushes: AtomicU64,
-    submitted: AtomicU64,
+    /// The queue of this number does not open.
+    broken_queue: Mutex<Option<u16>>,
+    /// What was submitted, the oldest first; up to [`LOG_MAX`].
+    log: Mutex<Vec<Logged>>,
+    submitted: Mutex<u64>,
+    more: Condvar,
+}
+
+/// Requests that the log of a device holds.
+const LOG_MAX: usize = 4096;
+
+/// A request as the log of a [`MemDevice`] has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Logged {
+    /// What was asked for.
+    pub op: Operation,
+    /// How.
+    pub flags: RequestFlags,
+    /// Where.
+    pub range: SectorRange,
 }
 
 impl MemDevice {
@@ -89,14 +108,38 @@ impl MemDevice {
         lock(&self.shared.bytes).clone()
     }
 
-    /// Requests submitted so far.
-    pub fn submitted(&self) -> u64 {
-        self.shared.submitted.load(Ordering::SeqCst)
+    /// From now on, queue `index` does not open.
+    pub fn break_queue(&self, index: u16) {
+        *lock(&self.shared.broken_queue) = Some(index);
     }
 
-    /// Flushes ended so far.
-    pub fn flushes(&self) -> u64 {
-        self.shared.flushes.load(Ordering::SeqCst)
+    /// Requests submitted so far.
+    pub fn submitted(&self) -> u64 {
+        *lock(&self.shared.submitted)
+    }
+
+    /// Waits until that many requests were submitted.
+    ///
+    /// # Panics
+    /// If that does not happen within a minute.
+    pub fn wait_submitted(&self, count: u64) {
+        let minute = Duration::from_secs(60);
+        let few = |submitted: &mut u64| *submitted < count;
+        let waited = self
+            .shared
+            .more
+            .wait_timeout_while(lock(&self.shared.submitted), minute, few);
+        let (submitted, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        assert!(
+            !timeout.timed_out(),
+            "{} of {count} requests were submitted",
+            *submitted
+        );
+    }
+
+    /// The first few thousand requests that were submitted.
+    pub fn log(&self) -> Vec<Logged> {
+        lock(&self.shared.log).clone()
     }
 
     /// Queues that are open.
@@ -115,6 +158,9 @@ impl Device for MemDevice {
     }
 
     fn open_queue(&self, cx: QueueContext<'_>) -> Result<Box<dyn DeviceQueue>, Box<dyn Error + Send + Sync>> {
+        if *lock(&self.shared.broken_queue) == Some(cx.index) {
+            return Err(format!("queue {} is broken", cx.index).into());
+        }
         lock(&self.shared.wakers).push(cx.waker);
         self.shared.open_queues.fetch_add(1, Ordering::SeqCst);
         let depth = cx.depth as usize;
@@ -123,6 +169,18 @@ impl Device for MemDevice {
             held: VecDeque::with_capacity(depth),
             done: VecDeque::with_capacity(depth),
         }))
+    }
+}
+
+impl Shared {
+    fn note(&self, request: &Request) {
+        let Request { op, flags, range, .. } = *request;
+        let mut log = lock(&self.log);
+        if log.len() < LOG_MAX {
+            log.push(Logged { op, flags, range });
+        }
+        *lock(&self.submitted) += 1;
+        self.more.notify_all();
     }
 }
 
@@ -146,9 +204,6 @@ impl MemQueue {
             && op == request.op
         {
             return Err(errno);
-        }
-        if request.op == Operation::Flush {
-            self.shared.flushes.fetch_add(1, Ordering::SeqCst);
         }
         let mut bytes = lock(&self.shared.bytes);
         if bytes.is_empty() || request.range.is_empty() {
@@ -177,7 +232,7 @@ impl MemQueue {
 
 impl DeviceQueue for MemQueue {
     fn submit(&mut self, pass: &mut Pass<'_>, request: Request) -> Result<(), Busy> {
-        self.shared.submitted.fetch_add(1, Ordering::SeqCst);
+        self.shared.note(&request);
         if self.shared.held.load(Ordering::SeqCst) {
             self.held.push_back(request);
         } else {

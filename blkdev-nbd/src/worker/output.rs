@@ -133,7 +133,8 @@ impl Conn {
     }
 }
 
-const HEADER_LEN: u32 = SimpleReply::BYTES as u32;
+const HEADER_LEN: u32 = 16;
+const _: () = assert!(HEADER_LEN as usize == SimpleReply::BYTES);
 
 /// The parts of one send.
 struct Parts {

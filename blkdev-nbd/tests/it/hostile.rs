@@ -1,0 +1,122 @@
+//! Clients that are slow, wrong or gone: each costs its own connection and nothing else.
+
+use blkdev_nbd::proto::{CommandHeader, CommandType};
+use blkdev_nbd::test_utils::MemDevice;
+
+use crate::client::{Client, header, pattern};
+use crate::server::{MIB, TestServer};
+
+#[test]
+fn a_bad_magic_drops_its_connection_only() {
+    let server = TestServer::new();
+    let mut good = server.client();
+    let mut bad = server.client();
+    bad.send(&[0xff; 64]);
+    assert_eq!(bad.rest(), b"");
+    good.write(0, &[1; 4096]);
+    let mut bad = server.raw_client();
+    bad.greet(3);
+    bad.send(&[0xff; 64]);
+    assert_eq!(bad.rest(), b"");
+    assert_eq!(good.read(0, 512), [1; 512]);
+    server.stop();
+}
+
+#[test]
+fn requests_may_come_byte_by_byte() {
+    let server = TestServer::new();
+    let mut client = server.client();
+    let write = [&header(CommandType::Write, 5, 1024, 512).emit()[..], &[7; 512]].concat();
+    let read = header(CommandType::Read, 6, 512, 1024).emit();
+    for byte in write.iter().chain(&read) {
+        client.send(&[*byte]);
+    }
+    assert_eq!(client.reply(), (5, 0));
+    assert_eq!(client.reply(), (6, 0));
+    assert_eq!(client.receive_vec(1024), [[0; 512], [7; 512]].concat());
+    server.stop();
+}
+
+#[test]
+fn payloads_may_come_in_pieces_of_any_size() {
+    let server = TestServer::new();
+    let mut client = server.client();
+    for (n, piece) in [1000, 4096, 30_000, 65_536, 200_000, 1 << 20].into_iter().enumerate() {
+        let bytes = pattern(MIB, n as u8);
+        // A read right behind the payload must not be taken for part of it.
+        client.send(&header(CommandType::Write, 1, 0, MIB).emit());
+        bytes.chunks(piece).for_each(|piece| client.send(piece));
+        client.send(&header(CommandType::Flush, 2, 0, 0).emit());
+        let mut replies = [client.reply(), client.reply()];
+        replies.sort_unstable();
+        assert_eq!(replies, [(1, 0), (2, 0)]);
+        assert!(client.read(0, MIB) == bytes, "pieces of {piece}");
+    }
+    server.stop();
+}
+
+#[test]
+fn what_is_refused_is_skipped_and_the_next_command_served() {
+    let server = TestServer::new();
+    let mut client = server.client();
+    let end = 64 << 20;
+    assert_eq!(client.ask(CommandType::Write, end - 512, 1024, &[1; 1024]), 28);
+    assert_eq!(client.ask(CommandType::Read, end, 512, &[]), 22);
+    assert_eq!(client.ask(CommandType::Write, 1, 512, &[1; 512]), 22);
+    assert_eq!(client.ask(CommandType::Read, 0, 33 << 20, &[]), 22);
+    assert_eq!(client.ask(CommandType::Write, 0, 33 << 20, &vec![1; 33 << 20]), 22);
+    let unknown = CommandHeader {
+        kind: 99,
+        ..header(CommandType::Read, 77, 0, 0)
+    };
+    client.command(unknown, &[]);
+    assert_eq!(client.reply(), (77, 22));
+    assert_eq!(client.read(end - 512, 512), [0; 512]);
+    server.stop();
+}
+
+#[test]
+fn a_client_that_goes_in_the_middle_of_a_write_leaves_nothing() {
+    let server = TestServer::new();
+    // Each holds 32 of 48 MiB: the next one can only go on if the memory came back.
+    for _ in 0..4 {
+        let mut client = server.client();
+        client.send(&header(CommandType::Write, 1, 0, 32 * MIB).emit());
+        client.send(&vec![1; 3 * MIB as usize]);
+    }
+    let mut client = server.client();
+    assert!(client.read(0, 32 * MIB).iter().all(|byte| *byte == 0));
+    assert_eq!(server.device.submitted(), 1, "no half write was run");
+    server.stop();
+}
+
+#[test]
+fn a_client_that_goes_before_its_replies_makes_room_for_the_next() {
+    let server = TestServer::with(MemDevice::new("disk", 1 << 20), |config| {
+        config.limits.connections = 1;
+    });
+    for round in 0..3 {
+        let mut client = admitted(&server);
+        server.device.hold();
+        for n in 0..8 {
+            client.command(header(CommandType::Read, n, 0, 4096), &[]);
+        }
+        server.device.wait_submitted(8 * (round + 1));
+        drop(client);
+        server.device.release();
+    }
+    let mut client = admitted(&server);
+    client.write(0, &[1; 512]);
+    server.stop();
+}
+
+/// Connects until the server has a place: one that has not let go of the last client yet closes the next at once.
+fn admitted(server: &TestServer) -> Client {
+    loop {
+        let mut client = server.raw_client();
+        if client.try_greet(3) {
+            client.choose("disk");
+            return client;
+        }
+    }
+}

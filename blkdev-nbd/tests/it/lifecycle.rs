@@ -1,0 +1,179 @@
+//! Starting, limits, stopping.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use blkdev_nbd::proto::CommandType;
+use blkdev_nbd::test_utils::MemDevice;
+use blkdev_nbd::{ErrorKind, ServerConfig};
+use iomgr_core::SectorCount;
+use iomgr_core::manager::test_utils::CountingManager;
+
+use crate::client::header;
+use crate::server::{MIB, TestServer};
+
+#[test]
+fn a_device_that_does_not_open_is_an_error_of_start() {
+    for broken in [0, 1] {
+        let device = MemDevice::new("disk", 1 << 20);
+        device.break_queue(broken);
+        let error = TestServer::start(device, CountingManager::new("counting"), |config| config.threads = 2);
+        let error = error.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Device);
+        assert_eq!(
+            error.to_string(),
+            format!("a device cannot be opened: queue {broken} of export \"disk\"")
+        );
+        assert_eq!(error.source().unwrap().to_string(), format!("queue {broken} is broken"));
+    }
+}
+
+#[test]
+fn what_cannot_be_served_is_refused() {
+    let refused = |change: fn(&mut ServerConfig)| {
+        let device = MemDevice::new("disk", 1 << 20);
+        let error = TestServer::start(device, CountingManager::new("counting"), change)
+            .err()
+            .unwrap();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        error.to_string()
+    };
+    let texts = [
+        refused(|config| config.threads = 0),
+        refused(|config| config.exports.clear()),
+        refused(|config| config.exports[0].name = "x".repeat(4097)),
+        refused(|config| config.exports.push(config.exports[0].clone())),
+        refused(|config| {
+            let mut twin = config.exports[0].clone();
+            twin.name.push('2');
+            config.exports.push(twin);
+        }),
+        refused(|config| config.limits.connections = 1024),
+    ];
+    insta::assert_snapshot!(texts.join("\n"), @r#"
+    this cannot be served: a server has 1 to 64 threads
+    this cannot be served: there is no export
+    this cannot be served: a name or description is longer than 4096 bytes
+    this cannot be served: two exports are called "disk"
+    this cannot be served: the device of export "disk2" has another one
+    this cannot be served: the arena has no room for the buffers of so many connections
+    "#);
+}
+
+#[test]
+fn a_connection_has_no_more_in_flight_than_its_limit() {
+    let server = TestServer::with(MemDevice::new("disk", 1 << 20), |config| config.limits.in_flight = 4);
+    let mut client = server.client();
+    server.device.hold();
+    let commands: Vec<u8> = (0..10)
+        .flat_map(|n| header(CommandType::Read, n, 0, 512).emit())
+        .collect();
+    client.send(&commands);
+    server.device.wait_submitted(4);
+    // When the server has answered another client that came later, it has looked at all that it wants to look at.
+    server.raw_client().go("disk");
+    assert_eq!(server.device.submitted(), 4);
+    server.device.release();
+    for _ in 0..10 {
+        assert_eq!(client.reply().1, 0);
+        client.receive_vec(512);
+    }
+    server.stop();
+}
+
+#[test]
+fn the_depth_bounds_a_device_and_is_shared() {
+    let server = TestServer::with(MemDevice::new("disk", 1 << 20), |config| config.depth = 3);
+    let mut clients = [server.client(), server.client()];
+    server.device.hold();
+    for client in &mut clients {
+        (0..5).for_each(|n| client.command(header(CommandType::Read, n, 0, 512), &[]));
+    }
+    server.device.wait_submitted(3);
+    server.raw_client().go("disk");
+    assert_eq!(server.device.submitted(), 3);
+    server.device.release();
+    for client in &mut clients {
+        for n in 0..5 {
+            assert_eq!(client.reply(), (n, 0));
+            client.receive_vec(512);
+        }
+    }
+    server.stop();
+}
+
+#[test]
+fn disconnecting_lets_what_was_asked_for_end() {
+    let server = TestServer::new();
+    let mut client = server.client();
+    server.device.hold();
+    for n in 0..4 {
+        client.command(header(CommandType::Write, n, n * 512, 512), &[n as u8 + 1; 512]);
+    }
+    client.command(header(CommandType::Disc, 9, 0, 0), &[]);
+    server.device.wait_submitted(4);
+    server.device.release();
+    assert_eq!(client.rest().len(), 4 * 16, "four replies, then the end");
+    assert_eq!(
+        server.device.bytes()[..2048],
+        [[1; 512], [2; 512], [3; 512], [4; 512]].concat()
+    );
+    server.stop();
+}
+
+#[test]
+fn closing_one_direction_is_disconnecting() {
+    let server = TestServer::new();
+    let mut client = server.client();
+    client.command(header(CommandType::Read, 1, 0, 512), &[]);
+    client.half_close();
+    assert_eq!(client.rest().len(), 16 + 512);
+    server.stop();
+}
+
+#[test]
+fn stopping_answers_what_is_on_its_way_and_closes_queues() {
+    let mut server = TestServer::with(MemDevice::new("disk", 1 << 20), |config| config.threads = 3);
+    let mut clients: Vec<_> = (0..3).map(|_| server.client()).collect();
+    server.device.hold();
+    for client in &mut clients {
+        client.command(header(CommandType::Write, 1, 0, 512), &[1; 512]);
+    }
+    server.device.wait_submitted(3);
+    let running = server.server.take().unwrap();
+    let stopping = std::thread::spawn(|| running.stop());
+    // Nothing more is accepted once the listener is gone, which happens when the first worker has ended; commands end first.
+    server.device.release();
+    for client in clients {
+        assert_eq!(client.rest().len(), 16, "one reply, then the end");
+    }
+    stopping.join().unwrap().unwrap();
+    assert_eq!(server.device.open_queues(), 0);
+    server.manager.assert_quiet();
+    assert!(std::os::unix::net::UnixStream::connect(&server.socket).is_err());
+}
+
+#[test]
+fn a_client_that_does_not_read_holds_no_stop_for_ever() {
+    let server = TestServer::with(MemDevice::new("disk", 64 << 20), |config| {
+        config.limits.stop_timeout = Duration::from_millis(50);
+    });
+    let mut client = server.client();
+    client.command(header(CommandType::Read, 1, 0, 16 * MIB), &[]);
+    server.device.wait_submitted(1);
+    server.stop();
+    drop(client);
+}
+
+#[test]
+fn the_largest_payload_fits_the_arena() {
+    let device = MemDevice::null("disk", SectorCount(1 << 30));
+    let server = TestServer::with(device, |config| {
+        config.queue.arena_bytes = 16 << 20;
+        config.limits.connections = 4;
+    });
+    let mut client = server.client();
+    assert_eq!(client.ask(CommandType::Read, 0, 8 * MIB + 512, &[]), 22);
+    assert_eq!(client.read(0, 8 * MIB).len(), 8 << 20);
+    server.stop();
+}

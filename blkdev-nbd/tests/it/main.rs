@@ -1,0 +1,10 @@
+//! The server, asked by a client of our own over a real socket, and by other people's clients where they are installed.
+
+mod client;
+mod clients;
+mod commands;
+mod hostile;
+mod lifecycle;
+mod managers;
+mod memory;
+mod server;
