@@ -33,12 +33,15 @@ struct Shared {
     broken_queue: Mutex<Option<u16>>,
     /// What was submitted, the oldest first; up to [`LOG_MAX`].
     log: Mutex<Vec<Logged>>,
-    submitted: Mutex<u64>,
+    submitted: AtomicU64,
+    /// Somebody waits for `submitted` to grow.
+    is_awaited: AtomicBool,
+    meeting: Mutex<()>,
     more: Condvar,
 }
 
 /// Requests that the log of a device holds.
-const LOG_MAX: usize = 4096;
+const LOG_MAX: u64 = 4096;
 
 /// A request as the log of a [`MemDevice`] has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +118,7 @@ impl MemDevice {
 
     /// Requests submitted so far.
     pub fn submitted(&self) -> u64 {
-        *lock(&self.shared.submitted)
+        self.shared.submitted.load(Ordering::SeqCst)
     }
 
     /// Waits until that many requests were submitted.
@@ -124,16 +127,16 @@ impl MemDevice {
     /// If that does not happen within a minute.
     pub fn wait_submitted(&self, count: u64) {
         let minute = Duration::from_secs(60);
-        let few = |submitted: &mut u64| *submitted < count;
-        let waited = self
-            .shared
-            .more
-            .wait_timeout_while(lock(&self.shared.submitted), minute, few);
-        let (submitted, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        let shared = &self.shared;
+        shared.is_awaited.store(true, Ordering::SeqCst);
+        let few = |(): &mut ()| shared.submitted.load(Ordering::SeqCst) < count;
+        let waited = shared.more.wait_timeout_while(lock(&shared.meeting), minute, few);
+        let (_guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        shared.is_awaited.store(false, Ordering::SeqCst);
         assert!(
             !timeout.timed_out(),
             "{} of {count} requests were submitted",
-            *submitted
+            self.submitted()
         );
     }
 
@@ -175,12 +178,14 @@ impl Device for MemDevice {
 impl Shared {
     fn note(&self, request: &Request) {
         let Request { op, flags, range, .. } = *request;
-        let mut log = lock(&self.log);
-        if log.len() < LOG_MAX {
-            log.push(Logged { op, flags, range });
+        if self.submitted.load(Ordering::SeqCst) < LOG_MAX {
+            lock(&self.log).push(Logged { op, flags, range });
         }
-        *lock(&self.submitted) += 1;
-        self.more.notify_all();
+        self.submitted.fetch_add(1, Ordering::SeqCst);
+        if self.is_awaited.load(Ordering::SeqCst) {
+            drop(lock(&self.meeting));
+            self.more.notify_all();
+        }
     }
 }
 

@@ -148,6 +148,6 @@ impl Client {
 /// Bytes that tell their place.
 pub(crate) fn pattern(len: u32, seed: u8) -> Vec<u8> {
     (0..len)
-        .map(|at| ((at >> 9) as u8) ^ (at as u8).wrapping_mul(31) ^ seed)
+        .map(|at| (at >> 9).to_le_bytes()[0] ^ at.to_le_bytes()[0].wrapping_mul(31) ^ seed)
         .collect()
 }

@@ -132,7 +132,7 @@ fn sixty_four_requests_are_in_flight_and_answered_by_cookie() {
     for _ in 0..64 {
         let (cookie, error) = client.reply();
         assert_eq!(error, 0);
-        let at = cookie as usize;
+        let at = usize::try_from(cookie).unwrap();
         assert!(client.receive_vec(4096) == all[at * 4096..][..4096], "cookie {cookie}");
         assert!(!std::mem::replace(&mut seen[at], true), "cookie {cookie} came once");
     }

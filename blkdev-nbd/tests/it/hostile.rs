@@ -41,8 +41,8 @@ fn requests_may_come_byte_by_byte() {
 fn payloads_may_come_in_pieces_of_any_size() {
     let server = TestServer::new();
     let mut client = server.client();
-    for (n, piece) in [1000, 4096, 30_000, 65_536, 200_000, 1 << 20].into_iter().enumerate() {
-        let bytes = pattern(MIB, n as u8);
+    for (n, piece) in (0..).zip([1000, 4096, 30_000, 65_536, 200_000, 1 << 20]) {
+        let bytes = pattern(MIB, n);
         // A read right behind the payload must not be taken for part of it.
         client.send(&header(CommandType::Write, 1, 0, MIB).emit());
         bytes.chunks(piece).for_each(|piece| client.send(piece));

@@ -107,8 +107,9 @@ fn disconnecting_lets_what_was_asked_for_end() {
     let server = TestServer::new();
     let mut client = server.client();
     server.device.hold();
-    for n in 0..4 {
-        client.command(header(CommandType::Write, n, n * 512, 512), &[n as u8 + 1; 512]);
+    for n in 0..4u8 {
+        let at = u64::from(n);
+        client.command(header(CommandType::Write, at, at * 512, 512), &[n + 1; 512]);
     }
     client.command(header(CommandType::Disc, 9, 0, 0), &[]);
     server.device.wait_submitted(4);

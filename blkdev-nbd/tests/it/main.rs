@@ -1,5 +1,7 @@
 //! The server, asked by a client of our own over a real socket, and by other people's clients where they are installed.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod client;
 mod clients;
 mod commands;
