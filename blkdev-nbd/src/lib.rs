@@ -1,4 +1,77 @@
-//! NBD frontend.
+//! An NBD server for block devices: the frontend of the iomgr stack that needs no kernel driver and no privilege.
+//!
+//! QEMU, libnbd, nbdkit, fio and the kernel's own client speak NBD. A [`Server`] serves any [`iomgr_core::Device`] to them on
+//! a unix socket, with many requests in flight per connection, from threads that each own one
+//! [`tqueue::Queue`]: the clients' bytes and the device's own I/O share a ring, so that a batch of requests costs one system
+//! call.
+//!
+//! ```text
+//!  client ── bytes ──► staging buffer ──► proto::Transmission ──► Command      one receive brings many
+//!                                                                   │ slot (= tag); a write waits for its payload's memory
+//!                                                                   ▼
+//!                              Intake: held by a manager, or granted ◄── oo_abort: a read found no memory
+//!                                                                   │ alloc; a read has its memory now
+//!                                                                   ▼
+//!                              DeviceQueue::submit … poll_done ──► free
+//!                                                                   │ slot free again
+//!                                                                   ▼
+//!  client ◄── one gathered send: headers and data ◄──────────── outbox         one send takes many
+//! ```
+//!
+//! The protocol itself is in [`proto`]: two machines that do no I/O, for whoever needs them elsewhere.
+//!
+//! ```
+//! use std::os::unix::net::UnixListener;
+//! use std::sync::Arc;
+//!
+//! use blkdev_nbd::test_utils::MemDevice;
+//! use blkdev_nbd::{Export, Server, ServerConfig};
+//! use iomgr_core::manager::Registry;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let socket = std::env::temp_dir().join(format!("blkdev-nbd-doc-{}", std::process::id()));
+//! let registry = Registry::new();
+//! let export = Export {
+//!     name: "memory".to_owned(),
+//!     description: "64 MiB of memory".to_owned(),
+//!     managed: registry.attach("memory")?,
+//!     device: Arc::new(MemDevice::new("memory", 64 << 20)),
+//! };
+//! let server = Server::start(ServerConfig::new(UnixListener::bind(&socket)?, vec![export]))?;
+//! // nbdinfo 'nbd+unix:///memory?socket=…'
+//! server.stop()?;
+//! # std::fs::remove_file(socket)?;
+//! # Ok(()) }
+//! ```
+//!
+//! # What of the protocol is served
+//!
+//! | part | served | otherwise |
+//! |---|---|---|
+//! | handshake | fixed newstyle, no zeroes | oldstyle is never offered; unknown client flags drop the connection |
+//! | options | `EXPORT_NAME`, `ABORT`, `LIST`, `INFO`, `GO` | `ERR_UNSUP`, `STARTTLS` and `STRUCTURED_REPLY` included |
+//! | information | `EXPORT`, `NAME`, `DESCRIPTION`, `BLOCK_SIZE` | left out |
+//! | commands | `READ`, `WRITE`, `DISC`, `FLUSH`, `TRIM`, `WRITE_ZEROES` | `EINVAL`, `CACHE` and `BLOCK_STATUS` included |
+//! | command flags | `FUA` everywhere, `NO_HOLE` on `WRITE_ZEROES` | `EINVAL`, `FAST_ZERO` and `DF` included |
+//! | replies | simple | |
+//! | transmission flags | `READ_ONLY`, `SEND_FLUSH`, `SEND_FUA`, `ROTATIONAL`, `SEND_TRIM`, `SEND_WRITE_ZEROES`, `CAN_MULTI_CONN` | |
+//! | block sizes | minimum 512 or the device's, payloads up to 32 MiB or half of the arena | `EINVAL` |
+//! | transport | unix stream sockets | |
+//!
+//! # Contract
+//! - A reply is sent when the device has ended the request: a flush covers every write that was answered before it on any
+//!   connection, and FUA is the device's.
+//! - A client costs its own connection only: [`ConnectionLimits`] bounds connections and commands in flight, refused
+//!   payloads are skipped without being stored, and a peer that goes leaves no request, buffer or slot behind.
+//! - After [`Server::start`] a request allocates nothing. A connection costs its descriptor.
+//! - Memory goes to who asked first: while a large payload waits, smaller ones line up behind it.
+//!
+//! # Errors
+//! A command's error is the device's, as [`proto::NbdError`] numbers it, or says what is wrong with the command; a peer that
+//! breaks the framing is dropped. [`Error`] is about the server as a whole.
+//!
+//! # References
+//! doc/proto.md of the `nbd` project.
 
 #![forbid(unsafe_code)]
 

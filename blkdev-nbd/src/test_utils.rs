@@ -29,6 +29,8 @@ struct Shared {
     held: AtomicBool,
     wakers: Mutex<Vec<Waker>>,
     open_queues: AtomicU64,
+    /// Requests of this kind panic.
+    bomb: Mutex<Option<Operation>>,
     /// The queue of this number does not open.
     broken_queue: Mutex<Option<u16>>,
     /// What was submitted, the oldest first; up to [`LOG_MAX`].
@@ -109,6 +111,11 @@ impl MemDevice {
     /// Its bytes.
     pub fn bytes(&self) -> Vec<u8> {
         lock(&self.shared.bytes).clone()
+    }
+
+    /// From now on, submitting a request of this kind panics.
+    pub fn explode(&self, op: Operation) {
+        *lock(&self.shared.bomb) = Some(op);
     }
 
     /// From now on, queue `index` does not open.
@@ -237,6 +244,8 @@ impl MemQueue {
 
 impl DeviceQueue for MemQueue {
     fn submit(&mut self, pass: &mut Pass<'_>, request: Request) -> Result<(), Busy> {
+        let explodes = *lock(&self.shared.bomb) == Some(request.op);
+        assert!(!explodes, "{:?} was told to explode", request.op);
         self.shared.note(&request);
         if self.shared.held.load(Ordering::SeqCst) {
             self.held.push_back(request);

@@ -17,6 +17,8 @@ pub(crate) enum Control {
     Connection(OwnedFd),
     /// Take no clients and no commands any more; let what is on its way end.
     Stop,
+    /// As `Stop`, because another worker has failed: requests that wait for that one are given up after the same time.
+    Fail,
     /// Close the devices and end. Comes after [`Report::Drained`].
     Close,
 }

@@ -198,6 +198,14 @@ impl Lane {
         self.device.close(queue);
     }
 
+    /// Gives up requests that will not end, so that managers know it. The device's queue is not closed, but dropped.
+    pub(super) fn abandon(&mut self, now: Timestamp) {
+        let waiting = self.intake.close().count();
+        let tickets = self.slots.iter_mut().filter_map(|slot| slot.ticket.take());
+        let started = tickets.map(|ticket| self.intake.free(ticket, now)).count();
+        tracing::error!(lane = self.index, waiting, started, "requests_abandoned");
+    }
+
     /// Makes sure that a read has memory to read into.
     fn lease_for(&mut self, tag: Tag, queue: &mut Queue, memory: &mut MemoryLine) -> bool {
         let slot = &mut self.slots[tag.0 as usize];

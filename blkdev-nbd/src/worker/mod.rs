@@ -57,6 +57,8 @@ pub(crate) struct Worker {
     index: u16,
     stage: Stage,
     stop_timeout: Duration,
+    /// Another worker has failed; what waits for it may never end.
+    peer_failed: bool,
 }
 
 /// Where a worker is in its life.
@@ -79,7 +81,7 @@ impl Worker {
             self.core.begin_pass();
             self.deliver()?;
             self.work();
-            self.follow_stage();
+            self.follow_stage()?;
             self.publish();
         }
         Ok(())
@@ -168,6 +170,10 @@ impl Worker {
             match control {
                 Control::Connection(socket) => self.open(FileHandle::new(socket)),
                 Control::Stop => self.stop(),
+                Control::Fail => {
+                    self.peer_failed = true;
+                    self.stop();
+                }
                 Control::Close => self.stage = Stage::Closing,
             }
         }
@@ -221,20 +227,29 @@ impl Worker {
         self.conns.each(&mut self.core, Conn::end_input);
     }
 
-    fn follow_stage(&mut self) {
-        let Stage::Draining(deadline) = self.stage else { return };
-        if self.conns.is_empty() && self.core.is_idle() {
-            self.stage = Stage::Drained;
-            self.report(Report::Drained);
-        } else if deadline.is_some_and(|deadline| deadline <= self.core.now) {
-            tracing::warn!(
-                worker = self.index,
-                "clients_abandoned: they did not take their replies in time"
-            );
+    fn follow_stage(&mut self) -> Result<(), Error> {
+        let Stage::Draining(deadline) = self.stage else {
+            return Ok(());
+        };
+        if deadline.is_some_and(|deadline| deadline <= self.core.now) {
             self.stage = Stage::Draining(None);
             self.conns.each(&mut self.core, Conn::break_off);
             self.work();
+            if self.peer_failed && !self.core.is_idle() {
+                return Err(self.abandon());
+            }
         }
+        if self.conns.is_empty() && self.core.is_idle() {
+            self.stage = Stage::Drained;
+            self.report(Report::Drained);
+        }
+        Ok(())
+    }
+
+    fn abandon(&mut self) -> Error {
+        let now = self.core.now;
+        self.core.lanes.iter_mut().for_each(|lane| lane.abandon(now));
+        Error::new(ErrorKind::Panicked, "requests wait for a worker that failed")
     }
 
     fn publish(&self) {

@@ -86,7 +86,7 @@ impl Drop for LastWords {
         let result = self.result.take().unwrap_or_else(panicked);
         if let Err(error) = &result {
             tracing::error!(worker = self.index, %error, "worker_failed");
-            self.peers.iter().for_each(|peer| peer.say(Control::Stop));
+            self.peers.iter().for_each(|peer| peer.say(Control::Fail));
         }
         let _nobody = self.reports.send((self.index, Report::Ended(result)));
     }
@@ -126,6 +126,7 @@ impl WorkerPlan {
             index: self.index,
             stage: Stage::Serving,
             stop_timeout: self.stop_timeout,
+            peer_failed: false,
         })
     }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use blkdev_nbd::proto::CommandType;
 use blkdev_nbd::test_utils::MemDevice;
 use blkdev_nbd::{ErrorKind, ServerConfig};
-use iomgr_core::SectorCount;
 use iomgr_core::manager::test_utils::CountingManager;
+use iomgr_core::{Operation, SectorCount};
 
 use crate::client::header;
 use crate::server::{MIB, TestServer};
@@ -177,4 +177,21 @@ fn the_largest_payload_fits_the_arena() {
     assert_eq!(client.ask(CommandType::Read, 0, 8 * MIB + 512, &[]), 22);
     assert_eq!(client.read(0, 8 * MIB).len(), 8 << 20);
     server.stop();
+}
+
+#[test]
+fn a_worker_that_panics_ends_the_server_and_hangs_nobody() {
+    let mut server = TestServer::with(MemDevice::new("disk", 1 << 20), |config| {
+        config.threads = 2;
+        config.limits.stop_timeout = Duration::from_millis(50);
+    });
+    let (mut bomber, mut victim) = (server.client(), server.client());
+    server.device.hold();
+    victim.command(header(CommandType::Read, 1, 0, 512), &[]);
+    server.device.wait_submitted(1);
+    server.device.explode(Operation::Flush);
+    bomber.command(header(CommandType::Flush, 2, 0, 0), &[]);
+    assert_eq!((bomber.rest(), victim.rest()), (vec![], vec![]));
+    let running = server.server.take().unwrap();
+    assert_eq!(running.stop().unwrap_err().kind(), ErrorKind::Panicked);
 }
