@@ -79,3 +79,57 @@ impl MemoryLine {
         self.waiting.front().copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tqueue::{Config, EngineKind, Queue};
+
+    use super::*;
+
+    const MIB: u32 = 1 << 20;
+    const A: Waiter = Waiter::Conn(1);
+    const B: Waiter = Waiter::Lane(1);
+
+    /// A queue whose largest run is 2 MiB.
+    fn queue() -> Queue {
+        let config = Config {
+            arena_bytes: 3 << 20,
+            engine: EngineKind::Sync,
+            ..Config::default()
+        };
+        Queue::new(&config).unwrap()
+    }
+
+    #[test]
+    fn while_one_waits_nobody_passes() {
+        let (mut queue, mut line) = (queue(), MemoryLine::new(4));
+        let large = line.lease(&mut queue, A, 2 * MIB).unwrap();
+        assert_eq!(line.lease(&mut queue, A, 2 * MIB), None);
+        assert_eq!(
+            line.lease(&mut queue, B, 4096),
+            None,
+            "there is room, but it is not B's turn"
+        );
+        assert_eq!(line.first(), Some(A));
+        line.free(&mut queue, large);
+        assert_eq!(line.take_freed(), Some(A));
+        assert_eq!(line.lease(&mut queue, B, 4096), None);
+        let large = line.lease(&mut queue, A, 2 * MIB).unwrap();
+        assert!(line.has_news(), "now it is B's turn");
+        let small = line.lease(&mut queue, B, 4096).unwrap();
+        assert_eq!((line.first(), line.has_news()), (None, false));
+        queue.free(large);
+        queue.free(small);
+    }
+
+    #[test]
+    fn one_that_leaves_makes_way() {
+        let (mut queue, mut line) = (queue(), MemoryLine::new(4));
+        let large = line.lease(&mut queue, A, 2 * MIB).unwrap();
+        assert_eq!(line.lease(&mut queue, A, 2 * MIB), None);
+        assert_eq!(line.lease(&mut queue, B, 4096), None);
+        line.leave(A);
+        assert_eq!((line.has_news(), line.take_freed()), (true, Some(B)));
+        queue.free(large);
+    }
+}

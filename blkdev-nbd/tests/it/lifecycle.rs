@@ -9,7 +9,7 @@ use blkdev_nbd::{ErrorKind, ServerConfig};
 use iomgr_core::manager::test_utils::CountingManager;
 use iomgr_core::{Operation, SectorCount};
 
-use crate::client::header;
+use crate::client::{header, pattern};
 use crate::server::{MIB, TestServer};
 
 #[test]
@@ -194,4 +194,23 @@ fn a_worker_that_panics_ends_the_server_and_hangs_nobody() {
     assert_eq!((bomber.rest(), victim.rest()), (vec![], vec![]));
     let running = server.server.take().unwrap();
     assert_eq!(running.stop().unwrap_err().kind(), ErrorKind::Panicked);
+}
+
+#[test]
+fn the_synchronous_engine_serves_as_well() {
+    let server = TestServer::with(MemDevice::new("disk", 16 << 20), |config| {
+        config.queue.engine = tqueue::EngineKind::Sync;
+        config.threads = 2;
+    });
+    let mut clients = [server.client(), server.client()];
+    for (seed, client) in (1..).zip(&mut clients) {
+        let bytes = pattern(3 * MIB, seed);
+        client.write(u64::from(seed) << 22, &bytes[..MIB as usize]);
+        client.write(0, &bytes);
+        assert!(client.read(0, 3 * MIB) == bytes);
+    }
+    let [client, _] = clients;
+    client.half_close();
+    assert_eq!(client.rest(), b"");
+    server.stop();
 }
