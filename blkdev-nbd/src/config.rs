@@ -72,7 +72,8 @@ impl ServerConfig {
     /// The largest payload that a thread can always find memory for, once nothing else is on its way: the connections'
     /// own buffers must fit beside it.
     pub(crate) fn payload_max(&self) -> u32 {
-        let own = u64::from(self.connections_per_thread()) * u64::from(STAGING_BYTES + HEADER_BYTES);
+        let connections = u64::from(self.connections_per_thread());
+        let own = connections * u64::from(STAGING_BYTES + HEADER_BYTES) + QUEUE_OWN_BYTES;
         let arena = self.queue.arena_bytes as u64;
         let whole = 1 << arena.max(1).ilog2();
         let largest = if arena - whole >= own { whole } else { whole / 2 };
@@ -106,6 +107,8 @@ impl Default for ConnectionLimits {
 pub(crate) const STAGING_BYTES: u32 = 64 << 10;
 /// Room for what is written in front of data: reply headers, or messages of the handshake.
 pub(crate) const HEADER_BYTES: u32 = 16 << 10;
+/// What the queue may keep of its arena for itself (a run of zeros, say).
+const QUEUE_OWN_BYTES: u64 = 256 << 10;
 /// Replies in one send, by their headers.
 pub(crate) const REPLIES_PER_SEND: usize = HEADER_BYTES as usize / SimpleReply::BYTES;
 

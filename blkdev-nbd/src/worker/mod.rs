@@ -236,7 +236,10 @@ impl Worker {
             self.conns.each(&mut self.core, Conn::break_off);
             self.work();
             if self.peer_failed && !self.core.is_idle() {
-                return Err(self.abandon());
+                return Err(Error::new(
+                    ErrorKind::Panicked,
+                    "requests wait for a worker that failed",
+                ));
             }
         }
         if self.conns.is_empty() && self.core.is_idle() {
@@ -244,12 +247,6 @@ impl Worker {
             self.report(Report::Drained);
         }
         Ok(())
-    }
-
-    fn abandon(&mut self) -> Error {
-        let now = self.core.now;
-        self.core.lanes.iter_mut().for_each(|lane| lane.abandon(now));
-        Error::new(ErrorKind::Panicked, "requests wait for a worker that failed")
     }
 
     fn publish(&self) {
@@ -265,6 +262,12 @@ impl Worker {
     /// Nobody listens when the server is being dropped, and that is fine.
     fn report(&self, report: Report) {
         let _nobody = self.reports.send((self.index, report));
+    }
+
+    /// Gives up what is on its way; the queue's end waits for what the kernel is at.
+    fn abandon(mut self) {
+        let now = self.core.now;
+        self.core.lanes.iter_mut().for_each(|lane| lane.abandon(now));
     }
 
     /// Closes the device queues.

@@ -64,8 +64,9 @@ pub(crate) fn run_worker(plan: WorkerPlan) {
 impl Worker {
     fn live(mut self) -> Result<(), Error> {
         let result = self.run();
-        if result.is_ok() {
-            self.close();
+        match result {
+            Ok(()) => self.close(),
+            Err(_) => self.abandon(),
         }
         result
     }
