@@ -1,5 +1,7 @@
 //! Clients that are slow, wrong or gone: each costs its own connection and nothing else.
 
+use std::time::{Duration, Instant};
+
 use blkdev_nbd::proto::{CommandHeader, CommandType};
 use blkdev_nbd::test_utils::MemDevice;
 
@@ -110,13 +112,38 @@ fn a_client_that_goes_before_its_replies_makes_room_for_the_next() {
     server.stop();
 }
 
+#[test]
+fn clients_that_come_and_go_at_any_moment_leave_nothing() {
+    let server = TestServer::with(MemDevice::new("disk", 1 << 20), |config| {
+        config.limits.connections = 2;
+        config.threads = 2;
+    });
+    let payload = [7; 4096];
+    let whole = [&header(CommandType::Write, 1, 0, 4096).emit()[..], &payload].concat();
+    for round in 0..300 {
+        match round % 4 {
+            0 => drop(server.raw_client()),
+            1 => drop(admitted(&server)),
+            2 => admitted(&server).send(&whole[..round * 13 % whole.len()]),
+            _ => admitted(&server).send(&whole.repeat(20)),
+        }
+    }
+    let mut clients = [admitted(&server), admitted(&server)];
+    clients.iter_mut().for_each(|client| client.write(0, &payload));
+    let stats = server.server.as_ref().unwrap().stats();
+    assert_eq!((stats.connections, stats.in_flight), (2, 0));
+    server.stop();
+}
+
 /// Connects until the server has a place: one that has not let go of the last client yet closes the next at once.
 fn admitted(server: &TestServer) -> Client {
-    loop {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(60) {
         let mut client = server.raw_client();
         if client.try_greet(3) {
             client.choose("disk");
             return client;
         }
     }
+    panic!("the server has no place: {:?}", server.server.as_ref().unwrap().stats());
 }
