@@ -82,7 +82,8 @@ impl Disk {
         Tool::iomgr().arg("check").arg(&self.image).run();
     }
 
-    /// `iomgr check` finds nothing worse than space that leaked.
+    /// `iomgr check` finds nothing worse than slots that nothing refers to: what was trimmed, or reserved by a server
+    /// that was killed.
     pub(crate) fn is_valid(&self) {
         let ended = Tool::iomgr().arg("check").arg(&self.image).end();
         assert!(matches!(ended.code, Some(0 | 3)), "iomgr check: {ended:#?}");

@@ -5,7 +5,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use iomgr_tests::{TempDir, Tool, need};
+use iomgr_tests::server::{Outcome, Starting};
+use iomgr_tests::{Process, TempDir, Tool, need, product, wait};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -111,7 +112,7 @@ fn cli_hostile_images_get_their_answer() {
         .run();
     let cases: Vec<Case> = list.lines().filter_map(|line| Case::new(dir.path(), line)).collect();
     assert!(cases.len() > 50, "the generator made {} images", cases.len());
-    let wrong: Vec<String> = cases.iter().filter_map(|case| case.judge().err()).collect();
+    let wrong: Vec<String> = cases.iter().filter_map(|case| case.judge(dir.path()).err()).collect();
     assert!(
         wrong.is_empty(),
         "{} of {}:\n{}",
@@ -142,19 +143,33 @@ impl Case {
         })
     }
 
-    fn judge(&self) -> Result<(), String> {
+    /// `ok`: can be read and written; `warn`: can be read; `ro`: can be read and must not be written; `err`: neither.
+    fn judge(&self, dir: &Path) -> Result<(), String> {
         // A chain's child is refused as differencing until chains are there, whatever is wrong or right with it.
-        let expect = if self.is_differencing() {
-            "err"
-        } else {
-            self.expect.as_str()
+        let expect = if self.is_differencing() { "err" } else { self.expect.as_str() };
+        let readable = self.converts(&dir.join("converted.raw"))?;
+        let writable = self.is_served_for_writing(dir)?;
+        let right = match expect {
+            "ok" => readable && writable,
+            "warn" => readable,
+            "ro" => readable && !writable,
+            "err" => !readable && !writable,
+            other => return Err(self.complaint(&format!("has the unknown answer {other}"))),
         };
-        let converted = self.bounded(&["info"])?;
-        let opens = converted == 0;
-        match (expect, opens) {
-            ("err", true) => Err(self.complaint("was accepted")),
-            ("ok" | "warn" | "ro", false) => Err(self.complaint(&format!("was refused ({converted})"))),
-            _ => Ok(()),
+        let found = format!("readable: {readable}, writable: {writable}");
+        right.then_some(()).ok_or_else(|| self.complaint(&found))
+    }
+
+    /// Whether a server takes it and would write to it.
+    fn is_served_for_writing(&self, dir: &Path) -> Result<bool, String> {
+        match Starting::new::<&str>(&dir.join("run"), &self.image, &[]).wait(wait::PATIENCE) {
+            Outcome::Ready(server) => {
+                let writable = server.ready()["device"]["read_only"] == false;
+                server.stop();
+                Ok(writable)
+            }
+            Outcome::Ended(ended) if ended.code == Some(1) => Ok(false),
+            other => Err(self.complaint(&format!("makes a server {other:?}"))),
         }
     }
 
@@ -164,20 +179,17 @@ impl Case {
         read.is_ok() && footer.starts_with(b"conectix") && footer[60..64] == [0, 0, 0, 4]
     }
 
-    /// The exit code of a verb on the image, run with little memory; a signal or a panic is a complaint.
-    fn bounded(&self, words: &[&str]) -> Result<i32, String> {
+    /// Whether all of it can be read, with little memory; a signal or a panic is a complaint.
+    fn converts(&self, raw: &Path) -> Result<bool, String> {
         let script = r#"ulimit -v 2097152; exec "$@""#;
-        let tool = Tool::new("sh")
-            .args(["-c", script, "sh"])
-            .arg(iomgr_tests::product::path())
-            .args(words);
-        let process = iomgr_tests::Process::start(tool.arg(&self.image), Stdio::null(), Stdio::null());
-        let ended = process
-            .ended_within(iomgr_tests::wait::PATIENCE)
-            .ok_or_else(|| self.complaint("hangs"))?;
+        let tool = Tool::new("sh").args(["-c", script, "sh"]).arg(product::path());
+        let tool = tool.arg("convert").arg(&self.image).arg(raw).arg("--force");
+        let process = Process::start(tool, Stdio::null(), Stdio::null());
+        let ended = process.ended_within(wait::PATIENCE).ok_or_else(|| self.complaint("hangs"))?;
         match ended.code() {
-            Some(101) | None => Err(self.complaint(&format!("ends by {ended}"))),
-            Some(code) => Ok(code),
+            Some(0) => Ok(true),
+            Some(1) => Ok(false),
+            _ => Err(self.complaint(&format!("ends convert by {ended}"))),
         }
     }
 
