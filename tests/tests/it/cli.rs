@@ -94,7 +94,10 @@ fn cli_errors_name_the_file_and_the_reason() {
     }
     // What `check` finds is its answer, not its failure.
     let found = Tool::iomgr().arg("check").arg(&garbage).run_for_code(2);
-    assert!(found.stdout.contains("garbage.vhd") && found.stdout.contains("corrupt"), "{found:#?}");
+    assert!(
+        found.stdout.contains("garbage.vhd") && found.stdout.contains("corrupt"),
+        "{found:#?}"
+    );
 }
 
 #[test]

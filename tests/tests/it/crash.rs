@@ -21,7 +21,7 @@ fn crash_sigkill_during_allocating_writes_loses_nothing() {
     for round in 0..rounds {
         let cache = if round % 2 == 0 { "writeback" } else { "none" };
         let queues = if round % 3 == 0 { "1" } else { "2" };
-        let server = disk.serve(&["--cache", cache, "--queues", queues]);
+        let server = disk.serve(&["--cache", cache, "--queues", queues, "--lock-timeout", "60"]);
         check(&server, &mut history);
         write_until_killed(server, &mut history, &mut random, round);
         disk.is_valid();

@@ -146,7 +146,11 @@ impl Case {
     /// `ok`: can be read and written; `warn`: can be read; `ro`: can be read and must not be written; `err`: neither.
     fn judge(&self, dir: &Path) -> Result<(), String> {
         // A chain's child is refused as differencing until chains are there, whatever is wrong or right with it.
-        let expect = if self.is_differencing() { "err" } else { self.expect.as_str() };
+        let expect = if self.is_differencing() {
+            "err"
+        } else {
+            self.expect.as_str()
+        };
         let readable = self.converts(&dir.join("converted.raw"))?;
         let writable = self.is_served_for_writing(dir)?;
         let right = match expect {
@@ -185,7 +189,9 @@ impl Case {
         let tool = Tool::new("sh").args(["-c", script, "sh"]).arg(product::path());
         let tool = tool.arg("convert").arg(&self.image).arg(raw).arg("--force");
         let process = Process::start(tool, Stdio::null(), Stdio::null());
-        let ended = process.ended_within(wait::PATIENCE).ok_or_else(|| self.complaint("hangs"))?;
+        let ended = process
+            .ended_within(wait::PATIENCE)
+            .ok_or_else(|| self.complaint("hangs"))?;
         match ended.code() {
             Some(0) => Ok(true),
             Some(1) => Ok(false),
