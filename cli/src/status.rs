@@ -87,8 +87,8 @@ fn tell(answers: &[(Answer, Target)]) -> Result<(), Failure> {
     Ok(())
 }
 
-const HEAD: [&str; 10] = [
-    "NAME", "PID", "UP", "FORMAT", "SIZE", "MODE", "PENDING", "READ", "WRITTEN", "ERRORS",
+const HEAD: [&str; 11] = [
+    "NAME", "PID", "UP", "FORMAT", "SIZE", "MODE", "CLIENTS", "PENDING", "READ", "WRITTEN", "ERRORS",
 ];
 
 /// A table with a row for each disk, and under it the images and URIs, which are too long for columns.
@@ -127,6 +127,7 @@ fn row(server: &ServerStatus, disk: &DeviceStatus) -> [String; HEAD.len()] {
         info.format.clone(),
         BinaryBytes(info.size_bytes).to_string(),
         mode.to_owned(),
+        server.nbd.connections.to_string(),
         server.pending.to_string(),
         BinaryBytes(stats.read.bytes).to_string(),
         BinaryBytes(stats.write.bytes).to_string(),

@@ -9,6 +9,7 @@ fn check(name: &str, text: &str) {
     insta::with_settings!({filters => vec![
         (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "UUID"),
         (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "TIME"),
+        (r"0x[0-9a-f]{8}", "SUM"),
         (r"(?m)^(\s*allocated:\s+).*$", "${1}SPACE"),
     ]}, {
         insta::assert_snapshot!(name, text);
