@@ -1,6 +1,8 @@
 //! The binary as its users see it: words, exit codes, texts and JSON. Each test starts the real program in a folder of
 //! its own.
 
+#![allow(clippy::unwrap_used, reason = "a panic is a test's way to fail")]
+
 mod bad_input;
 mod help;
 mod images;
