@@ -1,8 +1,9 @@
 //! `create`, `info`, `check`, `repair`, `convert` on images that the tests make.
 
 use std::fs;
+use std::process::{Command, Stdio};
 
-use crate::run::{Place, flip};
+use crate::run::{Ended, Place, flip};
 
 /// Texts hold the identity and time of the image, which differ from run to run, and what the file system makes of it.
 fn check(name: &str, text: &str) {
@@ -103,6 +104,22 @@ fn a_torn_footer_is_found_and_repaired() {
 }
 
 #[test]
+fn leaked_space_has_a_code_of_its_own() {
+    let place = Place::new().with_vhd("a.vhd");
+    let mut bytes = place.read("a.vhd");
+    let footer = bytes.split_off(bytes.len() - 512);
+    // A slot that no BAT entry names: what a crash leaves of space reserved ahead.
+    bytes.resize(bytes.len() + 4096 + (2 << 20), 0);
+    bytes.extend(footer);
+    place.write("a.vhd", &bytes);
+    let checked = place.run(&["check", "a.vhd"]);
+    assert_eq!(checked.code, Some(3), "{checked:?}");
+    check("check_leaks", &checked.shown(&place));
+    let json = place.run(&["check", "a.vhd", "--json"]);
+    assert_eq!((json.code, &json.json()["verdict"]), (Some(3), &"leaks".into()));
+}
+
+#[test]
 fn what_is_no_vhd_is_refused() {
     let place = Place::new();
     place.write("a.vhd", &[7; 8192]);
@@ -145,6 +162,49 @@ fn conversion_keeps_every_byte_and_leaves_zeros_out() {
     assert!(place.read("d.img") == patterned(), "the bytes differ");
     assert_eq!(place.run(&["check", "b.vhd"]).code, Some(0));
     assert_eq!(place.run(&["check", "c.vhd"]).code, Some(0));
+}
+
+/// Starts a conversion and ends it by `signal` as soon as its target is there; `None` if it was faster.
+fn interrupt(place: &Place, signal: &str) -> Option<Ended> {
+    let command = &mut place.command(&["convert", "a.img", "b.vhd", "--force"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while !place.path("b.vhd").exists() && child.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    let kill = |signal| {
+        Command::new("kill")
+            .args(["-s", signal, &child.id().to_string()])
+            .status()
+            .unwrap()
+    };
+    // Stopped, it cannot end before the signal is there.
+    for signal in ["STOP", signal, "CONT"] {
+        kill(signal);
+    }
+    let ended = Ended::from(child.wait_with_output().unwrap());
+    (ended.code != Some(0)).then_some(ended)
+}
+
+#[test]
+fn an_interrupted_conversion_leaves_nothing() {
+    let place = Place::new();
+    place.write("a.img", &vec![1; 128 << 20]);
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let tries = 20;
+        let ended = (0..tries).find_map(|_| {
+            let _ = fs::remove_file(place.path("b.vhd"));
+            interrupt(&place, signal)
+        });
+        let ended = ended.expect("128 MiB are not converted before a signal arrives, 20 times over");
+        assert_eq!(ended.code, Some(code), "{ended:?}");
+        assert!(
+            ended
+                .stderr
+                .contains("b.vhd: interrupted; the unfinished target is removed"),
+            "{ended:?}"
+        );
+        assert!(!place.path("b.vhd").exists());
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::run::{Ended, Place};
+use crate::run::{Ended, Place, flip};
 
 /// A running server; killed if a test ends without ending it.
 struct Served {
@@ -162,6 +162,44 @@ fn what_exists_is_reused_and_said_so() {
     assert!(said.contains("existed and is used as it is"), "{said}");
     assert_eq!(place.ok(&["stop", "--all"]).stdout, "a: stopped\n");
     assert_eq!(served.ended().code, Some(0));
+}
+
+#[test]
+fn a_torn_footer_is_served_after_repair_or_for_reading() {
+    let place = Place::new().with_vhd("a.vhd");
+    let whole = place.read("a.vhd");
+    flip(&place.path("a.vhd"), whole.len() - 500);
+    let torn = place.read("a.vhd");
+
+    let refused = place.run(&["serve", "a.vhd", "--json"]);
+    assert_eq!(refused.json_error()["kind"], "needs-repair", "{refused:?}");
+
+    let (served, ready) = Served::json(&place, &["a.vhd", "--read-only"]);
+    assert_eq!(ready["device"]["read_only"], true, "{ready}");
+    place.ok(&["stop", "a"]);
+    assert_eq!(served.ended().code, Some(0));
+    assert!(place.read("a.vhd") == torn, "it was written to");
+
+    let (served, ready) = Served::json(&place, &["a.vhd", "--repair"]);
+    assert_eq!(ready["device"]["read_only"], false, "{ready}");
+    place.ok(&["stop", "a"]);
+    assert_eq!(served.ended().code, Some(0));
+    assert!(place.read("a.vhd") == whole, "it was not repaired");
+}
+
+#[test]
+fn warnings_can_be_json() {
+    let place = Place::new();
+    place.write("a.img", &[1; 1300]);
+    let (served, ready) = Served::json(&place, &["a.img", "--log-format", "json"]);
+    assert!(
+        ready["warnings"][0].as_str().unwrap().contains("last 276 bytes"),
+        "{ready}"
+    );
+    place.ok(&["stop", "a"]);
+    let ended = served.ended();
+    let line: Value = serde_json::from_str(ended.stderr.lines().next().unwrap()).unwrap();
+    assert_eq!(line["level"], "WARN", "{ended:?}");
 }
 
 #[test]
