@@ -82,7 +82,8 @@ impl BitmapCache {
     /// If there are not `of.len` bytes.
     pub fn insert(&mut self, map: &Map, of: BitmapRef, bytes: &[u8]) {
         map.learn(of, bytes);
-        if map.slot(of.block) != Slot::Partial(of.entry()) {
+        let entry = of.entry();
+        if ![Slot::Partial(entry), Slot::Held { entry, full: false }].contains(&map.slot(of.block)) {
             return; // full, or of another slot by now: nobody will ask
         }
         let place = self.place_for(of);

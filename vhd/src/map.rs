@@ -4,10 +4,10 @@
 //! publishes a word only after the metadata behind it was written, so whatever a reader sees is on the disk already.
 //!
 //! ```text
-//!  63                    34 33    32 31               0
-//!  ┌───────────────────────┬───┬────┬──────────────────┐
-//!  │ 0                     │bad│full│ BAT entry        │
-//!  └───────────────────────┴───┴────┴──────────────────┘
+//!  63               35 34     33    32 31               0
+//!  ┌──────────────────┬────┬───┬────┬──────────────────┐
+//!  │ 0                │held│bad│full│ BAT entry        │
+//!  └──────────────────┴────┴───┴────┴──────────────────┘
 //! ```
 //!
 //! # Contract
@@ -24,12 +24,21 @@ use crate::shape::{PAGE, Shape};
 
 const FULL: u64 = 1 << 32;
 const BAD: u64 = 1 << 33;
+const HELD: u64 = 1 << 34;
 
 /// A run of sectors within one block, and where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
     /// In the file, from byte `file_offset`. May be written in place.
     Data {
+        /// Bytes from the file's start.
+        file_offset: u64,
+        /// How many sectors.
+        count: SectorCount,
+    },
+    /// In the file, from byte `file_offset`, to be read only: freeing the block failed half-way. To write here, ask for
+    /// the block to be made full first, as for [`Zero`](Self::Zero); or free it again.
+    Held {
         /// Bytes from the file's start.
         file_offset: u64,
         /// How many sectors.
@@ -85,6 +94,7 @@ impl Extent {
     pub fn count(&self) -> SectorCount {
         match *self {
             Self::Data { count, .. }
+            | Self::Held { count, .. }
             | Self::Zero { count }
             | Self::Unallocated { count, .. }
             | Self::NeedBitmap { count, .. }
@@ -99,6 +109,11 @@ pub(crate) enum Slot {
     Unallocated,
     Partial(u32),
     Full(u32),
+    /// Nobody knows whether the disk's entry still says so: a write that should have cleared it failed.
+    Held {
+        entry: u32,
+        full: bool,
+    },
     Bad(u32),
 }
 
@@ -106,7 +121,7 @@ impl Slot {
     pub(crate) fn entry(self) -> u32 {
         match self {
             Self::Unallocated => BAT_UNUSED,
-            Self::Partial(entry) | Self::Full(entry) | Self::Bad(entry) => entry,
+            Self::Partial(entry) | Self::Full(entry) | Self::Held { entry, .. } | Self::Bad(entry) => entry,
         }
     }
 
@@ -114,6 +129,8 @@ impl Slot {
         let flags = match self {
             Self::Unallocated | Self::Partial(_) => 0,
             Self::Full(_) => FULL,
+            Self::Held { full: true, .. } => HELD | FULL,
+            Self::Held { full: false, .. } => HELD,
             Self::Bad(_) => BAD,
         };
         u64::from(self.entry()) | flags
@@ -121,9 +138,10 @@ impl Slot {
 
     fn from_word(word: u64) -> Self {
         let entry = u32::try_from(word & 0xFFFF_FFFF).expect("masked to 32 bits");
-        match (entry, word & BAD != 0, word & FULL != 0) {
-            (BAT_UNUSED, _, _) => Self::Unallocated,
-            (_, true, _) => Self::Bad(entry),
+        match (word & BAD != 0, word & HELD != 0, word & FULL != 0) {
+            _ if entry == BAT_UNUSED => Self::Unallocated,
+            (true, _, _) => Self::Bad(entry),
+            (_, true, full) => Self::Held { entry, full },
             (_, _, true) => Self::Full(entry),
             _ => Self::Partial(entry),
         }
@@ -168,16 +186,16 @@ impl Map {
             .filter(|&left| left > 0);
         let count = SectorCount(left.expect("a lookup lies on the disk").min(max.0));
         assert!(!count.is_zero(), "a lookup is of at least one sector");
-        match self.slot(block) {
+        let slot = self.slot(block);
+        let file_offset = self.shape.data_at(slot.entry()) + within * SECTOR_BYTES;
+        match slot {
             Slot::Unallocated => Extent::Unallocated { block, count },
-            Slot::Full(entry) => Extent::Data {
-                file_offset: self.shape.data_at(entry) + within * SECTOR_BYTES,
-                count,
-            },
-            Slot::Partial(entry) => Extent::NeedBitmap {
-                bitmap: self.bitmap_ref(block, entry),
-                count,
-            },
+            Slot::Full(_) => Extent::Data { file_offset, count },
+            Slot::Held { full: true, .. } => Extent::Held { file_offset, count },
+            Slot::Partial(entry) | Slot::Held { entry, full: false } => {
+                let bitmap = self.bitmap_ref(block, entry);
+                Extent::NeedBitmap { bitmap, count }
+            }
             Slot::Bad(_) => Extent::Bad { block, count },
         }
     }
@@ -190,14 +208,12 @@ impl Map {
             "a bitmap answers for its own block"
         );
         let end = self.shape.sectors_in(block).min(within + max.0);
-        match bitmap::run_at(bytes, within, end) {
-            Run { set: true, count } => Extent::Data {
-                file_offset: of.offset + of.len as u64 + within * SECTOR_BYTES,
-                count: SectorCount(count),
-            },
-            Run { set: false, count } => Extent::Zero {
-                count: SectorCount(count),
-            },
+        let Run { set, count } = bitmap::run_at(bytes, within, end);
+        let (count, file_offset) = (SectorCount(count), of.offset + of.len as u64 + within * SECTOR_BYTES);
+        match self.slot(block) {
+            _ if !set => Extent::Zero { count },
+            Slot::Held { .. } => Extent::Held { file_offset, count },
+            _ => Extent::Data { file_offset, count },
         }
     }
 

@@ -64,7 +64,7 @@ impl Allocator {
         };
         let mut map = vec![0; header.map_sectors as usize * 512];
         for block in 0..self.frame.shape.blocks().min(map.len() as u64 * 8) {
-            if matches!(self.map.slot(block), Slot::Full(_)) {
+            if matches!(self.map.slot(block), Slot::Full(_) | Slot::Held { full: true, .. }) {
                 map[usize::try_from(block / 8).expect("within the map")] |= 0x80 >> (block % 8);
             }
         }

@@ -37,6 +37,9 @@ struct Freed {
     epoch: u64,
 }
 
+/// From so many slots on a flush is made for them: 64 MiB of space to be given back with blocks of 2 MiB.
+const LONG: usize = 32;
+
 /// The freed slots that must not be touched yet, oldest first: need and epoch only grow.
 #[derive(Debug)]
 pub(super) struct Limbo {
@@ -78,6 +81,11 @@ impl Limbo {
     pub(super) fn waits_for_flush(&self, flushes: &Flushes, fence: &dyn Fence) -> Option<u64> {
         let freed = self.freed.front()?;
         (!flushes.is_durable(freed.need) && fence.drained(freed.epoch)).then_some(freed.need)
+    }
+
+    /// Are there so many that a flush is worth its while, to give their space back to the host?
+    pub(super) fn is_long(&self) -> bool {
+        self.freed.len() >= LONG
     }
 
     pub(super) fn clear(&mut self) {

@@ -27,6 +27,7 @@
 //! `NOSPC` when neither the file nor the format has room; it passes when space is freed. The errno of a failed write goes
 //! to those who needed it. After a failed flush everything ends with `IO`: nobody knows any more what is durable.
 
+mod batmap;
 mod close;
 mod fill;
 mod flush;
@@ -34,15 +35,17 @@ mod limbo;
 mod reserve;
 mod step;
 mod task;
+mod units;
 
 use std::sync::Arc;
 
 use iomgr_core::Errno;
 
-use crate::layout::{BATMAP_HEADER_BYTES, BatmapRepr, FOOTER_BYTES, FooterRepr};
+use crate::layout::{FOOTER_BYTES, FooterRepr};
 use crate::map::{Map, Slot};
 use crate::structure::{Batmap, Frame};
 use crate::table::Units;
+use batmap::BatmapClear;
 use fill::Fills;
 use flush::Flushes;
 pub use limbo::Fence;
@@ -88,16 +91,6 @@ pub(crate) struct Ground {
     pub(crate) data_end: u64,
     pub(crate) gaps: Vec<(u64, u64)>,
     pub(crate) table_tail: Vec<u8>,
-}
-
-/// Emptying a batmap that has bits, before the first change of the session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum BatmapClear {
-    /// The map's bytes from here on are still to be written.
-    Map(u64),
-    /// Then the header, with the checksum of an empty map.
-    Header,
-    Done,
 }
 
 /// Allocates and frees a dynamic image's blocks. See the [module's page](self).
@@ -341,14 +334,16 @@ impl Allocator {
 
     /// Moves one task on; its outcome, if it needs nothing more.
     fn look_at(&mut self, at: usize) -> Option<Result<(), Errno>> {
-        let map = Arc::clone(&self.map);
         let task = self.tasks.task(at);
         if task.stage == Stage::New {
-            task.stage = match (task.goal, map.slot(task.block)) {
+            task.stage = match (task.goal, self.map.slot(task.block)) {
                 (_, Slot::Bad(_)) => return Some(Err(Errno::IO)),
                 (Goal::Full, Slot::Full(_)) | (Goal::Free, Slot::Unallocated) => return Some(Ok(())),
                 (Goal::Full, Slot::Unallocated) => Stage::NeedSlot,
                 (Goal::Full, Slot::Partial(_)) => Stage::NeedFill,
+                // First the disk's entry must be certain again.
+                (Goal::Full, Slot::Held { entry, full: true }) => Stage::BatQueued(Slot::Full(entry)),
+                (Goal::Full, Slot::Held { entry, full: false }) => Stage::BatQueued(Slot::Partial(entry)),
                 (Goal::Free, _) => Stage::BatQueued(Slot::Unallocated),
             };
         }
@@ -357,7 +352,7 @@ impl Allocator {
         {
             task.stage = Stage::BatQueued(Slot::Full(entry));
         }
-        if task.stage == Stage::NeedFill && self.fills.begin(map.bitmap_of(task.block)) {
+        if task.stage == Stage::NeedFill && self.fills.begin(self.map.bitmap_of(task.block)) {
             task.stage = Stage::Filling;
         }
         None
@@ -432,11 +427,8 @@ impl Allocator {
     /// A flush of our own, if somebody needs one that is not under way.
     fn flush_action(&mut self) -> Option<(Job, StepAction)> {
         let starved = self.tasks.count(Stage::NeedSlot) > 0 && self.reserve.is_idle();
-        let limbo = if starved {
-            self.limbo.waits_for_flush(&self.flushes, &*self.fence)
-        } else {
-            None
-        };
+        let limbo = self.limbo.waits_for_flush(&self.flushes, &*self.fence);
+        let limbo = limbo.filter(|_| starved || self.limbo.is_long());
         let needs = [
             self.reserve.waits_for_flush(&self.flushes),
             self.fills.waits_for_flush(&self.flushes),
@@ -452,103 +444,7 @@ impl Allocator {
         let ticket = self.flushes.start();
         Some((Job::Flush { ticket }, StepAction::Flush))
     }
-}
 
-// BAT units.
-impl Allocator {
-    /// The write of a unit that has changes and none under way. All its changes go with it.
-    fn unit_action(&mut self) -> Option<(Job, StepAction)> {
-        let (units, steps) = (self.units, &self.steps);
-        let free = |unit: u64| !steps.any(|job| job == Job::Bat { unit });
-        let queued = |task: &&task::Task| matches!(task.stage, Stage::BatQueued(_)) && free(units.of(task.block));
-        let unit = units.of(self.tasks.iter().find(queued)?.block);
-        for task in self.tasks.iter_mut().filter(|task| units.of(task.block) == unit) {
-            if let Stage::BatQueued(slot) = task.stage {
-                task.stage = Stage::BatWriting(slot);
-            }
-        }
-        Some((
-            Job::Bat { unit },
-            StepAction::Write {
-                offset: units.offset(unit),
-                len: units.len(unit),
-            },
-        ))
-    }
-
-    /// The unit's bytes: what is published, changed by what this write is for.
-    fn fill_unit(&self, unit: u64, bytes: &mut [u8]) {
-        self.published_unit(unit, bytes);
-        let first = self.units.first_block(unit);
-        for task in self.tasks.iter().filter(|task| self.units.of(task.block) == unit) {
-            if let Stage::BatWriting(slot) = task.stage {
-                let at = usize::try_from(task.block - first).expect("within a unit") * 4;
-                bytes[at..at + 4].copy_from_slice(&slot.entry().to_be_bytes());
-            }
-        }
-    }
-
-    fn published_unit(&self, unit: u64, bytes: &mut [u8]) {
-        let first = self.units.first_block(unit);
-        let used = (self.frame.shape.blocks() - first).min(bytes.len() as u64 / 4);
-        let (entries, tail) = bytes.split_at_mut(usize::try_from(used * 4).expect("within a unit"));
-        for (block, entry) in (first..).zip(entries.chunks_exact_mut(4)) {
-            entry.copy_from_slice(&self.map.slot(block).entry().to_be_bytes());
-        }
-        tail.copy_from_slice(&self.table_tail[..tail.len()]);
-    }
-
-    fn unit_done(&mut self, unit: u64, result: Result<(), Errno>) {
-        let units = self.units;
-        match result {
-            Ok(()) => self.suspects.retain(|&suspect| suspect != unit),
-            Err(_) => self.suspect(unit),
-        }
-        let written = |task: &task::Task| units.of(task.block) == unit && matches!(task.stage, Stage::BatWriting(_));
-        while let Some(at) = self.tasks.position(written) {
-            let task::Task {
-                block,
-                stage: Stage::BatWriting(slot),
-                ..
-            } = *self.tasks.task(at)
-            else {
-                unreachable!()
-            };
-            self.entry_done(block, slot, result);
-            self.tasks.end(at, result);
-        }
-    }
-
-    /// Publishes what was written. After a failed write nobody knows what the disk holds: a new slot is not used, and
-    /// an old one not trusted, for data flushed into it could be lost with its entry.
-    fn entry_done(&mut self, block: u64, slot: Slot, result: Result<(), Errno>) {
-        self.map.count_meta_write();
-        match (slot, result) {
-            (Slot::Unallocated, Ok(())) => {
-                let entry = self.map.slot(block).entry();
-                self.map.publish(block, slot);
-                let epoch = self.fence.advance();
-                self.limbo.push(entry, self.flushes.need(), epoch);
-            }
-            (_, Ok(())) | (Slot::Unallocated, Err(_)) => self.map.publish(block, slot),
-            (_, Err(_)) => {}
-        }
-    }
-
-    fn suspect(&mut self, unit: u64) {
-        if self.suspects.contains(&unit) {
-            return;
-        }
-        if self.suspects.len() == SUSPECTS_MAX {
-            self.suspects_lost = true;
-        } else {
-            self.suspects.push(unit);
-        }
-    }
-}
-
-// Fills, batmap, footer.
-impl Allocator {
     fn fill_done(&mut self, fill: usize, job: Job, result: Result<(), Errno>) {
         let block = match result {
             Ok(()) => match self.fills.advance(fill, &self.map, &self.flushes) {
@@ -568,68 +464,6 @@ impl Allocator {
             .position(|task| task.block == block)
             .expect("a fill has its task");
         self.tasks.end(at, result);
-    }
-
-    fn batmap(&self) -> Option<(u64, &BatmapRepr)> {
-        match &self.frame.batmap {
-            Batmap::Valid { header_at, header, .. } => Some((*header_at, header)),
-            _ => None,
-        }
-    }
-
-    fn batmap_action(&mut self) -> Option<(Job, StepAction)> {
-        // One at a time, and only when there is something to change.
-        let busy = self
-            .steps
-            .any(|job| matches!(job, Job::BatmapClear | Job::BatmapHeader));
-        if busy || self.tasks.is_idle() {
-            return None;
-        }
-        let (header_at, header) = self.batmap().expect("only a valid batmap is emptied");
-        match self.batmap_clear {
-            BatmapClear::Map(from) => {
-                let len = (u64::from(header.map_sectors) * 512 - from).min(STEP_BYTES_MAX);
-                let len = usize::try_from(len).expect("at most 64 KiB");
-                Some((
-                    Job::BatmapClear,
-                    StepAction::Write {
-                        offset: header.map_offset + from,
-                        len,
-                    },
-                ))
-            }
-            _ => Some((
-                Job::BatmapHeader,
-                StepAction::Write {
-                    offset: header_at,
-                    len: BATMAP_HEADER_BYTES,
-                },
-            )),
-        }
-    }
-
-    fn fill_batmap_header(&self, bytes: &mut [u8]) {
-        let (_, header) = self.batmap().expect("only a valid batmap is emptied");
-        bytes.copy_from_slice(
-            &BatmapRepr {
-                checksum: !0,
-                ..header.clone()
-            }
-            .emit(),
-        );
-    }
-
-    /// The batmap is a hint, and set bits stay right unless blocks are freed: a failure is no reason to stop.
-    fn batmap_step_done(&mut self, job: Job, result: Result<(), Errno>) {
-        let (_, header) = self.batmap().expect("only a valid batmap is emptied");
-        let len = u64::from(header.map_sectors) * 512;
-        self.batmap_clear = match (job, self.batmap_clear) {
-            (Job::BatmapClear, BatmapClear::Map(from)) if result.is_ok() && from + STEP_BYTES_MAX < len => {
-                BatmapClear::Map(from + STEP_BYTES_MAX)
-            }
-            (Job::BatmapClear, _) if result.is_ok() => BatmapClear::Header,
-            _ => BatmapClear::Done,
-        };
     }
 
     fn fill_footer_page(&self, bytes: &mut [u8]) {

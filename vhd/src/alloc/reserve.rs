@@ -81,15 +81,15 @@ pub(super) struct Reserve {
     new_footer_at: Option<u64>,
     /// Where the footer lay when this batch began: start and end.
     old_footer: (u64, u64),
-    /// Where a footer may lie whose write failed.
-    stray_footer: Option<(u64, u64)>,
     size_next: usize,
     size_last: usize,
     exhausted: bool,
 }
 
 impl Reserve {
-    pub(super) fn new(shape: Shape, bounds: Bounds, freed_max: usize) -> Self {
+    pub(super) fn new(shape: Shape, mut bounds: Bounds, freed_max: usize) -> Self {
+        // A batch that failed gives its gaps back, one by one at worst.
+        bounds.gaps.reserve_exact(BATCH_MAX);
         Self {
             shape,
             file_len: bounds.file_len,
@@ -106,7 +106,6 @@ impl Reserve {
             failed: None,
             new_footer_at: None,
             old_footer: (0, 0),
-            stray_footer: None,
             size_next: BATCH_FIRST,
             size_last: 0,
             exhausted: false,
@@ -232,18 +231,17 @@ impl Reserve {
         None
     }
 
-    /// Three things for each slot: what is left of the old footer, what a failed one may have left, the head.
+    /// Two things for each slot: what is left of the old footer, and the head.
     fn head_step(&mut self) -> Option<(Job, StepAction)> {
-        while let Some(&slot) = self.batch.get(self.next / 3) {
-            let part = self.next % 3;
+        while let Some(&slot) = self.batch.get(self.next / 2) {
             self.next += 1;
-            let stale = match part {
-                0 if slot.origin == Origin::Tail && self.new_footer_at.is_some() => Some(self.old_footer),
-                1 if slot.origin == Origin::Tail => self.stray_footer,
-                2 => return Some((Job::ReserveHead, self.head_write(slot))),
-                _ => None,
-            };
-            if let Some(action) = stale.and_then(|stale| self.zero_in_data(slot, stale)) {
+            if self.next.is_multiple_of(2) {
+                return Some((Job::ReserveHead, self.head_write(slot)));
+            }
+            if slot.origin == Origin::Tail
+                && self.new_footer_at.is_some()
+                && let Some(action) = self.zero_in_data(slot, self.old_footer)
+            {
                 return Some((Job::ReserveZero, action));
             }
         }
@@ -274,18 +272,14 @@ impl Reserve {
         }
     }
 
-    /// The write of the new footer ended.
+    /// The write of the new footer ended. If it failed, nobody knows how much of it was done; it lies where the head of
+    /// some later slot will be, and a file that is longer than believed harms nobody.
     pub(super) fn footer_done(&mut self, result: Result<(), Errno>) {
         let at = self
             .new_footer_at
             .expect("only a batch that moves the footer writes one");
-        let end = at + FOOTER_BYTES as u64;
         if result.is_ok() {
-            (self.footer_at, self.file_len) = (at, end);
-        } else {
-            // Nobody knows how much of it was written.
-            let (from, to) = self.stray_footer.unwrap_or((end - PAGE, end));
-            self.stray_footer = Some((from.min(end - PAGE), to.max(end)));
+            (self.footer_at, self.file_len) = (at, at + FOOTER_BYTES as u64);
         }
         self.step_done(result);
     }
@@ -303,7 +297,7 @@ impl Reserve {
         let ended = self.failed.is_none() && self.outstanding == 0;
         match self.phase {
             Phase::Room if ended && self.next > self.batch.len() => self.enter(Phase::Heads),
-            Phase::Heads if ended && self.next >= 3 * self.batch.len() => {
+            Phase::Heads if ended && self.next >= 2 * self.batch.len() => {
                 self.phase = Phase::Durable { need: flushes.need() };
             }
             Phase::Durable { need } if flushes.is_durable(need) => self.become_ready(),
