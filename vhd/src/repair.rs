@@ -91,8 +91,8 @@ fn plan(storage: &dyn Storage, footers: &Footers, chosen: &Chosen) -> Result<Opt
     }
     let text = "the footer's copy at 0 was written anew from the footer";
     Ok(footers
-        .copy
-        .is_err()
+        .valid_copy()
+        .is_none()
         .then(|| Repair::new("copy-from-footer", 0, bytes.to_vec(), text)))
 }
 

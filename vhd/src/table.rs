@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::finding::{Finding, Severity};
 use crate::layout::BAT_UNUSED;
 use crate::shape::{PAGE, Shape};
-use crate::structure::Frame;
+use crate::structure::{Frame, Region};
 
 const CHUNK: usize = 256 << 10;
 
@@ -145,42 +145,56 @@ impl Table {
 
 /// Finds every entry that cannot be right: on metadata, past the end (`limit`), or on another block's slot.
 pub(crate) fn judge(frame: &Frame, entries: &[u32], limit: u64) -> Judgement {
-    let mut used: Vec<(u32, u32)> = (0u32..)
-        .zip(entries)
-        .filter(|&(_, &entry)| entry != BAT_UNUSED)
-        .map(|(block, &entry)| (entry, block))
-        .collect();
-    used.sort_unstable();
-    let mut judgement = Judgement {
-        data_end: 0,
-        ..Judgement::default()
-    };
+    let used = by_place(entries);
+    let mut judgement = Judgement::default();
+    let regions: Vec<Region> = frame.regions().collect();
+    let regions_end = regions.iter().map(|region| region.end).max().unwrap_or(0);
     let mut furthest: Option<(u64, u64)> = None; // end and block of the slot that reaches furthest
-    for &(entry, block) in &used {
-        let block = u64::from(block);
+    for (entry, block) in used.iter().map(|&key| unpack(key)) {
         let needs = needed_end(frame.shape, block, entry);
-        let flaw = |kind| EntryFlaw { block, entry, kind };
-        if let Some(kind) = misplaced(frame, entry, needs, limit) {
-            judgement.flaws.push(flaw(kind));
+        let near = if Shape::bitmap_at(entry) < regions_end {
+            &regions[..]
+        } else {
+            &[]
+        };
+        if let Some(kind) = misplaced(near, entry, needs, limit) {
+            judgement.flaws.push(EntryFlaw { block, entry, kind });
             continue;
         }
-        if let Some((end, other)) = furthest
-            && Shape::bitmap_at(entry) < end
-        {
-            judgement.flaws.push(flaw(FlawKind::Overlaps { other }));
-            let kind = FlawKind::Overlaps { other: block };
-            judgement.flaws.push(EntryFlaw {
-                block: other,
-                entry: entries[usize::try_from(other).expect("a block of the table")],
-                kind,
-            });
+        if let Some((_, other)) = furthest.filter(|&(end, _)| Shape::bitmap_at(entry) < end) {
+            judgement.overlap(entries, block, other);
         }
         if furthest.is_none_or(|(end, _)| needs > end) {
             furthest = Some((needs, block));
         }
     }
+    judgement.flaws.sort_by_key(|flaw| flaw.block);
+    judgement.flaws.dedup();
     find_gaps(frame, &used, limit, &mut judgement);
     judgement
+}
+
+/// The entries in use in order of their place, each with its block in one word: a disk of 2040 GiB has a million.
+fn by_place(entries: &[u32]) -> Vec<u64> {
+    let in_use = (0u64..).zip(entries).filter(|&(_, &entry)| entry != BAT_UNUSED);
+    let mut keys: Vec<u64> = in_use.map(|(block, &entry)| u64::from(entry) << 32 | block).collect();
+    keys.sort_unstable();
+    keys
+}
+
+fn unpack(key: u64) -> (u32, u64) {
+    let entry = u32::try_from(key >> 32).expect("the upper half of a word");
+    (entry, key & 0xFFFF_FFFF)
+}
+
+impl Judgement {
+    fn overlap(&mut self, entries: &[u32], one: u64, two: u64) {
+        for (block, other) in [(one, two), (two, one)] {
+            let entry = entries[usize::try_from(block).expect("a block of the table")];
+            let kind = FlawKind::Overlaps { other };
+            self.flaws.push(EntryFlaw { block, entry, kind });
+        }
+    }
 }
 
 /// Where the last byte lies that the disk needs of a slot: the last block may be cut short behind the disk's end.
@@ -188,22 +202,21 @@ fn needed_end(shape: Shape, block: u64, entry: u32) -> u64 {
     shape.data_at(entry) + shape.sectors_in(block) * SECTOR_BYTES
 }
 
-fn misplaced(frame: &Frame, entry: u32, needs: u64, limit: u64) -> Option<FlawKind> {
+fn misplaced(regions: &[Region], entry: u32, needs: u64, limit: u64) -> Option<FlawKind> {
     let start = Shape::bitmap_at(entry);
-    if let Some(region) = frame.regions().find(|region| region.meets(start, needs)) {
+    if let Some(region) = regions.iter().find(|region| region.meets(start, needs)) {
         return Some(FlawKind::OnMetadata(region.name));
     }
     (needs > limit).then_some(FlawKind::PastEnd { needs, limit })
 }
 
 /// Sweeps over slots and metadata in order of place.
-fn find_gaps(frame: &Frame, used: &[(u32, u32)], limit: u64, judgement: &mut Judgement) {
+fn find_gaps(frame: &Frame, used: &[u64], limit: u64, judgement: &mut Judgement) {
     let mut regions: Vec<(u64, u64)> = frame.parts().filter(|part| part.1 <= limit).collect();
     regions.sort_unstable();
     let mut regions = regions.into_iter().peekable();
-    let slots = used
-        .iter()
-        .map(|&(entry, _)| (Shape::bitmap_at(entry), frame.shape.slot_end(entry)));
+    let slots = used.iter().map(|&key| unpack(key).0);
+    let slots = slots.map(|entry| (Shape::bitmap_at(entry), frame.shape.slot_end(entry)));
     let mut end = 0;
     for slot in slots {
         while let Some(region) = regions.next_if(|region| region.0 <= slot.0) {
