@@ -6,6 +6,16 @@
     reason = "a panic is a test's way to fail, and its sizes are small"
 )]
 
+mod crash;
+mod disk;
 mod file;
+mod handmade;
+mod hostile;
+mod images;
+mod machine;
+mod mutate;
+mod rig;
 mod session;
 mod smoke;
+mod snapshots;
+mod tools;

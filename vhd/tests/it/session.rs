@@ -30,12 +30,13 @@ pub(crate) struct Session<S: Storage> {
 
 impl<S: Storage> Session<S> {
     pub(crate) fn open(storage: S, read_only: bool) -> Result<Self, vhd::Error> {
+        Self::open_with(storage, read_only, Box::new(OpenFence::default()))
+    }
+
+    pub(crate) fn open_with(storage: S, read_only: bool, fence: Box<dyn Fence + Send>) -> Result<Self, vhd::Error> {
         let image = Image::open(&storage, &OpenOptions { read_only })?;
         let size = image.size_bytes();
-        let options = AllocatorOptions {
-            capacity: 16,
-            fence: Box::new(OpenFence::default()),
-        };
+        let options = AllocatorOptions { capacity: 16, fence };
         let (map, allocator) = match image.into_parts(options) {
             Parts::Fixed(_) => (None, None),
             Parts::Dynamic { map, allocator } => {
@@ -83,7 +84,7 @@ impl<S: Storage> Session<S> {
             let len = usize::try_from(extent.count().0 * 512).unwrap();
             let part = &mut buf[done..done + len];
             match extent {
-                Extent::Data { file_offset, .. } => {
+                Extent::Data { file_offset, .. } | Extent::Held { file_offset, .. } => {
                     self.storage.read_at(part, file_offset).map_err(|_| Errno::IO)?;
                 }
                 Extent::Bad { .. } => return Err(Errno::IO),
@@ -140,7 +141,9 @@ impl<S: Storage> Session<S> {
 
     /// Does one step of the allocator's, if it has one.
     pub(crate) fn step(&mut self) -> bool {
-        let allocator = self.allocator.as_mut().unwrap();
+        let Some(allocator) = &mut self.allocator else {
+            return false; // a fixed image, or one only read
+        };
         let Some(step) = allocator.poll_step() else {
             return false;
         };

@@ -1,23 +1,11 @@
 //! The whole way on a real file, read back by this crate and by qemu-img.
 
-use std::path::Path;
-use std::process::Command;
-
 use iomgr_core::Storage;
 use vhd::{CreateOptions, create};
 
 use crate::file::DiskFile;
 use crate::session::Session;
-
-fn qemu_img(args: &[&str], path: &Path) -> Option<String> {
-    let output = Command::new("qemu-img").args(args).arg(path).output();
-    let Ok(output) = output else {
-        eprintln!("skipped: qemu-img is not installed");
-        return None;
-    };
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Some(String::from_utf8(output.stdout).unwrap())
-}
+use crate::tools::qemu_img;
 
 #[test]
 fn a_written_image_reads_back_after_close_and_so_does_qemu() {
@@ -58,5 +46,59 @@ fn a_written_image_reads_back_after_close_and_so_does_qemu() {
         assert!(info.contains(&format!("\"virtual-size\": {size}")), "{info}");
         let raw = raw.to_str().unwrap();
         qemu_img(&["compare", "-f", "raw", "-F", "vpc", raw], &path);
+    }
+}
+
+/// QEMU's layout is another one: data off page boundaries, no batmap.
+#[test]
+fn an_image_made_by_qemu_is_read_and_written_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (raw, path) = (dir.path().join("b.raw"), dir.path().join("b.vhd"));
+    let mut expected = vec![0u8; 20 << 20];
+    for at in [0, 4 << 20, (9 << 20) + 512, (20 << 20) - 4096] {
+        expected[at..at + 4096].fill((at >> 20) as u8 | 0x81);
+    }
+    std::fs::write(&raw, &expected).unwrap();
+    let convert = [
+        "convert",
+        "-f",
+        "raw",
+        "-O",
+        "vpc",
+        "-o",
+        "subformat=dynamic,force_size=on",
+        raw.to_str().unwrap(),
+    ];
+    if qemu_img(&convert, &path).is_none() {
+        return;
+    }
+    let mut session = Session::open(DiskFile::open(&path), false).unwrap();
+    assert!(!session.map().is_aligned());
+    for (at, len) in [(1024, 512), (6 << 20, 4096), (8 << 20, 2 << 20), (11 << 20, 5 << 20)] {
+        session.write(at, &vec![0x5A; len]).unwrap();
+        expected[at as usize..][..len].fill(0x5A);
+    }
+    session.release(2).unwrap();
+    expected[4 << 20..6 << 20].fill(0);
+    session.flush();
+    session.close();
+    std::fs::write(&raw, &expected).unwrap();
+    qemu_img(&["compare", "-f", "raw", "-F", "vpc", raw.to_str().unwrap()], &path);
+    let report = vhd::check(&DiskFile::open(&path)).unwrap();
+    assert_eq!(report.verdict(), vhd::Verdict::Clean, "{report:?}");
+}
+
+#[test]
+fn a_fixed_image_is_its_data_and_a_footer() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.vhd");
+    create(&DiskFile::create(&path), &CreateOptions::fixed(3 << 20, [7; 16], 1000)).unwrap();
+    let mut session = Session::open(DiskFile::open(&path), false).unwrap();
+    session.write(4096, &[0x77; 512]).unwrap();
+    let storage = session.close();
+    assert_eq!(storage.len_bytes().unwrap(), (3 << 20) + 512);
+    assert_eq!(std::fs::read(&path).unwrap()[4096..4096 + 512], [0x77; 512]);
+    if let Some(info) = qemu_img(&["info", "-f", "vpc", "--output=json"], &path) {
+        assert!(info.contains("\"virtual-size\": 3145728"), "{info}");
     }
 }
