@@ -2,7 +2,7 @@
 
 use iomgr_core::{Sector, SectorCount};
 
-use crate::map::{BitmapRef, Extent, Map, Slot};
+use crate::map::{BitmapRef, Extent, Map};
 
 /// A run of equal bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,7 @@ impl BitmapCache {
     }
 
     /// [`Map::lookup`], answered further where the bitmap is here: `NeedBitmap` comes back only for one that is not.
+    /// For reading; who writes asks the map itself.
     pub fn lookup(&mut self, map: &Map, sector: Sector, max: SectorCount) -> Extent {
         let extent = map.lookup(sector, max);
         let Extent::NeedBitmap { bitmap, count } = extent else {
@@ -82,8 +83,7 @@ impl BitmapCache {
     /// If there are not `of.len` bytes.
     pub fn insert(&mut self, map: &Map, of: BitmapRef, bytes: &[u8]) {
         map.learn(of, bytes);
-        let entry = of.entry();
-        if ![Slot::Partial(entry), Slot::Held { entry, full: false }].contains(&map.slot(of.block)) {
+        if !map.still_has(of) {
             return; // full, or of another slot by now: nobody will ask
         }
         let place = self.place_for(of);
@@ -114,6 +114,7 @@ impl BitmapCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::map::Slot;
     use crate::shape::Shape;
 
     #[test]

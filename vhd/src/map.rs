@@ -36,14 +36,6 @@ pub enum Extent {
         /// How many sectors.
         count: SectorCount,
     },
-    /// In the file, from byte `file_offset`, to be read only: freeing the block failed half-way. To write here, ask for
-    /// the block to be made full first, as for [`Zero`](Self::Zero); or free it again.
-    Held {
-        /// Bytes from the file's start.
-        file_offset: u64,
-        /// How many sectors.
-        count: SectorCount,
-    },
     /// Zeros, in a block that is allocated and holds other data too. To write here, make the block full first.
     Zero {
         /// How many sectors.
@@ -56,7 +48,7 @@ pub enum Extent {
         /// How many sectors.
         count: SectorCount,
     },
-    /// The block has a slot, and only its bitmap says what is in it. To write here, make the block full first.
+    /// The block has a slot, and its bitmap says what is in it. To write here, make the block full first.
     NeedBitmap {
         /// Which bitmap.
         bitmap: BitmapRef,
@@ -77,16 +69,12 @@ pub enum Extent {
 pub struct BitmapRef {
     /// The block.
     pub block: u64,
-    /// Where the bitmap lies, in bytes. A block whose slot changed has another.
+    /// Where the bitmap lies, in bytes.
     pub offset: u64,
     /// The bitmap's bytes.
     pub len: usize,
-}
-
-impl BitmapRef {
-    pub(crate) fn entry(self) -> u32 {
-        u32::try_from(self.offset / SECTOR_BYTES).expect("bitmap references are made from BAT entries")
-    }
+    /// The block's word when this was made. While a block has one and the same word its bitmap does not change.
+    pub(crate) word: u64,
 }
 
 impl Extent {
@@ -94,7 +82,6 @@ impl Extent {
     pub fn count(&self) -> SectorCount {
         match *self {
             Self::Data { count, .. }
-            | Self::Held { count, .. }
             | Self::Zero { count }
             | Self::Unallocated { count, .. }
             | Self::NeedBitmap { count, .. }
@@ -109,7 +96,8 @@ pub(crate) enum Slot {
     Unallocated,
     Partial(u32),
     Full(u32),
-    /// Nobody knows whether the disk's entry still says so: a write that should have cleared it failed.
+    /// Nobody knows whether the disk's entry still says so: a write that should have cleared it failed. To be read as
+    /// its bitmap says; not to be written in place before its entry is certain again.
     Held {
         entry: u32,
         full: bool,
@@ -191,16 +179,16 @@ impl Map {
         match slot {
             Slot::Unallocated => Extent::Unallocated { block, count },
             Slot::Full(_) => Extent::Data { file_offset, count },
-            Slot::Held { full: true, .. } => Extent::Held { file_offset, count },
-            Slot::Partial(entry) | Slot::Held { entry, full: false } => {
-                let bitmap = self.bitmap_ref(block, entry);
+            Slot::Partial(_) | Slot::Held { .. } => {
+                let bitmap = self.bitmap_ref(block, slot);
                 Extent::NeedBitmap { bitmap, count }
             }
             Slot::Bad(_) => Extent::Bad { block, count },
         }
     }
 
-    /// Resolves a [`NeedBitmap`](Extent::NeedBitmap) of `sector`, given the bytes of that bitmap: data or zeros.
+    /// Resolves a [`NeedBitmap`](Extent::NeedBitmap) of `sector`, given the bytes of that bitmap: data or zeros. For
+    /// reading only: to be written in place, a block must be full by [`lookup`](Self::lookup).
     pub fn extent_in(&self, of: BitmapRef, bytes: &[u8], sector: Sector, max: SectorCount) -> Extent {
         let (block, within) = self.shape.split_sector(sector.0);
         assert!(
@@ -210,10 +198,9 @@ impl Map {
         let end = self.shape.sectors_in(block).min(within + max.0);
         let Run { set, count } = bitmap::run_at(bytes, within, end);
         let (count, file_offset) = (SectorCount(count), of.offset + of.len as u64 + within * SECTOR_BYTES);
-        match self.slot(block) {
-            _ if !set => Extent::Zero { count },
-            Slot::Held { .. } => Extent::Held { file_offset, count },
-            _ => Extent::Data { file_offset, count },
+        match set {
+            true => Extent::Data { file_offset, count },
+            false => Extent::Zero { count },
         }
     }
 
@@ -228,9 +215,12 @@ impl Map {
         {
             return;
         }
-        let (partial, full) = (Slot::Partial(of.entry()).word(), Slot::Full(of.entry()).word());
+        let Slot::Partial(entry) = Slot::from_word(of.word) else {
+            return;
+        };
+        let full = Slot::Full(entry).word();
         // A failed exchange means that the allocator was faster; what it published is newer than our bitmap.
-        let _ = self.words[index(of.block)].compare_exchange(partial, full, Ordering::AcqRel, Ordering::Relaxed);
+        let _ = self.words[index(of.block)].compare_exchange(of.word, full, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// How many metadata writes were completed since the image was opened. A FUA write looks at it to know whether an
@@ -256,12 +246,18 @@ impl Map {
             .all(|slot| self.shape.data_at(slot.entry()).is_multiple_of(PAGE))
     }
 
-    fn bitmap_ref(&self, block: u64, entry: u32) -> BitmapRef {
+    fn bitmap_ref(&self, block: u64, slot: Slot) -> BitmapRef {
         BitmapRef {
             block,
-            offset: Shape::bitmap_at(entry),
+            offset: Shape::bitmap_at(slot.entry()),
             len: self.shape.bitmap_bytes(),
+            word: slot.word(),
         }
+    }
+
+    /// Is the block's mapping still the one that `of` was made of?
+    pub(crate) fn still_has(&self, of: BitmapRef) -> bool {
+        self.slot(of.block).word() == of.word
     }
 
     pub(crate) fn slot(&self, block: u64) -> Slot {
@@ -269,7 +265,7 @@ impl Map {
     }
 
     pub(crate) fn bitmap_of(&self, block: u64) -> BitmapRef {
-        self.bitmap_ref(block, self.slot(block).entry())
+        self.bitmap_ref(block, self.slot(block))
     }
 
     /// Makes `slot` what readers see of `block`. The allocator's alone.

@@ -44,11 +44,7 @@ impl Fills {
     pub(super) fn new(map: &Map) -> Self {
         let len = map.shape().bitmap_bytes();
         let fill = || Fill {
-            of: BitmapRef {
-                block: 0,
-                offset: 0,
-                len,
-            },
+            of: map.bitmap_of(0),
             stage: Stage::Free,
             busy: false,
             bits: vec![0; len].into(),

@@ -303,7 +303,7 @@ impl Rig {
         for sector in sector..sector + count {
             let acked = self.sectors[sector as usize].acked;
             from.push(match self.extent(sector, 1) {
-                Extent::Data { file_offset, .. } | Extent::Held { file_offset, .. } => (Some(file_offset), acked),
+                Extent::Data { file_offset, .. } => (Some(file_offset), acked),
                 Extent::Bad { .. } | Extent::NeedBitmap { .. } => panic!("a good image"),
                 _ => (None, acked),
             });

@@ -84,7 +84,7 @@ impl<S: Storage> Session<S> {
             let len = usize::try_from(extent.count().0 * 512).unwrap();
             let part = &mut buf[done..done + len];
             match extent {
-                Extent::Data { file_offset, .. } | Extent::Held { file_offset, .. } => {
+                Extent::Data { file_offset, .. } => {
                     self.storage.read_at(part, file_offset).map_err(|_| Errno::IO)?;
                 }
                 Extent::Bad { .. } => return Err(Errno::IO),
@@ -100,7 +100,11 @@ impl<S: Storage> Session<S> {
         let mut done = 0;
         while done < buf.len() {
             let (sector, left) = ((offset + done as u64) / 512, (buf.len() - done) as u64 / 512);
-            match self.extent(sector, left) {
+            let extent = match &self.map {
+                Some((map, _)) => map.lookup(Sector(sector), SectorCount(left)),
+                None => self.extent(sector, left),
+            };
+            match extent {
                 Extent::Data { file_offset, count } => {
                     let len = usize::try_from(count.0 * 512).unwrap();
                     self.storage
