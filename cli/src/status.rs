@@ -134,3 +134,41 @@ fn row(server: &ServerStatus, disk: &DeviceStatus) -> [String; HEAD.len()] {
         errors.to_string(),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(failed: bool) -> ServerStatus {
+        let latency = json!({ "p50_us": 1.0, "p90_us": 1.0, "p99_us": 1.0, "p999_us": 1.0, "max_us": 1.0 });
+        let figures =
+            |bytes: u64, errors: u64| json!({ "ops": 3, "bytes": bytes, "errors": errors, "latency": latency });
+        let device = json!({
+            "name": "demo", "path": "/images/demo.vhd", "format": "vhd-dynamic", "size_bytes": 1u64 << 30,
+            "read_only": false, "cache": "writeback", "failed": failed,
+            "stats": { "read": figures(65536, 0), "write": figures(8 << 20, 1), "flush": figures(0, 2), "trim": figures(0, 0) },
+        });
+        let status = json!({
+            "pid": 4711, "version": "0.1.0", "uri": "nbd+unix:///?socket=/run/iomgr/demo.sock", "uptime_s": 63.9,
+            "manager": "none", "pending": 5, "devices": [device],
+            "nbd": { "connections": 2, "connections_total": 9, "in_flight": 5, "requests_total": 12 },
+        });
+        serde_json::from_value(status).unwrap()
+    }
+
+    #[test]
+    fn a_row_for_each_disk() {
+        insta::assert_snapshot!(describe(&[&server(false)]), @r"
+        NAME  PID   UP     FORMAT       SIZE      MODE  CLIENTS  PENDING  READ       WRITTEN   ERRORS
+        demo  4711  1m 3s  vhd-dynamic  1.00 GiB  rw    2        5        64.00 KiB  8.00 MiB  3
+
+        demo: /images/demo.vhd
+          nbd+unix:///?socket=/run/iomgr/demo.sock
+        ");
+    }
+
+    #[test]
+    fn a_failed_disk_is_seen_to_have_failed() {
+        assert!(describe(&[&server(true)]).contains(" FAILED "));
+    }
+}
