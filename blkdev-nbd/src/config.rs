@@ -3,6 +3,8 @@
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
+use iomgr_core::Waker;
+
 use crate::proto::{Handshake, PAYLOAD_BYTES_MAX, SimpleReply};
 use crate::{Error, ErrorKind, Export};
 
@@ -21,6 +23,8 @@ pub struct ServerConfig {
     pub queue: tqueue::Config,
     /// Bounds on what clients may take.
     pub limits: ConnectionLimits,
+    /// Woken when a thread has ended although nobody stopped the server ([`Server::failed`](crate::Server::failed)).
+    pub on_failure: Waker,
 }
 
 impl ServerConfig {
@@ -33,6 +37,7 @@ impl ServerConfig {
             depth: 128,
             queue: tqueue::Config::default(),
             limits: ConnectionLimits::default(),
+            on_failure: Waker::none(),
         }
     }
 

@@ -182,6 +182,7 @@ fn plan(config: ServerConfig, reports: &Sender<(u16, Report)>) -> Result<Vec<(Ha
         connections,
         in_flight_max: config.limits.in_flight,
         stop_timeout: config.limits.stop_timeout,
+        on_failure: config.on_failure.clone(),
     };
     let plans = (0..config.threads).zip(ends).map(plan);
     Ok(handles.iter().cloned().zip(plans).collect())

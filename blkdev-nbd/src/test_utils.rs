@@ -287,6 +287,10 @@ impl DeviceQueue for MemQueue {
         CancelOutcome::NeverStarted
     }
 
+    fn is_idle(&self) -> bool {
+        self.held.is_empty()
+    }
+
     fn close(self: Box<Self>, _io: &mut dyn OpQueue) {
         assert!(
             self.held.is_empty() && self.done.is_empty(),

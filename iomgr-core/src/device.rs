@@ -106,7 +106,10 @@ pub trait DeviceQueue: Debug {
     /// Gives a request up.
     fn cancel(&mut self, pass: &mut Pass<'_>, tag: Tag) -> CancelOutcome;
 
-    /// Ends the queue: forgets its files. Only when no request is outstanding; queue 0 last.
+    /// Is nothing under way, neither a request nor work of the device's own (space being reserved ahead, say)?
+    fn is_idle(&self) -> bool;
+
+    /// Ends the queue: forgets its files. Only when it is idle; queue 0 last.
     fn close(self: Box<Self>, io: &mut dyn OpQueue);
 }
 

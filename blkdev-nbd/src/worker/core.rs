@@ -49,8 +49,8 @@ impl Core {
         self.lanes.iter_mut().find_map(Lane::next_waiting)
     }
 
-    /// Has everything that was asked for ended?
+    /// Has everything that was asked for ended, and what the devices do besides?
     pub(super) fn is_idle(&self) -> bool {
-        self.lanes.iter().all(|lane| lane.in_flight() == 0)
+        self.lanes.iter().all(Lane::is_idle)
     }
 }

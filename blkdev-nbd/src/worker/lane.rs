@@ -186,6 +186,11 @@ impl Lane {
         })
     }
 
+    /// Is nothing under way?
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight() == 0 && self.device.is_idle()
+    }
+
     /// Commands taken whose requests have not ended.
     pub(super) fn in_flight(&self) -> u32 {
         u32::try_from(self.slots.len() - self.vacant.len()).expect("the depth is a u32")

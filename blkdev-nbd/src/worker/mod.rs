@@ -76,7 +76,8 @@ impl Worker {
     /// Serves until told to close.
     fn run(&mut self) -> Result<(), Error> {
         self.watch()?;
-        while self.stage != Stage::Closing {
+        // Other workers' last requests may have given a device of ours something to do.
+        while self.stage != Stage::Closing || !self.core.is_idle() {
             self.wait()?;
             self.core.begin_pass();
             self.deliver()?;

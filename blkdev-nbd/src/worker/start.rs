@@ -38,6 +38,7 @@ pub(crate) struct WorkerPlan {
     pub(crate) connections: u32,
     pub(crate) in_flight_max: u32,
     pub(crate) stop_timeout: Duration,
+    pub(crate) on_failure: Waker,
 }
 
 /// The whole life of a worker's thread.
@@ -47,6 +48,7 @@ pub(crate) fn run_worker(plan: WorkerPlan) {
         index: plan.index,
         reports: plan.reports.clone(),
         peers: plan.peers.clone(),
+        on_failure: plan.on_failure.clone(),
         result: None,
     };
     last_words.result = Some(match plan.start() {
@@ -77,6 +79,7 @@ struct LastWords {
     index: u16,
     reports: Sender<(u16, Report)>,
     peers: Vec<Handle>,
+    on_failure: Waker,
     /// `None` after a panic.
     result: Option<Result<(), Error>>,
 }
@@ -88,6 +91,7 @@ impl Drop for LastWords {
         if let Err(error) = &result {
             tracing::error!(worker = self.index, %error, "worker_failed");
             self.peers.iter().for_each(|peer| peer.say(Control::Fail));
+            self.on_failure.wake();
         }
         let _nobody = self.reports.send((self.index, Report::Ended(result)));
     }
