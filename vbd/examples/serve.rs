@@ -14,7 +14,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let seconds = args.next().map(|text| text.parse()).transpose()?;
 
     let disk = Disk::open(&image, &DiskOptions::default())?;
-    disk.warnings().iter().for_each(|warning| println!("warning: {warning}"));
+    disk.warnings()
+        .iter()
+        .for_each(|warning| println!("warning: {warning}"));
     let server = Server::start(disk, &ServerOptions::default())?;
     println!("uri: {}", server.uri());
     println!("control: {}", server.control().display());

@@ -169,7 +169,7 @@ impl BlockingDisk {
     /// Ends the allocator's background work and closes the queue.
     fn close(&mut self) {
         let Some(mut device) = self.device.take() else { return };
-        while !self.queue.is_idle() {
+        while !device.is_idle() {
             if let Err(error) = self.queue.submit_and_wait(Some(Duration::from_secs(1))) {
                 tracing::error!(%error, "queue_failed: closing regardless");
                 break;

@@ -257,6 +257,11 @@ impl Metadata {
         self.owned.allocator.flush_done(ticket, result);
     }
 
+    /// Are steps under way or waiting for room?
+    pub(crate) fn is_working(&self) -> bool {
+        !self.steps.is_empty() || self.held.is_some()
+    }
+
     /// Gives the allocator back.
     pub(crate) fn close(self, io: &mut dyn OpQueue) -> Owned {
         self.buffers.into_iter().for_each(|buffer| io.free(buffer));

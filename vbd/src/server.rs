@@ -1,13 +1,14 @@
 //! A disk, served: the NBD frontend, the manager registry, the control socket, and an orderly end.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use blkdev_nbd::{Export, ServerConfig};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use iomgr_core::Device;
 use iomgr_core::manager::Registry;
+use iomgr_core::{Device, Wake, Waker};
 use serde::{Deserialize, Serialize};
 use tqueue::EngineKind;
 
@@ -59,9 +60,21 @@ pub struct Server {
     socket: BoundSocket,
     control: BoundSocket,
     stop: Receiver<()>,
+    failure: Arc<Failure>,
     stopper: Stopper,
     /// Says how it ended, to whoever asked for it on the control socket.
     farewell: Farewell,
+}
+
+/// The frontend's way to end [`Server::wait`].
+#[derive(Debug)]
+struct Failure(AtomicBool, Stopper);
+
+impl Wake for Failure {
+    fn wake(&self) {
+        self.0.store(true, Ordering::Release);
+        self.1.stop();
+    }
 }
 
 type Frontend = Arc<Mutex<Option<blkdev_nbd::Server>>>;
@@ -133,6 +146,15 @@ pub struct DeviceStatus {
     pub stats: Stats,
 }
 
+impl DeviceStatus {
+    fn new(disk: &Disk) -> Self {
+        Self {
+            info: disk.info(),
+            stats: disk.stats(),
+        }
+    }
+}
+
 impl Server {
     /// Serves `disk`; returns when clients can connect.
     pub fn start(disk: Disk, options: &ServerOptions) -> Result<Self, Error> {
@@ -141,11 +163,14 @@ impl Server {
         let (socket, listener) = bind(options.socket.as_deref(), disk.name(), "sock")?;
         let (control, control_listener) = bind(options.control.as_deref(), disk.name(), "ctl")?;
         let registry = Registry::new();
-        let nbd = Arc::new(Mutex::new(Some(start_nbd(&disk, &registry, listener, options)?)));
         let (stop_tx, stop) = bounded(1);
         let farewell = Farewell::default();
         let stopper = Stopper(stop_tx);
-        let status = status_source(disk.clone(), &registry, &nbd, uri(&socket));
+        let failure = Arc::new(Failure(AtomicBool::new(false), stopper.clone()));
+        let on_failure = Waker::new(Arc::clone(&failure) as Arc<dyn Wake>);
+        let nbd = start_nbd(&disk, &registry, listener, options, on_failure)?;
+        let nbd = Arc::new(Mutex::new(Some(nbd)));
+        let status = status_source(&disk, &registry, &nbd, uri(&socket));
         control::spawn(
             control_listener,
             ControlContext {
@@ -162,6 +187,7 @@ impl Server {
             socket,
             control,
             stop,
+            failure,
             stopper,
             farewell,
         })
@@ -199,18 +225,13 @@ impl Server {
 
     /// Blocks until somebody asks for the end, or the frontend has failed.
     pub fn wait(&self) -> Result<(), Error> {
-        loop {
-            match self.stop.recv_timeout(Duration::from_millis(500)) {
-                Ok(()) => return Ok(()),
-                Err(_) => self.check_frontend()?,
-            }
-        }
-    }
-
-    fn check_frontend(&self) -> Result<(), Error> {
-        match self.frontend().as_ref() {
-            Some(nbd) if nbd.failed() => Err(Error::new(ErrorKind::Server, "a queue thread ended; its log says why")),
-            _ => Ok(()),
+        // The server itself holds a sender, so the channel never closes.
+        self.stop
+            .recv()
+            .expect("the server can be stopped as long as it is there");
+        match self.failure.0.load(Ordering::Acquire) {
+            true => Err(Error::new(ErrorKind::Server, "a queue thread ended; its log says why")),
+            false => Ok(()),
         }
     }
 
@@ -282,6 +303,7 @@ fn start_nbd(
     registry: &Registry,
     listener: std::os::unix::net::UnixListener,
     options: &ServerOptions,
+    on_failure: Waker,
 ) -> Result<blkdev_nbd::Server, Error> {
     let fail = |error: Box<dyn std::error::Error + Send + Sync>| {
         Error::new(ErrorKind::Server, "the NBD frontend cannot be started").because(error)
@@ -303,6 +325,7 @@ fn start_nbd(
         threads: options.threads,
         depth: options.depth,
         queue,
+        on_failure,
         ..ServerConfig::new(listener, vec![export])
     };
     blkdev_nbd::Server::start(config).map_err(|error| fail(error.into()))
@@ -330,11 +353,13 @@ fn percent_encode(text: &str) -> String {
 }
 
 fn status_source(
-    disk: Disk,
+    disk: &Disk,
     registry: &Registry,
     nbd: &Frontend,
     uri: String,
 ) -> Arc<dyn Fn() -> Status + Send + Sync> {
+    // The control thread outlives the server; the disk's file, and with it the lock, must not.
+    let disk = Arc::downgrade(&disk.shared);
     let (registry, nbd, started) = (registry.clone(), Arc::clone(nbd), Instant::now());
     let stats = move || {
         nbd.lock()
@@ -350,10 +375,11 @@ fn status_source(
         manager: registry.current().name().to_owned(),
         pending: registry.pending_total(),
         nbd: stats().map(NbdStatus::from).unwrap_or_default(),
-        devices: vec![DeviceStatus {
-            info: disk.info(),
-            stats: disk.stats(),
-        }],
+        devices: disk
+            .upgrade()
+            .map(|shared| DeviceStatus::new(&Disk { shared }))
+            .into_iter()
+            .collect(),
     })
 }
 

@@ -338,6 +338,11 @@ impl BlockQueue {
         }
     }
 
+    /// Is the allocator in the middle of something?
+    pub(super) fn is_working(&self) -> bool {
+        matches!(&self.port, Port::Owner(metadata) if metadata.is_working())
+    }
+
     fn is_meta_durable(&self) -> bool {
         self.meta_durable.load(Ordering::Acquire) >= self.map.meta_written()
     }

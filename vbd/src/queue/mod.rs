@@ -92,6 +92,8 @@ pub(crate) struct DiskQueue {
     owner: Owner,
     file: FileSlot,
     slots: Box<[Slot]>,
+    /// Requests that have not ended.
+    in_flight: u32,
     backing: Backing,
     stalled: VecDeque<Tag>,
     done: VecDeque<Done>,
@@ -130,6 +132,7 @@ impl DiskQueue {
             owner,
             file,
             slots: (0..depth).map(|_| Slot::default()).collect(),
+            in_flight: 0,
             backing,
             stalled: VecDeque::with_capacity(depth as usize),
             done: VecDeque::with_capacity(depth as usize),
@@ -290,6 +293,7 @@ impl DiskQueue {
         let slot = self.slot(tag);
         let result = slot.error.map_or(Ok(()), Err);
         let request = slot.end().expect("only a running request finishes");
+        self.in_flight -= 1;
         self.complete(pass, &request, result);
     }
 
@@ -359,6 +363,7 @@ impl DeviceQueue for DiskQueue {
         }
         let tag = request.tag;
         self.slot(tag).start(request);
+        self.in_flight += 1;
         self.drive(pass, tag);
         self.pump(pass);
         self.start_flush(pass);
@@ -419,11 +424,13 @@ impl DeviceQueue for DiskQueue {
         CancelOutcome::NeverStarted
     }
 
+    fn is_idle(&self) -> bool {
+        let is_working = matches!(&self.backing, Backing::Blocks(blocks) if blocks.is_working());
+        self.in_flight == 0 && !is_working
+    }
+
     fn close(self: Box<Self>, io: &mut dyn OpQueue) {
-        debug_assert!(
-            self.slots.iter().all(|slot| slot.request.is_none()),
-            "a queue closes when it is idle"
-        );
+        debug_assert!(self.is_idle(), "a queue closes when it is idle");
         let Self {
             backing, shared, file, ..
         } = *self;

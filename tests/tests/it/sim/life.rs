@@ -13,6 +13,7 @@ use tqueue::sim::SimHandle;
 use tqueue::{Config, EngineKind, Queue};
 use vbd::Disk;
 
+use super::SECTOR;
 use super::model::{FlushMark, Model, Stamp};
 
 /// Queues per disk: the second hands its allocations to the first.
@@ -275,7 +276,7 @@ impl<'a> Life<'a> {
     fn check_read(&self, flight: &Flight) {
         let data = flight.lease.as_ref().expect("a read has memory").data();
         let bytes = self.queue.bytes(data).expect("the read has ended");
-        for (at, sector) in (flight.range.start().0..).zip(bytes.chunks_exact(SECTOR_BYTES as usize)) {
+        for (at, sector) in (flight.range.start().0..).zip(bytes.chunks_exact(SECTOR)) {
             let at = usize::try_from(at).unwrap();
             let stamp = stamp_of(sector).unwrap_or_else(|| panic!("sector {at} is torn"));
             assert!(

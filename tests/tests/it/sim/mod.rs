@@ -28,6 +28,9 @@ const KILL: u8 = 225;
 /// Lives of one image.
 const LIVES: u64 = 8;
 
+/// Bytes of a sector, as lengths of slices.
+const SECTOR: usize = 512;
+
 #[derive(Debug, Default)]
 struct Tally {
     cuts: u64,
@@ -133,14 +136,14 @@ fn survey(
     assert_ne!(report.verdict(), vhd::Verdict::Corrupt, "{report:?}");
     let disk = Disk::simulated(storage.clone(), true).expect("a repaired image opens");
     let mut reader = BlockingDisk::open(&disk, EngineKind::Sim(sim.clone())).expect("a simulated queue opens");
-    let mut chunk = vec![0; 64 * SECTOR_BYTES as usize];
+    let mut chunk = vec![0; 64 * SECTOR];
     for start in (0..model.len()).step_by(64) {
         let count = 64.min(model.len() - start);
-        let part = &mut chunk[..count * SECTOR_BYTES as usize];
+        let part = &mut chunk[..count * SECTOR];
         reader
             .read(part, Sector(start as u64))
             .expect("every sector can be read");
-        for (at, sector) in (start..).zip(part.chunks_exact(SECTOR_BYTES as usize)) {
+        for (at, sector) in (start..).zip(part.chunks_exact(SECTOR)) {
             let stamp = life::stamp_of(sector).unwrap_or_else(|| panic!("sector {at} is torn"));
             assert!(
                 allowed(model, at, stamp),
