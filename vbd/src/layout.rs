@@ -51,7 +51,7 @@ pub(crate) enum Allocation {
     Image(Box<Image>),
     /// Between two openings of queue 0.
     Resting(Owned),
-    /// With queue 0, or nowhere: the disk is read-only.
+    /// With queue 0, or nowhere: the disk is read-only, or closed.
     Away,
 }
 

@@ -6,10 +6,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
-use iomgr_core::epoch::EpochDomain;
 use iomgr_core::{Action, Errno, FileSlot, Lease, Op, OpQueue, Owner, Pass, QueueContext, Tag, Waker};
 use slab::Slab;
-use vhd::{Allocator, Fence, Step, StepAction};
+use vhd::{Allocator, Step, StepAction};
 
 use crate::layout::Owned;
 use crate::queue::{ALLOCATOR_LANE, Answer, FlushBoard, Message, step_token};
@@ -93,19 +92,22 @@ struct Running {
 }
 
 impl Metadata {
-    pub(crate) fn open(
+    /// The memory for steps, of the thread's queue.
+    pub(crate) fn buffers(io: &mut dyn OpQueue) -> Result<Vec<Lease>, Error> {
+        let bytes = u32::try_from(Allocator::STEP_BYTES_MAX).expect("steps are short");
+        let buffers: Option<_> = (0..STEP_BUFFERS).map(|_| io.alloc(bytes)).collect();
+        buffers.ok_or_else(|| Error::new(ErrorKind::Queue, "the queue has no memory for the allocator"))
+    }
+
+    pub(crate) fn new(
         owned: Owned,
         flush_board: Arc<FlushBoard>,
         inbox: Receiver<Message>,
         file: FileSlot,
-        cx: QueueContext<'_>,
-    ) -> Result<Self, Error> {
-        let bytes = u32::try_from(Allocator::STEP_BYTES_MAX).expect("steps are short");
-        let buffers = (0..STEP_BUFFERS)
-            .map(|_| cx.io.alloc(bytes))
-            .collect::<Option<Vec<_>>>()
-            .ok_or_else(|| Error::new(ErrorKind::Queue, "the queue has no memory for the allocator"))?;
-        Ok(Self {
+        buffers: Vec<Lease>,
+        cx: &QueueContext<'_>,
+    ) -> Self {
+        Self {
             owned,
             flush_board,
             flushing: false,
@@ -117,7 +119,7 @@ impl Metadata {
             buffers,
             file,
             owner: cx.owner,
-        })
+        }
     }
 
     /// Takes a wish.
@@ -266,19 +268,5 @@ impl Metadata {
     pub(crate) fn close(self, io: &mut dyn OpQueue) -> Owned {
         self.buffers.into_iter().for_each(|buffer| io.free(buffer));
         self.owned
-    }
-}
-
-/// The disk's epochs, as the allocator asks for them.
-#[derive(Debug)]
-pub(crate) struct DomainFence(pub(crate) EpochDomain);
-
-impl Fence for DomainFence {
-    fn advance(&mut self) -> u64 {
-        self.0.advance().into()
-    }
-
-    fn drained(&self, epoch: u64) -> bool {
-        self.0.drained(epoch.into())
     }
 }

@@ -17,7 +17,7 @@ use vhd::{AllocatorOptions, BitmapCache, BitmapRef, Extent, Map, Parts};
 
 use crate::disk::Shared;
 use crate::layout::{Allocation, BlockLayout, Owned, OwnerPort};
-use crate::metadata::{DomainFence, Metadata, StepOutcome, Want, Wish};
+use crate::metadata::{Metadata, StepOutcome, Want, Wish};
 use crate::queue::slot::{Pending, Slot};
 use crate::queue::{Next, OpKind};
 use crate::{Error, ErrorKind};
@@ -111,10 +111,11 @@ impl BlockQueue {
             .collect::<Option<Vec<_>>>()
             .ok_or_else(|| fail("the queue has no memory for bitmaps"))?;
         let (index, owner, map) = (cx.index, cx.owner, Arc::clone(&layout.map));
-        let (port, domain) = if index == 0 {
-            open_owner(shared, layout, file, cx)?
-        } else {
-            open_remote(layout, cx)?
+        let (port, domain) = match index {
+            // Nothing is ever mapped anew: there is nobody to ask, and nobody to wait for.
+            _ if shared.limits.read_only => (Port::ReadOnly, EpochDomain::new(cx.count.into())),
+            0 => open_owner(shared, layout, file, cx)?,
+            _ => open_remote(layout, cx)?,
         };
         let epochs = domain
             .queue(index.into())
@@ -362,38 +363,35 @@ fn open_owner(
     file: FileSlot,
     cx: QueueContext<'_>,
 ) -> Result<(Port, EpochDomain), Error> {
+    let buffers = Metadata::buffers(cx.io)?;
     // Each request has at most one wish under way, and each queue introduces itself once.
     let capacity = usize::from(cx.count) * (cx.depth as usize + 1);
-    let (inbox, messages) = bounded(capacity);
-    let owned = own(layout.take_allocation(), cx.count, capacity)?;
-    let domain = owned
-        .as_ref()
-        .map_or_else(|| EpochDomain::new(cx.count.into()), |owned| owned.domain.clone());
+    let owned = own(layout, cx.count, capacity)?;
+    let (domain, (inbox, messages)) = (owned.domain.clone(), bounded(capacity));
     let port = OwnerPort {
         inbox,
         waker: cx.waker.clone(),
         domain: domain.clone(),
     };
     *layout.owner.lock().unwrap_or_else(PoisonError::into_inner) = Some(port);
-    let Some(owned) = owned else {
-        return Ok((Port::ReadOnly, domain));
-    };
-    let metadata = Metadata::open(owned, Arc::clone(&shared.flush_board), messages, file, cx)?;
+    let metadata = Metadata::new(owned, Arc::clone(&shared.flush_board), messages, file, buffers, &cx);
     Ok((Port::Owner(Box::new(metadata)), domain))
 }
 
-/// The allocator for so many queues and wishes; `None` for a read-only disk.
-fn own(allocation: Allocation, queues: u16, capacity: usize) -> Result<Option<Owned>, Error> {
-    match allocation {
-        Allocation::Away => Ok(None),
-        Allocation::Resting(owned) if owned.queues == queues && owned.capacity >= capacity => Ok(Some(owned)),
-        Allocation::Resting(_) => Err(Error::new(
-            ErrorKind::Queue,
-            "the disk was opened before with other queues; open the image anew",
-        )),
+/// The allocator for so many queues and wishes. What does not fit stays where it is.
+fn own(layout: &BlockLayout, queues: u16, capacity: usize) -> Result<Owned, Error> {
+    let fail = |what: &str| Err(Error::new(ErrorKind::Queue, what.to_owned()));
+    let mut place = layout.allocation.lock().unwrap_or_else(PoisonError::into_inner);
+    match std::mem::replace(&mut *place, Allocation::Away) {
+        Allocation::Away => fail("queue 0 of the disk is open already, or the disk was closed"),
+        Allocation::Resting(owned) if owned.queues == queues && owned.capacity >= capacity => Ok(owned),
+        resting @ Allocation::Resting(_) => {
+            *place = resting;
+            fail("the disk was opened before with other queues; open the image anew")
+        }
         Allocation::Image(image) => {
             let domain = EpochDomain::new(queues.into());
-            let fence = Box::new(DomainFence(domain.clone()));
+            let fence = Box::new(domain.clone());
             let Parts::Dynamic {
                 allocator: Some(allocator),
                 ..
@@ -401,12 +399,12 @@ fn own(allocation: Allocation, queues: u16, capacity: usize) -> Result<Option<Ow
             else {
                 unreachable!("a dynamic image that was opened for writing has an allocator")
             };
-            Ok(Some(Owned {
+            Ok(Owned {
                 allocator,
                 domain,
                 queues,
                 capacity,
-            }))
+            })
         }
     }
 }

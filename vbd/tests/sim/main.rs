@@ -1,0 +1,5 @@
+//! Disks on the simulator's files, with several queues and with faults.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod queues;
+mod rig;
