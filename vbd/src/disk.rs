@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use iomgr_core::{Device, DeviceQueue, FileHandle, Limits, QueueContext, SECTOR_BYTES, SectorCount, Storage};
+use iomgr_core::{Device, DeviceQueue, Errno, FileHandle, Limits, QueueContext, SECTOR_BYTES, SectorCount, Storage};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind};
@@ -282,8 +282,13 @@ impl Shared {
         self.failed.load(Ordering::Acquire)
     }
 
+    /// What a flush that has ended is worth.
+    pub(crate) fn flush_verdict(&self) -> Result<(), Errno> {
+        if self.has_failed() { Err(Errno::IO) } else { Ok(()) }
+    }
+
     /// A flush failed: from now on nothing that needs one is acknowledged.
-    pub(crate) fn fail(&self, errno: iomgr_core::Errno) {
+    pub(crate) fn fail(&self, errno: Errno) {
         if !self.failed.swap(true, Ordering::AcqRel) {
             tracing::error!(
                 disk = self.name,

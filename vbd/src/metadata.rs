@@ -8,10 +8,11 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender};
 use iomgr_core::{Action, Errno, FileSlot, Lease, Op, OpQueue, Owner, Pass, QueueContext, Tag, Waker};
 use slab::Slab;
-use vhd::{Allocator, Step, StepAction};
+use vhd::{Allocator, Step, StepAction, StepId};
 
+use crate::disk::Shared;
 use crate::layout::Owned;
-use crate::queue::{ALLOCATOR_LANE, Answer, FlushBoard, Message, step_token};
+use crate::queue::{ALLOCATOR_LANE, Answer, Message, Neighbours, step_token};
 use crate::{Error, ErrorKind};
 
 /// What a queue wishes for a block.
@@ -47,15 +48,6 @@ fn waiter(cookie: u64) -> (u16, Tag) {
     )
 }
 
-/// How a step ended, as far as the disk as a whole is concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum StepOutcome {
-    /// It concerns the allocator only.
-    Local,
-    /// It was a flush.
-    FlushEnded(Result<(), Errno>),
-}
-
 /// Buffers that steps share; more steps wait for one to come free.
 const STEP_BUFFERS: usize = 8;
 
@@ -63,9 +55,9 @@ const STEP_BUFFERS: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Metadata {
     owned: Owned,
-    flush_board: Arc<FlushBoard>,
-    /// Is a flush step under way? One at a time, as it has one lane on the board.
-    flushing: bool,
+    shared: Arc<Shared>,
+    flush: FlushStep,
+    neighbours: Neighbours,
     inbox: Receiver<Message>,
     peers: Box<[Option<Peer>]>,
     /// Answers for queue 0 itself.
@@ -82,6 +74,17 @@ pub(crate) struct Metadata {
 struct Peer {
     answers: Sender<Answer>,
     waker: Waker,
+}
+
+/// How far the flush step is. There is one at a time, as it has one lane on the board.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FlushStep {
+    /// There is none.
+    Idle,
+    /// Its op is under way.
+    Running,
+    /// Its op has ended; other lanes may have a word to say.
+    Ended(StepId),
 }
 
 /// A step that is under way.
@@ -101,7 +104,7 @@ impl Metadata {
 
     pub(crate) fn new(
         owned: Owned,
-        flush_board: Arc<FlushBoard>,
+        shared: Arc<Shared>,
         inbox: Receiver<Message>,
         file: FileSlot,
         buffers: Vec<Lease>,
@@ -109,8 +112,9 @@ impl Metadata {
     ) -> Self {
         Self {
             owned,
-            flush_board,
-            flushing: false,
+            shared,
+            flush: FlushStep::Idle,
+            neighbours: Neighbours::new(),
             inbox,
             peers: (0..cx.count).map(|_| None).collect(),
             ready: VecDeque::with_capacity(cx.depth as usize),
@@ -133,6 +137,7 @@ impl Metadata {
 
     /// Goes as far as possible; then the next request of queue 0 that can go on.
     pub(crate) fn next_ready(&mut self, pass: &mut Pass<'_>) -> Option<Answer> {
+        self.settle_flush();
         self.read_inbox();
         self.run_steps(pass);
         self.send_answers();
@@ -165,7 +170,7 @@ impl Metadata {
     /// Starts a step, or hands it back for want of room.
     fn start(&mut self, pass: &mut Pass<'_>, step: Step) -> Result<(), Step> {
         let is_flush = matches!(step.action, StepAction::Flush);
-        if self.steps.len() == self.steps.capacity() || (is_flush && self.flushing) {
+        if self.steps.len() == self.steps.capacity() || (is_flush && self.flush != FlushStep::Idle) {
             return Err(step);
         }
         let buffer = match step.action {
@@ -182,8 +187,8 @@ impl Metadata {
         }) {
             Ok(()) => {
                 if is_flush {
-                    self.flushing = true;
-                    self.flush_board.begin(ALLOCATOR_LANE);
+                    self.flush = FlushStep::Running;
+                    self.shared.flush_board.begin(ALLOCATOR_LANE);
                 }
                 Ok(())
             }
@@ -221,20 +226,39 @@ impl Metadata {
         }
     }
 
-    /// A step's op has ended. After [`StepOutcome::FlushEnded`] the caller notes a failure, then tells the board.
-    pub(crate) fn step_done(&mut self, pass: &mut Pass<'_>, index: u32, result: Result<(), Errno>) -> StepOutcome {
+    /// A step's op has ended.
+    pub(crate) fn step_done(&mut self, pass: &mut Pass<'_>, index: u32, result: Result<(), Errno>) {
         let Running { step, buffer } = self.steps.remove(index as usize);
         if let (StepAction::Read { len, .. }, Ok(()), Some(buffer)) = (step.action, result, &buffer) {
             let bytes = pass.io.bytes(buffer.data()).expect("the read has ended");
             self.owned.allocator.read_done(step.id, &bytes[..len]);
         }
         self.buffers.extend(buffer);
-        self.owned.allocator.step_done(step.id, result);
         if matches!(step.action, StepAction::Flush) {
-            self.flushing = false;
-            return StepOutcome::FlushEnded(result);
+            self.flush_ended(step.id, result);
+        } else {
+            self.owned.allocator.step_done(step.id, result);
         }
-        StepOutcome::Local
+    }
+
+    fn flush_ended(&mut self, step: StepId, result: Result<(), Errno>) {
+        // Noted before the board hears of the end: whoever waits for this flush sees the failure.
+        if let Err(errno) = result {
+            self.shared.fail(errno);
+        }
+        self.shared.flush_board.end(ALLOCATOR_LANE);
+        self.neighbours.look_around(&self.shared.flush_board);
+        self.flush = FlushStep::Ended(step);
+    }
+
+    /// Tells the allocator how its flush ended, once that is certain.
+    fn settle_flush(&mut self) {
+        if let FlushStep::Ended(step) = self.flush
+            && self.neighbours.have_spoken(&self.shared.flush_board)
+        {
+            self.flush = FlushStep::Idle;
+            self.owned.allocator.step_done(step, self.shared.flush_verdict());
+        }
     }
 
     fn send_answers(&mut self) {
@@ -265,7 +289,9 @@ impl Metadata {
     }
 
     /// Gives the allocator back.
-    pub(crate) fn close(self, io: &mut dyn OpQueue) -> Owned {
+    pub(crate) fn close(mut self, io: &mut dyn OpQueue) -> Owned {
+        // The other queues are closed, so nothing holds it up any more.
+        self.settle_flush();
         self.buffers.into_iter().for_each(|buffer| io.free(buffer));
         self.owned
     }

@@ -17,7 +17,7 @@ use vhd::{AllocatorOptions, BitmapCache, BitmapRef, Extent, Map, Parts};
 
 use crate::disk::Shared;
 use crate::layout::{Allocation, BlockLayout, Owned, OwnerPort};
-use crate::metadata::{Metadata, StepOutcome, Want, Wish};
+use crate::metadata::{Metadata, Want, Wish};
 use crate::queue::slot::{Pending, Slot};
 use crate::queue::{Next, OpKind};
 use crate::{Error, ErrorKind};
@@ -99,7 +99,7 @@ enum Port {
 
 impl BlockQueue {
     pub(super) fn open(
-        shared: &Shared,
+        shared: &Arc<Shared>,
         layout: &BlockLayout,
         file: FileSlot,
         cx: QueueContext<'_>,
@@ -311,12 +311,12 @@ impl BlockQueue {
         }
     }
 
-    /// A step of the allocator has ended. Says whether it was a flush that failed.
-    pub(super) fn step_done(&mut self, pass: &mut Pass<'_>, index: u32, result: Result<(), Errno>) -> StepOutcome {
+    /// A step of the allocator has ended.
+    pub(super) fn step_done(&mut self, pass: &mut Pass<'_>, index: u32, result: Result<(), Errno>) {
         let Port::Owner(metadata) = &mut self.port else {
             unreachable!("only queue 0 has steps under way")
         };
-        metadata.step_done(pass, index, result)
+        metadata.step_done(pass, index, result);
     }
 
     pub(super) fn flush_started(&mut self) -> FlushMark {
@@ -358,7 +358,7 @@ impl BlockQueue {
 }
 
 fn open_owner(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     layout: &BlockLayout,
     file: FileSlot,
     cx: QueueContext<'_>,
@@ -374,7 +374,7 @@ fn open_owner(
         domain: domain.clone(),
     };
     *layout.owner.lock().unwrap_or_else(PoisonError::into_inner) = Some(port);
-    let metadata = Metadata::new(owned, Arc::clone(&shared.flush_board), messages, file, buffers, &cx);
+    let metadata = Metadata::new(owned, Arc::clone(shared), messages, file, buffers, &cx);
     Ok((Port::Owner(Box::new(metadata)), domain))
 }
 

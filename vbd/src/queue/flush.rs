@@ -3,7 +3,8 @@
 //! The kernel reports a failed write-back once per open file description, and all queues of a disk share one: of two flushes
 //! that run together, the one that ends well may owe it to the other having taken the error. So a queue whose flush
 //! ended well looks at the [`FlushBoard`] for flushes of other queues that were under way, and waits until each has ended and,
-//! if it failed, has said so.
+//! if it failed, has said so. The allocator's own flushes do the same: neither it nor a request takes for durable what a
+//! flush covered before that.
 //!
 //! ```text
 //!  waiting ──► riding (one op) ──► ended well ──► others under way? ──no──► the requests end
@@ -70,6 +71,36 @@ impl FlushBoard {
     }
 }
 
+/// The flushes of other lanes that one which has ended waits for, before it is believed.
+#[derive(Debug)]
+pub(crate) struct Neighbours(Vec<(usize, u64)>);
+
+impl Neighbours {
+    pub(crate) fn new() -> Self {
+        Self(Vec::with_capacity(LANES))
+    }
+
+    /// Notes who is under way. One's own flush has been taken off the board.
+    pub(crate) fn look_around(&mut self, board: &FlushBoard) {
+        let busy = |lane: usize| Some((lane, board.ticket(lane))).filter(|&(_, ticket)| ticket != 0);
+        self.0.extend((0..LANES).filter_map(busy));
+        if !self.0.is_empty() {
+            board.parked.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Have all of them ended, and said how?
+    pub(crate) fn have_spoken(&mut self, board: &FlushBoard) -> bool {
+        if !self.0.is_empty() {
+            self.0.retain(|&(lane, ticket)| board.ticket(lane) == ticket);
+            if self.0.is_empty() {
+                board.parked.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        self.0.is_empty()
+    }
+}
+
 /// How far a queue's flush is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -77,8 +108,10 @@ enum Stage {
     Idle,
     /// Its op is under way.
     Running,
-    /// Its op has ended; other lanes may have a word to say, and requests are to be told.
+    /// Its op has ended; other lanes may have a word to say.
     Ended,
+    /// How it ended is certain; requests are to be told.
+    Over,
 }
 
 /// One queue's flushes.
@@ -90,8 +123,7 @@ pub(super) struct Flushes {
     /// Requests of the flush that is under way.
     riding: Vec<Tag>,
     stage: Stage,
-    /// Other lanes' flushes that ours waits for.
-    awaited: Vec<(usize, u64)>,
+    neighbours: Neighbours,
 }
 
 impl Flushes {
@@ -102,7 +134,7 @@ impl Flushes {
             waiting: tags(),
             riding: tags(),
             stage: Stage::Idle,
-            awaited: Vec::with_capacity(LANES),
+            neighbours: Neighbours::new(),
         }
     }
 
@@ -134,33 +166,21 @@ impl Flushes {
     pub(super) fn ended(&mut self, board: &FlushBoard) {
         self.stage = Stage::Ended;
         board.end(self.lane);
-        let busy = |lane: usize| Some((lane, board.ticket(lane))).filter(|&(_, ticket)| ticket != 0);
-        self.awaited
-            .extend((0..LANES).filter(|&lane| lane != self.lane).filter_map(busy));
-        if !self.awaited.is_empty() {
-            board.parked.fetch_add(1, Ordering::SeqCst);
-            self.look_again(board);
-        }
+        self.neighbours.look_around(board);
     }
 
-    /// Have the awaited flushes of other lanes ended?
-    fn look_again(&mut self, board: &FlushBoard) {
-        if self.awaited.is_empty() {
-            return;
+    /// Has it become certain just now how the flush ended? Ask after [`ended`](Self::ended) and when woken.
+    pub(super) fn settle(&mut self, board: &FlushBoard) -> bool {
+        let certain = self.stage == Stage::Ended && self.neighbours.have_spoken(board);
+        if certain {
+            self.stage = Stage::Over;
         }
-        self.awaited.retain(|&(lane, ticket)| board.ticket(lane) == ticket);
-        if self.awaited.is_empty() {
-            board.parked.fetch_sub(1, Ordering::SeqCst);
-        }
+        certain
     }
 
-    /// The next request whose flush is over; `None` when there is none. Call it after [`ended`](Self::ended) and when woken.
-    pub(super) fn next_over(&mut self, board: &FlushBoard) -> Option<Tag> {
-        if self.stage != Stage::Ended {
-            return None;
-        }
-        self.look_again(board);
-        if !self.awaited.is_empty() {
+    /// The next request whose flush is over; `None` when there is none.
+    pub(super) fn next_over(&mut self) -> Option<Tag> {
+        if self.stage != Stage::Over {
             return None;
         }
         let tag = self.riding.pop();
@@ -185,7 +205,8 @@ mod tests {
         flushes.want(Tag(3));
         assert!(!flushes.is_due());
         flushes.ended(&board);
-        let over: Vec<_> = std::iter::from_fn(|| flushes.next_over(&board)).collect();
+        assert!(flushes.settle(&board));
+        let over: Vec<_> = std::iter::from_fn(|| flushes.next_over()).collect();
         assert_eq!(over, [Tag(2), Tag(1)]);
         assert!(flushes.is_due());
     }
@@ -199,14 +220,18 @@ mod tests {
         theirs.begin(&board);
         ours.begin(&board);
         ours.ended(&board);
-        assert_eq!(ours.next_over(&board), None);
+        assert!(!ours.settle(&board));
+        assert_eq!(ours.next_over(), None);
         theirs.ended(&board);
-        assert_eq!(theirs.next_over(&board), Some(Tag(7)));
+        assert!(theirs.settle(&board));
+        assert_eq!(theirs.next_over(), Some(Tag(7)));
         // A flush that began later is no matter of ours.
-        assert_eq!(theirs.next_over(&board), None);
+        assert_eq!(theirs.next_over(), None);
         theirs.want(Tag(8));
         theirs.begin(&board);
-        assert_eq!(ours.next_over(&board), Some(Tag(1)));
+        assert!(ours.settle(&board));
+        assert!(!ours.settle(&board), "it is told once");
+        assert_eq!(ours.next_over(), Some(Tag(1)));
         assert_eq!(board.parked.load(Ordering::SeqCst), 0);
     }
 }

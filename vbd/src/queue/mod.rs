@@ -25,11 +25,10 @@ use iomgr_core::{
 
 use crate::disk::Shared;
 use crate::layout::Layout;
-use crate::metadata::StepOutcome;
 pub(crate) use crate::queue::blocks::{Answer, Message};
 use crate::queue::blocks::{BlockQueue, FlushMark};
 use crate::queue::flush::Flushes;
-pub(crate) use crate::queue::flush::{ALLOCATOR_LANE, FlushBoard};
+pub(crate) use crate::queue::flush::{ALLOCATOR_LANE, FlushBoard, Neighbours};
 use crate::queue::slot::{Pending, Slot, State};
 use crate::stats::QueueStats;
 
@@ -255,9 +254,6 @@ impl DiskQueue {
     }
 
     fn flush_done(&mut self, result: Result<(), Errno>) {
-        if let Backing::Blocks(blocks) = &mut self.backing {
-            blocks.flush_done(self.flush_mark, result);
-        }
         // Noted before the board hears of the end: whoever waits for this flush sees the failure.
         if let Err(errno) = result {
             self.shared.fail(errno);
@@ -265,11 +261,20 @@ impl DiskQueue {
         self.flushes.ended(&self.shared.flush_board);
     }
 
+    /// Takes note of what the flush has made durable, once that is certain.
+    fn settle_flush(&mut self) {
+        if self.flushes.settle(&self.shared.flush_board)
+            && let Backing::Blocks(blocks) = &mut self.backing
+        {
+            blocks.flush_done(self.flush_mark, self.shared.flush_verdict());
+        }
+    }
+
     /// Ends the requests whose flush is over, and starts the next.
     fn pump_flushes(&mut self, pass: &mut Pass<'_>) {
-        while let Some(tag) = self.flushes.next_over(&self.shared.flush_board) {
-            if self.shared.has_failed() {
-                self.slot(tag).fail(Errno::IO);
+        while let Some(tag) = self.flushes.next_over() {
+            if let Err(errno) = self.shared.flush_verdict() {
+                self.slot(tag).fail(errno);
             }
             self.finish(pass, tag);
         }
@@ -321,6 +326,7 @@ impl DiskQueue {
 
     /// Lets everything go on that news may have freed.
     fn go_on(&mut self, pass: &mut Pass<'_>) {
+        self.settle_flush();
         self.pump(pass);
         self.retry_stalled(pass);
         self.pump_flushes(pass);
@@ -384,14 +390,7 @@ impl DeviceQueue for DiskQueue {
                         let result = blocks.bitmap_done(pass, Tag(index), result);
                         self.resume(pass, Tag(index), result);
                     }
-                    _ => {
-                        if let StepOutcome::FlushEnded(result) = blocks.step_done(pass, index, result) {
-                            if let Err(errno) = result {
-                                self.shared.fail(errno);
-                            }
-                            self.shared.flush_board.end(ALLOCATOR_LANE);
-                        }
-                    }
+                    _ => blocks.step_done(pass, index, result),
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! Disks on the simulator's files, with several queues and with faults.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod faults;
 mod queues;
 mod rig;
