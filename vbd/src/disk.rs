@@ -2,8 +2,8 @@
 
 use std::error::Error as StdError;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use iomgr_core::{Device, DeviceQueue, Errno, FileHandle, Limits, QueueContext, SECTOR_BYTES, SectorCount, Storage};
@@ -13,9 +13,10 @@ use crate::error::{Error, ErrorKind};
 use crate::file::{FileOptions, ImageFile};
 use crate::format::Format;
 use crate::layout::Layout;
-use crate::queue::{DiskQueue, FlushBoard};
+use crate::queue::FlushBoard;
 use crate::runtime::default_name;
-use crate::stats::{QueueStats, Stats};
+use crate::stable::{Attendance, Stable, StableQueue};
+use crate::stats::Stats;
 
 /// Does the host's page cache hold the image's bytes?
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,13 +78,13 @@ pub struct DiskInfo {
     pub failed: bool,
 }
 
-/// A virtual block device over one image. Cheap to clone; all clones are the same disk.
+/// A virtual block device over an image, which can be replaced. Cheap to clone; all clones are the same disk.
 #[derive(Clone, Debug)]
 pub struct Disk {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) stable: Arc<Stable>,
 }
 
-/// What all queues of a disk share.
+/// One image behind a disk, and what all queues share that serve it: a generation.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) name: String,
@@ -97,7 +98,7 @@ pub(crate) struct Shared {
     /// write and a flush of its own, which would take errors away from the flushes that are counted.
     pub(crate) durable_writes: bool,
     pub(crate) flush_board: Arc<FlushBoard>,
-    stats: Mutex<Vec<QueueStats>>,
+    pub(crate) attendance: Attendance,
     warnings: Vec<String>,
 }
 
@@ -146,6 +147,84 @@ impl Medium {
 impl Disk {
     /// Opens the image at `path`: locks it, then reads its metadata.
     pub fn open(path: &Path, options: &DiskOptions) -> Result<Self, Error> {
+        Shared::open(path, options).map(Self::over)
+    }
+
+    pub(crate) fn over(generation: Shared) -> Self {
+        Self {
+            stable: Arc::new(Stable::new(generation)),
+        }
+    }
+
+    /// Puts the image at `path`, of the same size, behind the disk, whatever is going on: requests that were begun end on
+    /// the old image, later ones go to the new one, none fails. The old image is closed cleanly.
+    ///
+    /// # Errors
+    /// Before anything has changed: the new image cannot be opened, or has another size or mode. After the new one is in
+    /// place: the old one could not be closed within `timeout`, or not cleanly.
+    pub fn replace(&self, path: &Path, options: &DiskOptions, timeout: Duration) -> Result<(), Error> {
+        let options = DiskOptions {
+            name: Some(self.stable.name.clone()),
+            ..options.clone()
+        };
+        let next = Shared::open(path, &options)?;
+        let now = self.stable.generation().limits;
+        if (next.limits.size, next.limits.read_only) != (now.size, now.read_only) {
+            let what = format!(
+                "has {} sectors{}, the disk has {}{}: an image is replaced by one that clients cannot tell from it",
+                next.limits.size.0,
+                mode(next.limits.read_only),
+                now.size.0,
+                mode(now.read_only),
+            );
+            return Err(Error::new(ErrorKind::InvalidOption, what).at(path));
+        }
+        self.stable.replace(next, timeout)?.close()
+    }
+
+    /// What opening had to say, besides errors.
+    pub fn warnings(&self) -> Vec<String> {
+        self.stable.generation().warnings.clone()
+    }
+
+    /// What it is.
+    pub fn info(&self) -> DiskInfo {
+        let shared = self.stable.generation();
+        DiskInfo {
+            name: shared.name.clone(),
+            path: shared.medium.path().to_path_buf(),
+            format: shared.layout.format_name().to_owned(),
+            size_bytes: shared.limits.size.0 * SECTOR_BYTES,
+            read_only: shared.limits.read_only,
+            cache: shared.cache,
+            failed: shared.has_failed(),
+        }
+    }
+
+    /// What it has done since it was opened.
+    pub fn stats(&self) -> Stats {
+        self.stable.stats()
+    }
+
+    /// The first sectors at or after `from` that may hold anything but zeros, as a run's start and end.
+    pub fn next_data(&self, from: u64) -> std::io::Result<Option<(u64, u64)>> {
+        let shared = self.stable.generation();
+        match &shared.medium {
+            Medium::File(file) => shared.layout.next_data(file, from),
+            #[cfg(feature = "test-utils")]
+            Medium::Simulated(_) => Ok((from < shared.limits.size.0).then_some((from, shared.limits.size.0))),
+        }
+    }
+
+    /// Closes the image cleanly: flushes it and gives reserved space back. All queues must be closed before; without this
+    /// call the image is left as a crash would leave it, which is safe, too.
+    pub fn close(&self) -> Result<(), Error> {
+        self.stable.generation().close()
+    }
+}
+
+impl Shared {
+    pub(crate) fn open(path: &Path, options: &DiskOptions) -> Result<Self, Error> {
         let format = Format::resolve(options.format, path)?;
         let file = ImageFile::open(
             path,
@@ -193,8 +272,7 @@ impl Disk {
         let failed = AtomicBool::new(false);
         let durable_writes = cache == Cache::None;
         let flush_board = Arc::new(FlushBoard::new());
-        let stats = Mutex::default();
-        let shared = Shared {
+        Self {
             name,
             limits,
             medium,
@@ -203,51 +281,14 @@ impl Disk {
             failed,
             durable_writes,
             flush_board,
-            stats,
+            attendance: Attendance::default(),
             warnings,
-        };
-        Self {
-            shared: Arc::new(shared),
         }
     }
 
-    /// What opening had to say, besides errors.
-    pub fn warnings(&self) -> &[String] {
-        &self.shared.warnings
-    }
-
-    /// What it is.
-    pub fn info(&self) -> DiskInfo {
-        let shared = &self.shared;
-        DiskInfo {
-            name: shared.name.clone(),
-            path: shared.medium.path().to_path_buf(),
-            format: shared.layout.format_name().to_owned(),
-            size_bytes: shared.limits.size.0 * SECTOR_BYTES,
-            read_only: shared.limits.read_only,
-            cache: shared.cache,
-            failed: shared.has_failed(),
-        }
-    }
-
-    /// What it has done since it was opened.
-    pub fn stats(&self) -> Stats {
-        Stats::sum(&self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// The first sectors at or after `from` that may hold anything but zeros, as a run's start and end.
-    pub fn next_data(&self, from: u64) -> std::io::Result<Option<(u64, u64)>> {
-        match &self.shared.medium {
-            Medium::File(file) => self.shared.layout.next_data(file, from),
-            #[cfg(feature = "test-utils")]
-            Medium::Simulated(_) => Ok((from < self.shared.limits.size.0).then_some((from, self.shared.limits.size.0))),
-        }
-    }
-
-    /// Closes the image cleanly: flushes it and gives reserved space back. All queues must be closed before; without this
-    /// call the image is left as a crash would leave it, which is safe, too.
-    pub fn close(&self) -> Result<(), Error> {
-        let shared = &self.shared;
+    /// See [`Disk::close`].
+    pub(crate) fn close(&self) -> Result<(), Error> {
+        let shared = self;
         let fail = |error: Box<dyn StdError + Send + Sync>| {
             Error::new(ErrorKind::Io, "cannot be closed cleanly; what was flushed is safe")
                 .at(shared.medium.path())
@@ -274,9 +315,7 @@ impl Disk {
         shared.medium.storage().sync().map_err(|error| fail(error.into()))?;
         shared.layout.close(shared.medium.storage()).map_err(fail)
     }
-}
 
-impl Shared {
     /// Did a flush fail?
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
@@ -297,28 +336,19 @@ impl Shared {
             );
         }
     }
-
-    pub(crate) fn add_queue_stats(&self) -> QueueStats {
-        let stats = QueueStats::new();
-        self.stats
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(stats.clone());
-        stats
-    }
 }
 
 impl Device for Disk {
     fn name(&self) -> &str {
-        &self.shared.name
+        &self.stable.name
     }
 
     fn limits(&self) -> Limits {
-        self.shared.limits
+        self.stable.generation().limits
     }
 
     fn open_queue(&self, cx: QueueContext<'_>) -> Result<Box<dyn DeviceQueue>, Box<dyn StdError + Send + Sync>> {
-        Ok(Box::new(DiskQueue::open(Arc::clone(&self.shared), cx)?))
+        Ok(Box::new(StableQueue::open(Arc::clone(&self.stable), cx)?))
     }
 }
 
@@ -356,4 +386,8 @@ pub(crate) fn raw_size(file: &ImageFile, warnings: &mut Vec<String>) -> Result<S
         ));
     }
     Ok(SectorCount::from_bytes_floor(bytes))
+}
+
+fn mode(read_only: bool) -> &'static str {
+    if read_only { ", read-only" } else { "" }
 }

@@ -33,6 +33,7 @@ mod metadata;
 mod queue;
 mod runtime;
 mod server;
+mod stable;
 mod stats;
 #[cfg(feature = "test-utils")]
 pub mod test_utils;

@@ -359,7 +359,7 @@ fn status_source(
     uri: String,
 ) -> Arc<dyn Fn() -> Status + Send + Sync> {
     // The control thread outlives the server; the disk's file, and with it the lock, must not.
-    let disk = Arc::downgrade(&disk.shared);
+    let disk = Arc::downgrade(&disk.stable);
     let (registry, nbd, started) = (registry.clone(), Arc::clone(nbd), Instant::now());
     let stats = move || {
         nbd.lock()
@@ -377,7 +377,7 @@ fn status_source(
         nbd: stats().map(NbdStatus::from).unwrap_or_default(),
         devices: disk
             .upgrade()
-            .map(|shared| DeviceStatus::new(&Disk { shared }))
+            .map(|stable| DeviceStatus::new(&Disk { stable }))
             .into_iter()
             .collect(),
     })

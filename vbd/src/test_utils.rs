@@ -3,7 +3,7 @@
 use iomgr_core::{FileHandle, Storage};
 use tqueue::sim::SimDisk;
 
-use crate::disk::{Cache, Disk, Medium};
+use crate::disk::{Cache, Disk, Medium, Shared};
 use crate::error::Error;
 use crate::layout::Layout;
 
@@ -27,13 +27,13 @@ impl Disk {
         let mut warnings = Vec::new();
         let layout = Layout::open_vhd(&file, read_only, &mut warnings)?;
         let medium = Medium::Simulated(SimMedium(file));
-        Ok(Self::assemble(
+        Ok(Self::over(Shared::assemble(
             "simulated".into(),
             medium,
             layout,
             read_only,
             Cache::Writeback,
             warnings,
-        ))
+        )))
     }
 }

@@ -111,7 +111,7 @@ enum Backing {
 }
 
 impl DiskQueue {
-    pub(crate) fn open(shared: Arc<Shared>, cx: QueueContext<'_>) -> Result<Self, crate::Error> {
+    pub(crate) fn open(shared: Arc<Shared>, stats: QueueStats, cx: QueueContext<'_>) -> Result<Self, crate::Error> {
         let QueueContext {
             owner, depth, index, ..
         } = cx;
@@ -137,7 +137,7 @@ impl DiskQueue {
             done: VecDeque::with_capacity(depth as usize),
             flushes: Flushes::new(index.into(), depth),
             flush_mark: FlushMark::default(),
-            stats: shared.add_queue_stats(),
+            stats,
             shared,
         })
     }
