@@ -8,8 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use iomgr_core::{
-    Busy, CancelOutcome, Device, DeviceQueue, Done, Errno, Limits, OpDone, OpQueue, Operation, Pass, QueueContext,
-    Request, RequestFlags, SectorCount, SectorRange, Tag, Waker,
+    Action, Busy, CancelOutcome, Device, DeviceQueue, Done, Errno, FileHandle, FileSlot, Lease, Limits, Op, OpDone,
+    OpQueue, Operation, Owner, Pass, QueueContext, Request, RequestFlags, SectorCount, SectorRange, Tag, Token, Waker,
 };
 
 /// A device whose sectors are memory. Requests end as soon as they are submitted, unless they are [held](Self::hold).
@@ -31,6 +31,8 @@ struct Shared {
     open_queues: AtomicU64,
     /// Requests of this kind panic.
     bomb: Mutex<Option<Operation>>,
+    /// Each queue reads from this for itself.
+    background: Mutex<Option<FileHandle>>,
     /// The queue of this number does not open.
     broken_queue: Mutex<Option<u16>>,
     /// What was submitted, the oldest first; up to [`LOG_MAX`].
@@ -118,6 +120,11 @@ impl MemDevice {
         *lock(&self.shared.bomb) = Some(op);
     }
 
+    /// From now on, each queue that is opened reads a byte from `file` for itself.
+    pub fn read_for_itself(&self, file: FileHandle) {
+        *lock(&self.shared.background) = Some(file);
+    }
+
     /// From now on, queue `index` does not open.
     pub fn break_queue(&self, index: u16) {
         *lock(&self.shared.broken_queue) = Some(index);
@@ -174,7 +181,10 @@ impl Device for MemDevice {
         lock(&self.shared.wakers).push(cx.waker);
         self.shared.open_queues.fetch_add(1, Ordering::SeqCst);
         let depth = cx.depth as usize;
+        let background = lock(&self.shared.background).clone();
+        let background = background.map(|file| read_byte(cx.io, cx.owner, &file)).transpose()?;
         Ok(Box::new(MemQueue {
+            background,
             shared: Arc::clone(&self.shared),
             held: VecDeque::with_capacity(depth),
             done: VecDeque::with_capacity(depth),
@@ -196,8 +206,26 @@ impl Shared {
     }
 }
 
+/// Begins the reading of a byte; what is to be given back at its end.
+fn read_byte(io: &mut dyn OpQueue, owner: Owner, file: &FileHandle) -> Result<(FileSlot, Lease), Errno> {
+    let slot = io.add_file(file)?;
+    let lease = io.alloc(1).ok_or(Errno::NOMEM)?;
+    let action = Action::Read {
+        offset: 0,
+        data: lease.data(),
+    };
+    let op = Op {
+        token: Token::new(owner, 0),
+        file: slot,
+        action,
+    };
+    io.push(op).map_err(|_| Errno::BUSY)?;
+    Ok((slot, lease))
+}
+
 struct MemQueue {
     shared: Arc<Shared>,
+    background: Option<(FileSlot, Lease)>,
     held: VecDeque<Request>,
     done: VecDeque<Done>,
 }
@@ -255,8 +283,13 @@ impl DeviceQueue for MemQueue {
         Ok(())
     }
 
-    fn op_done(&mut self, _pass: &mut Pass<'_>, done: OpDone) {
-        unreachable!("a memory device pushes no ops: {done:?}");
+    fn op_done(&mut self, pass: &mut Pass<'_>, done: OpDone) {
+        let (file, lease) = self
+            .background
+            .take()
+            .unwrap_or_else(|| unreachable!("a memory device pushes no ops: {done:?}"));
+        pass.io.free(lease);
+        pass.io.remove_file(file);
     }
 
     fn kick(&mut self, pass: &mut Pass<'_>) {
@@ -288,12 +321,12 @@ impl DeviceQueue for MemQueue {
     }
 
     fn is_idle(&self) -> bool {
-        self.held.is_empty()
+        self.held.is_empty() && self.background.is_none()
     }
 
     fn close(self: Box<Self>, _io: &mut dyn OpQueue) {
         assert!(
-            self.held.is_empty() && self.done.is_empty(),
+            self.held.is_empty() && self.done.is_empty() && self.background.is_none(),
             "a queue is closed when nothing is outstanding"
         );
         self.shared.open_queues.fetch_sub(1, Ordering::SeqCst);

@@ -1,13 +1,14 @@
 //! Starting, limits, stopping.
 
 use std::error::Error as _;
+use std::io::Write;
 use std::time::Duration;
 
 use blkdev_nbd::proto::CommandType;
 use blkdev_nbd::test_utils::MemDevice;
 use blkdev_nbd::{ErrorKind, ServerConfig};
 use iomgr_core::manager::test_utils::CountingManager;
-use iomgr_core::{Operation, SectorCount};
+use iomgr_core::{FileHandle, Operation, SectorCount};
 
 use crate::client::{header, pattern};
 use crate::server::{MIB, TestServer};
@@ -152,6 +153,22 @@ fn stopping_answers_what_is_on_its_way_and_closes_queues() {
     assert_eq!(server.device.open_queues(), 0);
     server.manager.assert_quiet();
     assert!(std::os::unix::net::UnixStream::connect(&server.socket).is_err());
+}
+
+#[test]
+fn a_device_that_works_for_itself_is_closed_when_that_has_ended() {
+    let device = MemDevice::new("disk", 1 << 20);
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    device.read_for_itself(FileHandle::new(reader));
+    let mut server = TestServer::with(device, |_| ());
+    let client = server.client();
+    let running = server.server.take().unwrap();
+    let stopping = std::thread::spawn(|| running.stop());
+    // No client is left, and the device is still reading.
+    assert_eq!(client.rest(), b"");
+    writer.write_all(b"x").unwrap();
+    stopping.join().unwrap().unwrap();
+    assert_eq!(server.device.open_queues(), 0);
 }
 
 #[test]
