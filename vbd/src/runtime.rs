@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::error::{Error, ErrorKind};
 
@@ -79,11 +80,11 @@ pub struct BoundSocket {
     identity: Identity,
 }
 
-/// An inode of a certain age: its number alone is soon used again.
-type Identity = (u64, u64, i64, i64);
+/// An inode and its birth: its number alone is soon used again, and its other times change when somebody changes its mode.
+type Identity = (u64, u64, Option<SystemTime>);
 
 fn identity(meta: &fs::Metadata) -> Identity {
-    (meta.dev(), meta.ino(), meta.ctime(), meta.ctime_nsec())
+    (meta.dev(), meta.ino(), meta.created().ok())
 }
 
 impl BoundSocket {
@@ -133,8 +134,11 @@ fn remove_stale(path: &Path) -> Result<(), Error> {
     if !meta.file_type().is_socket() {
         return refuse("exists and is no socket; choose another path");
     }
-    if UnixStream::connect(path).is_ok() {
-        return refuse("a server listens here already; choose another --name or --socket");
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(_) => return refuse("is a socket of another kind, or may not be connected to; choose another path"),
+        Ok(_) => return refuse("a server listens here already; choose another --name or --socket"),
     }
     fs::remove_file(path).map_err(|error| {
         Error::new(ErrorKind::Server, "cannot replace the old socket")
@@ -181,6 +185,25 @@ mod tests {
         fs::write(&path, "no socket").unwrap();
         assert!(BoundSocket::bind(&path).is_err());
         assert!(path.exists());
+    }
+
+    #[test]
+    fn a_socket_of_another_kind_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _log = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        assert_eq!(BoundSocket::bind(&path).unwrap_err().kind(), ErrorKind::Server);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_socket_whose_mode_was_changed_is_removed_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let (bound, _listener) = BoundSocket::bind(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).unwrap();
+        drop(bound);
+        assert!(!path.exists());
     }
 
     #[test]
