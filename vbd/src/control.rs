@@ -9,13 +9,17 @@
 //! ← {"v":1,"ok":false,"error":"…"}            whenever something is wrong
 //! ```
 //!
+//! # Contract
+//! - A wish to stop counts, whether or not its client stays for the answers.
+//! - What outlives the server here are threads of silent clients, for [`IDLE_MAX`], and they hold no disk.
+//!
 //! Answers may gain fields within a version; what has no meaning for a client is to be ignored.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -32,6 +36,8 @@ const LINE_BYTES_MAX: u64 = 64 << 10;
 const CLIENTS_MAX: usize = 32;
 /// A client that says nothing for so long is let go.
 const IDLE_MAX: Duration = Duration::from_secs(60);
+/// A client that wants the end must take its answers in this time.
+const LAST_ANSWER_MAX: Duration = Duration::from_secs(1);
 
 /// What a client asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,8 +104,7 @@ impl ControlAnswer {
     }
 }
 
-/// What the control thread can reach.
-#[derive(Clone)]
+/// What clients can reach.
 pub(crate) struct ControlContext {
     pub(crate) status: Arc<dyn Fn() -> Status + Send + Sync>,
     pub(crate) stopper: Stopper,
@@ -142,68 +147,125 @@ impl Farewell {
     }
 }
 
-/// Serves `listener` until the process ends; clients are few and cheap, a thread each.
-pub(crate) fn spawn(listener: UnixListener, context: ControlContext) -> std::io::Result<()> {
-    let clients = Arc::new(AtomicUsize::new(0));
-    thread::Builder::new().name("control".into()).spawn(move || {
-        for stream in listener.incoming() {
-            match stream {
-                Ok(stream) => admit(stream, &context, &clients),
-                Err(error) => {
-                    tracing::warn!(%error, "control_accept: failed");
-                    thread::sleep(Duration::from_millis(100));
-                }
-            }
-        }
-    })?;
-    Ok(())
+/// A control socket that is served, until this is dropped.
+pub(crate) struct Control {
+    listener: Arc<UnixListener>,
+    /// The only lasting hold on it: clients that say nothing must not keep a disk open.
+    _context: Arc<ControlContext>,
 }
 
-fn admit(mut stream: UnixStream, context: &ControlContext, clients: &Arc<AtomicUsize>) {
-    if clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS_MAX {
-        clients.fetch_sub(1, Ordering::Relaxed);
-        answer(
-            &mut stream,
-            &ControlAnswer::error(format!("{CLIENTS_MAX} clients are connected already")),
-        )
-        .ok();
-        return;
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control")
+            .field("listener", &self.listener)
+            .finish_non_exhaustive()
     }
-    let (context, clients) = (context.clone(), Arc::clone(clients));
+}
+
+impl Control {
+    /// Serves `listener`; clients are few and cheap, a thread each.
+    pub(crate) fn start(listener: UnixListener, context: ControlContext) -> std::io::Result<Self> {
+        let (listener, context) = (Arc::new(listener), Arc::new(context));
+        let (accepting, reach) = (Arc::clone(&listener), Arc::downgrade(&context));
+        thread::Builder::new()
+            .name("control".into())
+            .spawn(move || accept(&accepting, &reach))?;
+        Ok(Self {
+            listener,
+            _context: context,
+        })
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // Linux wakes who waits in accept, and turns clients away from now on.
+        if let Err(error) = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both) {
+            tracing::warn!(%error, "control_close: failed");
+        }
+    }
+}
+
+fn accept(listener: &UnixListener, context: &Weak<ControlContext>) {
+    let clients = Arc::new(AtomicUsize::new(0));
+    for stream in listener.incoming() {
+        if context.strong_count() == 0 {
+            return;
+        }
+        match stream {
+            Ok(stream) => admit(stream, context, &clients),
+            Err(error) => {
+                tracing::warn!(%error, "control_accept: failed");
+                thread::sleep(Duration::from_millis(100));
+            }
+        }
+    }
+}
+
+/// A client's place among the [`CLIENTS_MAX`].
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(clients: &Arc<AtomicUsize>) -> Option<Self> {
+        // Dropped again, and with it counted down, if it is one too many.
+        let place = Self(Arc::clone(clients));
+        (clients.fetch_add(1, Ordering::Relaxed) < CLIENTS_MAX).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn admit(mut stream: UnixStream, context: &Weak<ControlContext>, clients: &Arc<AtomicUsize>) {
+    let Some(place) = Place::take(clients) else {
+        let full = ControlAnswer::error(format!("{CLIENTS_MAX} clients are connected already"));
+        // Who was turned away may be gone already.
+        let _ = answer(&mut stream, &full);
+        return;
+    };
+    let context = Weak::clone(context);
     let served = thread::Builder::new().name("control-client".into()).spawn(move || {
         if let Err(error) = serve(stream, &context) {
             tracing::debug!(%error, "control_client: gone");
         }
-        clients.fetch_sub(1, Ordering::Relaxed);
+        drop(place);
     });
     if let Err(error) = served {
         tracing::warn!(%error, "control_client: no thread for it");
     }
 }
 
-fn serve(mut stream: UnixStream, context: &ControlContext) -> std::io::Result<()> {
+fn serve(mut stream: UnixStream, context: &Weak<ControlContext>) -> std::io::Result<()> {
     stream.set_read_timeout(Some(IDLE_MAX))?;
     stream.set_write_timeout(Some(IDLE_MAX))?;
     let mut lines = BufReader::new(stream.try_clone()?);
     let mut line = String::new();
     loop {
         line.clear();
-        if lines.by_ref().take(LINE_BYTES_MAX).read_line(&mut line)? == 0 {
+        let len = lines.by_ref().take(LINE_BYTES_MAX).read_line(&mut line)?;
+        let Some(context) = context.upgrade().filter(|_| len > 0) else {
             return Ok(());
+        };
+        if len as u64 == LINE_BYTES_MAX && !line.ends_with('\n') {
+            return answer(&mut stream, &ControlAnswer::error("the line is too long"));
         }
         match parse(&line) {
             Ok(Verb::Status) => {
-                let status = Some((context.status)());
-                answer(
-                    &mut stream,
-                    &ControlAnswer {
-                        status,
-                        ..ControlAnswer::ok()
-                    },
-                )?;
+                let status = ControlAnswer {
+                    status: Some((context.status)()),
+                    ..ControlAnswer::ok()
+                };
+                drop(context);
+                answer(&mut stream, &status)?;
             }
-            Ok(Verb::Stop) => return stop(stream, context),
-            Err(what) => answer(&mut stream, &ControlAnswer::error(what))?,
+            Ok(Verb::Stop) => return stop(stream, &context),
+            Err(what) => {
+                drop(context);
+                answer(&mut stream, &ControlAnswer::error(what))?;
+            }
         }
     }
 }
@@ -218,16 +280,16 @@ fn parse(line: &str) -> Result<Verb, String> {
 }
 
 fn stop(mut stream: UnixStream, context: &ControlContext) -> std::io::Result<()> {
-    answer(
-        &mut stream,
-        &ControlAnswer {
-            stopping: true,
-            ..ControlAnswer::ok()
-        },
-    )?;
-    context.farewell.wait(stream)?;
+    let stopping = ControlAnswer {
+        stopping: true,
+        ..ControlAnswer::ok()
+    };
+    let told = stream
+        .set_write_timeout(Some(LAST_ANSWER_MAX))
+        .and_then(|()| answer(&mut stream, &stopping))
+        .and_then(|()| context.farewell.wait(stream));
     context.stopper.stop();
-    Ok(())
+    told
 }
 
 fn answer(stream: &mut UnixStream, answer: &ControlAnswer) -> std::io::Result<()> {

@@ -12,7 +12,7 @@ use iomgr_core::{Device, Wake, Waker};
 use serde::{Deserialize, Serialize};
 use tqueue::EngineKind;
 
-use crate::control::{self, ControlContext, Farewell};
+use crate::control::{Control, ControlContext, Farewell};
 use crate::disk::{Disk, DiskInfo};
 use crate::error::{Error, ErrorKind};
 use crate::runtime::{BoundSocket, make_runtime_dir};
@@ -58,7 +58,9 @@ pub struct Server {
     disk: Disk,
     registry: Registry,
     socket: BoundSocket,
-    control: BoundSocket,
+    /// Ends before its socket goes away.
+    _control: Control,
+    control_socket: BoundSocket,
     stop: Receiver<()>,
     failure: Arc<Failure>,
     stopper: Stopper,
@@ -161,7 +163,7 @@ impl Server {
         check_range("queues", options.threads.into(), THREADS_MAX.into())?;
         check_range("depth", options.depth, DEPTH_MAX)?;
         let (socket, listener) = bind(options.socket.as_deref(), disk.name(), "sock")?;
-        let (control, control_listener) = bind(options.control.as_deref(), disk.name(), "ctl")?;
+        let (control_socket, control_listener) = bind(options.control.as_deref(), disk.name(), "ctl")?;
         let registry = Registry::new();
         let (stop_tx, stop) = bounded(1);
         let farewell = Farewell::default();
@@ -170,22 +172,21 @@ impl Server {
         let on_failure = Waker::new(Arc::clone(&failure) as Arc<dyn Wake>);
         let nbd = start_nbd(&disk, &registry, listener, options, on_failure)?;
         let nbd = Arc::new(Mutex::new(Some(nbd)));
-        let status = status_source(&disk, &registry, &nbd, uri(&socket));
-        control::spawn(
-            control_listener,
-            ControlContext {
-                status,
-                stopper: stopper.clone(),
-                farewell: farewell.clone(),
-            },
-        )
-        .map_err(|error| Error::new(ErrorKind::Server, "no thread for the control socket").because(error))?;
+        let status = status_source(disk.clone(), &registry, &nbd, uri(&socket));
+        let context = ControlContext {
+            status,
+            stopper: stopper.clone(),
+            farewell: farewell.clone(),
+        };
+        let control = Control::start(control_listener, context)
+            .map_err(|error| Error::new(ErrorKind::Server, "no thread for the control socket").because(error))?;
         Ok(Self {
             nbd,
             disk,
             registry,
             socket,
-            control,
+            _control: control,
+            control_socket,
             stop,
             failure,
             stopper,
@@ -205,7 +206,7 @@ impl Server {
 
     /// The control socket.
     pub fn control(&self) -> &Path {
-        self.control.path()
+        self.control_socket.path()
     }
 
     /// The disk.
@@ -243,7 +244,7 @@ impl Server {
     pub fn stop(mut self) -> Result<(), Error> {
         let result = self.shut_down();
         let farewell = self.farewell.clone();
-        // Who hears of the end may start the next server at once: its sockets must be free.
+        // Who hears of the end may start the next server at once: the sockets and the image must be free.
         drop(self);
         farewell.tell(
             result
@@ -353,13 +354,11 @@ fn percent_encode(text: &str) -> String {
 }
 
 fn status_source(
-    disk: &Disk,
+    disk: Disk,
     registry: &Registry,
     nbd: &Frontend,
     uri: String,
 ) -> Arc<dyn Fn() -> Status + Send + Sync> {
-    // The control thread outlives the server; the disk's file, and with it the lock, must not.
-    let disk = Arc::downgrade(&disk.stable);
     let (registry, nbd, started) = (registry.clone(), Arc::clone(nbd), Instant::now());
     let stats = move || {
         nbd.lock()
@@ -375,11 +374,7 @@ fn status_source(
         manager: registry.current().name().to_owned(),
         pending: registry.pending_total(),
         nbd: stats().map(NbdStatus::from).unwrap_or_default(),
-        devices: disk
-            .upgrade()
-            .map(|stable| DeviceStatus::new(&Disk { stable }))
-            .into_iter()
-            .collect(),
+        devices: vec![DeviceStatus::new(&disk)],
     })
 }
 

@@ -1,0 +1,122 @@
+//! A server and its control socket, from start to end.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use vbd::{ControlClient, CreateOptions, Disk, DiskOptions, Server, ServerOptions, create};
+
+/// Nobody waits for anybody here.
+const AT_ONCE: DiskOptions = DiskOptions {
+    name: None,
+    format: None,
+    read_only: false,
+    repair: false,
+    cache: vbd::Cache::Writeback,
+    lock_timeout: Duration::ZERO,
+};
+
+struct Image {
+    _dir: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl Image {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.vhd");
+        create(&path, &CreateOptions::new(64 << 20)).unwrap();
+        Self { _dir: dir, path }
+    }
+
+    fn serve(&self, threads: u16, read_only: bool) -> Server {
+        let options = ServerOptions {
+            socket: Some(self.path.with_extension("sock")),
+            control: Some(self.path.with_extension("ctl")),
+            threads,
+            ..ServerOptions::default()
+        };
+        let disk = DiskOptions { read_only, ..AT_ONCE };
+        Server::start(Disk::open(&self.path, &disk).unwrap(), &options).unwrap()
+    }
+}
+
+fn connect(control: &Path) -> UnixStream {
+    let stream = UnixStream::connect(control).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream
+}
+
+#[test]
+fn the_image_is_free_when_stop_returns_whatever_control_clients_do() {
+    let image = Image::new();
+    for _ in 0..3 {
+        let server = image.serve(1, false);
+        let control = server.control().to_owned();
+        // One that has never said anything, one in the middle of a line, one that has got its answer.
+        let _silent = connect(&control);
+        let mut half = connect(&control);
+        half.write_all(b"{\"v\":1,").unwrap();
+        ControlClient::connect(&control, Duration::from_secs(30))
+            .unwrap()
+            .status()
+            .unwrap();
+        server.stop().unwrap();
+        assert!(!control.exists());
+        Disk::open(&image.path, &AT_ONCE).unwrap();
+    }
+}
+
+#[test]
+fn who_hears_of_the_end_finds_the_image_free() {
+    let image = Image::new();
+    let server = image.serve(2, false);
+    let (control, path) = (server.control().to_owned(), image.path.clone());
+    let client = std::thread::spawn(move || {
+        ControlClient::connect(&control, Duration::from_secs(30))
+            .unwrap()
+            .stop()
+            .unwrap();
+        Disk::open(&path, &AT_ONCE).unwrap();
+    });
+    server.wait().unwrap();
+    server.stop().unwrap();
+    client.join().unwrap();
+}
+
+#[test]
+fn a_wish_to_stop_counts_although_its_client_is_gone() {
+    let image = Image::new();
+    let server = image.serve(1, false);
+    let mut client = connect(server.control());
+    client.write_all(b"{\"v\":1,\"verb\":\"stop\"}\n").unwrap();
+    drop(client);
+    server.wait().unwrap();
+    server.stop().unwrap();
+}
+
+#[test]
+fn a_line_that_is_too_long_is_no_request() {
+    let image = Image::new();
+    let server = image.serve(1, false);
+    let mut client = connect(server.control());
+    let mut line = vec![b' '; 64 << 10];
+    line.extend_from_slice(b"{\"v\":1,\"verb\":\"status\"}\n");
+    // The server may hang up before it has read all of it.
+    let _ = client.write_all(&line);
+    let mut answers = BufReader::new(client).lines();
+    let first = answers.next().unwrap().unwrap();
+    assert!(first.contains("too long"), "{first}");
+    assert!(!answers.next().is_some_and(|line| line.is_ok()));
+    server.stop().unwrap();
+}
+
+#[test]
+fn a_read_only_disk_is_served_by_several_threads() {
+    let image = Image::new();
+    let server = image.serve(3, true);
+    assert!(server.disk().info().read_only);
+    server.stop().unwrap();
+}
