@@ -66,7 +66,7 @@ const TRIM: u16 = 4;
 const WRITE_ZEROES: u16 = 6;
 
 #[test]
-fn no_request_allocates() {
+fn hooks_no_request_allocates() {
     OURS.set(true);
     for image in ["a.img", "a.vhd"] {
         let dir = TempDir::new();

@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// Seconds of each measurement
     #[arg(long, default_value_t = 4)]
     secs: u64,
+    /// Put the table into README.md
+    #[arg(long)]
+    readme: bool,
     /// Also count instructions per request by callgrind (slow)
     #[arg(long)]
     icount: bool,
@@ -60,8 +63,16 @@ pub(crate) fn run(args: &Args) -> Result {
         need(&["valgrind"])?;
         icount::run(&bench, &mut report)?;
     }
-    report.print(args.pairs, args.secs);
-    Ok(())
+    let table = report.markdown(args.pairs, args.secs);
+    println!("\n{table}");
+    if args.readme { into_readme(&table) } else { Ok(()) }
+}
+
+fn into_readme(table: &str) -> Result {
+    let path = cmd::root().join("README.md");
+    let text = std::fs::read_to_string(&path)?;
+    let text = report::between_marks(&text, table).ok_or("README.md has no marks for the table")?;
+    Ok(std::fs::write(&path, text)?)
 }
 
 fn need(programs: &[&str]) -> Result {
@@ -189,6 +200,7 @@ impl Bench {
                 }
                 None => println!("no count of io_uring_enter: neither tracefs nor strace can be used"),
             }
+            server.stop()?;
         }
         Ok(())
     }

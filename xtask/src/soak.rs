@@ -18,7 +18,7 @@ pub(crate) struct Args {
 }
 
 /// What is run, in this order: the fixed long forms once, then rounds of the seeded ones with new seeds.
-const ONCE: &[&str] = &["crash::", "full::", "loop_::", "nbd::", "hooks::"];
+const ONCE: &[&str] = &["crash::", "full::", "loop_::", "nbd::", "hooks"];
 const ROUNDS: &[&str] = &["sim::"];
 
 /// Runs with `IOMGR_SOAK=1`, by which tests choose their long form.

@@ -61,7 +61,7 @@ impl Groups {
             (self.cli, "cli::"),
             (self.crash, "crash::"),
             (self.full, "full::"),
-            (self.hooks, "hooks::"),
+            (self.hooks, "hooks"),
         ];
         table
             .into_iter()

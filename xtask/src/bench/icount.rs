@@ -1,23 +1,25 @@
 //! Instructions per request of our own server, by callgrind: VHD over raw, without the noise of time.
 //!
-//! The server runs twice, for few and for many requests; the difference leaves start and end out.
+//! The server runs twice, for few and for many requests; the difference leaves start and end out. It is built apart, with
+//! rustix on libc: the vDSO, which rustix reads itself otherwise, is not there under valgrind.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::daemon::Daemon;
 use super::load::{Load, Pattern};
 use super::report::Report;
 use super::{Bench, IMAGE_BYTES};
-use crate::Result;
+use crate::{Result, cmd};
 
 const FEW: u64 = 5_000;
 const MANY: u64 = 55_000;
 
 /// Adds the figures for both images and their ratio.
 pub(super) fn run(bench: &Bench, report: &mut Report) -> Result {
-    let raw = per_request(bench, &bench.scratch.join("full.raw"))?;
-    let vhd = per_request(bench, &bench.scratch.join("full.vhd"))?;
+    let product = build()?;
+    let raw = per_request(bench, &product, &bench.scratch.join("full.raw"))?;
+    let vhd = per_request(bench, &product, &bench.scratch.join("full.vhd"))?;
     report.figure("instructions per read, raw", raw, "");
     report.figure("instructions per read, dynamic VHD", vhd, "");
     report.ratio(
@@ -28,22 +30,35 @@ pub(super) fn run(bench: &Bench, report: &mut Report) -> Result {
     Ok(())
 }
 
-fn per_request(bench: &Bench, image: &Path) -> Result<f64> {
-    let few = instructions(bench, image, FEW)?;
-    let many = instructions(bench, image, MANY)?;
+/// The product as valgrind can run it.
+fn build() -> Result<PathBuf> {
+    let target = cmd::root().join("target/callgrind");
+    let mut cargo = cmd::cargo();
+    cargo.args(["build", "--release", "--package", "iomgr"]);
+    cmd::run(
+        cargo
+            .env("RUSTFLAGS", "--cfg=rustix_use_libc")
+            .env("CARGO_TARGET_DIR", &target),
+    )?;
+    Ok(target.join("release/iomgr"))
+}
+
+fn per_request(bench: &Bench, product: &Path, image: &Path) -> Result<f64> {
+    let few = instructions(bench, product, image, FEW)?;
+    let many = instructions(bench, product, image, MANY)?;
     #[expect(clippy::cast_precision_loss, reason = "a few thousand requests")]
     let requests = (MANY - FEW) as f64;
     Ok((many - few) / requests)
 }
 
 /// All instructions of one life of the server.
-fn instructions(bench: &Bench, image: &Path, requests: u64) -> Result<f64> {
+fn instructions(bench: &Bench, product: &Path, image: &Path, requests: u64) -> Result<f64> {
     let output = bench.scratch.fresh("callgrind");
     let mut valgrind = Command::new("valgrind");
     valgrind
         .args(["--tool=callgrind", "--quiet"])
         .arg(format!("--callgrind-out-file={}", output.display()));
-    valgrind.arg(&bench.product);
+    valgrind.arg(product);
     let server = Daemon::ours_by(valgrind, &bench.scratch, image, &["--queues", "1"])?;
     let load = Load {
         pattern: Pattern::RandomRead,

@@ -34,19 +34,29 @@ impl Report {
         self.figures.push(format!("| {what} | {} |", value.trim_end()));
     }
 
-    pub(super) fn print(&self, pairs: usize, secs: u64) {
-        println!(
-            "\nMeasured by `cargo xtask bench`: medians of {pairs} interleaved rounds of {secs} s, one connection on a"
+    /// All of it as Markdown.
+    pub(super) fn markdown(&self, pairs: usize, secs: u64) -> String {
+        let mut text = format!(
+            "Measured by `cargo xtask bench`: medians of {pairs} interleaved rounds of {secs} s, one connection on a unix\n\
+             socket, images on tmpfs; {}.\n",
+            machine()
         );
-        println!("unix socket, images on tmpfs; {}.\n", machine());
         for (load, rows) in &self.servers {
-            println!(
-                "| {load} | server CPU µs per I/O | IOPS |\n|---|---|---|\n{}\n",
-                rows.join("\n")
-            );
+            let rows = rows.join("\n");
+            text += &format!("\n| {load} | server CPU µs per I/O | IOPS |\n|---|---|---|\n{rows}\n");
         }
-        println!("| figure | |\n|---|---|\n{}", self.figures.join("\n"));
+        text + &format!("\n| figure | |\n|---|---|\n{}\n", self.figures.join("\n"))
     }
+}
+
+const BEGIN: &str = "<!-- bench:begin -->\n";
+const END: &str = "<!-- bench:end -->";
+
+/// A text with another table between its marks; none without marks.
+pub(super) fn between_marks(text: &str, table: &str) -> Option<String> {
+    let (before, rest) = text.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}{table}{END}{after}"))
 }
 
 /// The middle one; of an even number, the upper of the two.
@@ -84,6 +94,14 @@ fn version(program: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_takes_the_place_of_the_last_one() {
+        let text = "a\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nb\n";
+        let expected = "a\n<!-- bench:begin -->\nnew\n<!-- bench:end -->\nb\n";
+        assert_eq!(between_marks(text, "new\n").as_deref(), Some(expected));
+        assert_eq!(between_marks("no marks", "new\n"), None);
+    }
 
     #[test]
     fn the_median_is_not_moved_by_one_bad_round() {
