@@ -14,6 +14,7 @@
 //! **What is here today**: tables as text ([`TableLine`], [`Table`]), with dmsetup's syntax and the rules that make a table
 //! of lines (sorted, no gap, no overlap), and a target's answer ([`MapResult`]). Queue, targets, suspend and resume are the
 //! subject of an issue of its own; nothing here maps a request yet.
+#![forbid(unsafe_code)]
 
 mod error;
 mod map;

@@ -13,6 +13,7 @@
 //! **What is here today** is the vocabulary: [`Region`], [`RegionState`] and [`IoFlags`]. The client that runs such
 //! requests, with its bounce memory, its orphans (I/O that was cancelled and that the device still owes an answer for) and
 //! its hold on their sectors, is the subject of an issue of its own; nothing here does I/O yet.
+#![forbid(unsafe_code)]
 
 mod flags;
 mod region;

@@ -13,6 +13,7 @@
 //! ([`DeviceQueue::op_done`]), takes finished requests from them ([`DeviceQueue::poll_done`]) and submits new ones
 //! ([`DeviceQueue::submit`]); device queues push the ops that those requests need onto the very same queue, so that a
 //! batch of requests costs one `io_uring_enter`.
+#![forbid(unsafe_code)]
 
 mod device;
 pub mod epoch;
