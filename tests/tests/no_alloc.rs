@@ -116,14 +116,15 @@ impl Client {
     /// Sends `requests`, at most [`DEPTH`] in flight; each reply must be a success.
     fn load(&mut self, requests: u64, seed: u64) {
         let mut random = fastrand::Rng::with_seed(seed);
-        let mut flights = vec![0usize; DEPTH as usize];
+        let index = |handle: u64| usize::try_from(handle).unwrap();
+        let mut flights = vec![0usize; index(DEPTH)];
         let mut free: Vec<u64> = (0..DEPTH).collect();
         let (mut sent, mut ended) = (0, 0);
         while ended < requests {
             while sent < requests
                 && let Some(handle) = free.pop()
             {
-                flights[handle as usize] = self.send(&mut random, handle);
+                flights[index(handle)] = self.send(&mut random, handle);
                 sent += 1;
             }
             let handle = self.receive(&flights);

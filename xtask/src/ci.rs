@@ -61,6 +61,7 @@ fn clippy() -> Result {
         "clippy",
         "--workspace",
         "--all-targets",
+        "--keep-going",
         "--quiet",
         "--",
         "--deny",
