@@ -172,13 +172,15 @@ impl Bench {
         Ok(())
     }
 
+    /// A fresh image; the one before goes.
     fn empty(&self, size_bytes: u64) -> Result<PathBuf> {
         let image = self.scratch.join("empty.vhd");
+        let _ = std::fs::remove_file(&image);
         let mut create = std::process::Command::new(&self.product);
         create
             .arg("create")
             .arg(&image)
-            .args(["--size", &size_bytes.to_string(), "--force"]);
+            .args(["--size", &size_bytes.to_string()]);
         cmd::capture(&mut create)?;
         Ok(image)
     }
