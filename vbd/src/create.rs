@@ -47,6 +47,11 @@ pub fn create(path: &Path, options: &CreateOptions) -> Result<(), Error> {
         );
         return Err(Error::new(ErrorKind::InvalidOption, what).at(path));
     }
+    if format == Format::Vhd {
+        // Before what is there is emptied.
+        let wanted = vhd_options(options);
+        wanted.validate().map_err(|error| no_vhd(error).at(path))?;
+    }
     let file = ImageFile::create(path, options.force)?;
     let made = write(&file, format, options).map_err(|error| error.at(path));
     if made.is_err() && !file.is_block_device() {
@@ -63,9 +68,12 @@ fn write(file: &ImageFile, format: Format, options: &CreateOptions) -> Result<()
             .set_len(options.size_bytes)
             .and_then(|()| file.sync())
             .map_err(|error| Error::new(ErrorKind::Io, "cannot be made that long").because(error)),
-        Format::Vhd => vhd::create(file, &vhd_options(options))
-            .map_err(|error| Error::new(ErrorKind::Image, "cannot be made a VHD").because(error)),
+        Format::Vhd => vhd::create(file, &vhd_options(options)).map_err(no_vhd),
     }
+}
+
+fn no_vhd(error: vhd::Error) -> Error {
+    Error::new(ErrorKind::Image, "cannot be made a VHD").because(error)
 }
 
 fn vhd_options(options: &CreateOptions) -> vhd::CreateOptions {
@@ -103,4 +111,31 @@ fn sync_folder(path: &Path) -> Result<(), Error> {
                 .at(path)
                 .because(error)
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_made_replaces_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.vhd");
+        std::fs::write(&path, "precious").unwrap();
+        let refused = [
+            CreateOptions {
+                force: true,
+                ..CreateOptions::new(3 << 40)
+            },
+            CreateOptions {
+                force: true,
+                block_bytes: 1000,
+                ..CreateOptions::new(1 << 20)
+            },
+        ];
+        for options in refused {
+            assert_eq!(create(&path, &options).unwrap_err().kind(), ErrorKind::Image);
+            assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+        }
+    }
 }

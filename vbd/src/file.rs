@@ -56,15 +56,11 @@ impl ImageFile {
 
     /// Creates `path`, which must not exist unless `replace`, and locks it.
     pub fn create(path: &Path, replace: bool) -> Result<Self, Error> {
-        let flags =
-            OFlags::RDWR | OFlags::CLOEXEC | OFlags::CREATE | if replace { OFlags::empty() } else { OFlags::EXCL };
-        let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o644)).map_err(|errno| {
-            let error = if errno == rustix::io::Errno::EXIST {
-                Error::new(ErrorKind::Exists, "exists already; --force replaces it")
-            } else {
-                Error::new(ErrorKind::Open, "cannot be created").because(errno)
-            };
-            error.at(path)
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | creation(path, replace);
+        let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o644)).map_err(|errno| match errno {
+            rustix::io::Errno::EXIST => Error::new(ErrorKind::Exists, "exists already; --force replaces it").at(path),
+            rustix::io::Errno::BUSY => in_use(path),
+            _ => Error::new(ErrorKind::Open, "cannot be created").at(path).because(errno),
         })?;
         let file = File::from(fd);
         let block_device = is_block_device(&file, path)?;
@@ -229,8 +225,7 @@ fn write_zeros(file: &File, offset: u64, len: u64) -> io::Result<()> {
 /// Opens without waiting for anything (a FIFO would otherwise block); `Ok(None)`: in use, try again.
 fn open_fd(path: &Path, read_only: bool) -> Result<Option<OwnedFd>, Error> {
     let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
-    // On a block device O_EXCL keeps out mounts and other exclusive users, which know nothing of file locks.
-    let exclusive = !read_only && std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device());
+    let exclusive = !read_only && is_path_of_block_device(path);
     let flags = access | OFlags::CLOEXEC | OFlags::NONBLOCK | if exclusive { OFlags::EXCL } else { OFlags::empty() };
     match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(fd) => {
@@ -253,6 +248,20 @@ fn open_fd(path: &Path, read_only: bool) -> Result<Option<OwnedFd>, Error> {
             Err(Error::new(ErrorKind::Open, what).at(path).because(errno))
         }
     }
+}
+
+/// How to create: a block device is there already, and O_EXCL then means what it means in [`is_path_of_block_device`].
+fn creation(path: &Path, replace: bool) -> OFlags {
+    match replace {
+        false => OFlags::CREATE | OFlags::EXCL,
+        true if is_path_of_block_device(path) => OFlags::EXCL,
+        true => OFlags::CREATE,
+    }
+}
+
+/// On a block device O_EXCL keeps out mounts and other exclusive users, which know nothing of file locks.
+fn is_path_of_block_device(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device())
 }
 
 fn is_block_device(file: &File, path: &Path) -> Result<bool, Error> {

@@ -67,7 +67,11 @@ impl CreateOptions {
         }
     }
 
-    fn validate(&self) -> Result<(), Error> {
+    /// Can such an image be made? [`create`] asks this, too; it is for who must know before anything is touched.
+    ///
+    /// # Errors
+    /// `Invalid`, which says what is wrong.
+    pub fn validate(&self) -> Result<(), Error> {
         if self.size_bytes == 0 || !self.size_bytes.is_multiple_of(SECTOR_BYTES) {
             return Err(Error::invalid(
                 "size",

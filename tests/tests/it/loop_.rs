@@ -1,6 +1,7 @@
 //! Group `loop`: loop devices below the product, and real block devices on top of it.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use iomgr_tests::{Loop, Mount, NbdFuse, Server, Tool, need};
@@ -59,6 +60,29 @@ fn loop_direct_io_keeps_its_bytes() {
             Tool::new("qemu-io").args(read).arg(device).run();
         }
     }
+}
+
+/// `--force` is about files that exist, not about devices that somebody has mounted.
+#[test]
+fn loop_a_device_in_use_is_not_made_an_image() {
+    if !need::loop_devices() {
+        return;
+    }
+    let disk = Disk::new(Kind::LoopDevice, 16 * MIB);
+    let exclusively = rustix::fs::OFlags::EXCL.bits().cast_signed();
+    let mounted = OpenOptions::new()
+        .read(true)
+        .custom_flags(exclusively)
+        .open(disk.image());
+    let mounted = mounted.unwrap();
+    let create = || {
+        Tool::iomgr()
+            .args(["create", "--force", "--format", "vhd", "--size", "1M"])
+            .arg(disk.image())
+    };
+    create().run_for_code(1);
+    drop(mounted);
+    create().run();
 }
 
 #[test]
