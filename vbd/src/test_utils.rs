@@ -24,6 +24,11 @@ impl SimMedium {
 impl Disk {
     /// Opens the VHD on a simulated file.
     pub fn simulated(file: SimDisk, read_only: bool) -> Result<Self, Error> {
+        Self::simulated_with(file, read_only, Cache::Writeback)
+    }
+
+    /// The same, past the page cache or not: without one, FUA goes down with the writes themselves.
+    pub fn simulated_with(file: SimDisk, read_only: bool, cache: Cache) -> Result<Self, Error> {
         let mut warnings = Vec::new();
         let layout = Layout::open_vhd(&file, read_only, &mut warnings)?;
         let medium = Medium::Simulated(SimMedium(file));
@@ -32,7 +37,7 @@ impl Disk {
             medium,
             layout,
             read_only,
-            Cache::Writeback,
+            cache,
             warnings,
         )))
     }

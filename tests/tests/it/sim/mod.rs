@@ -12,7 +12,7 @@ use fastrand::Rng;
 use iomgr_core::{SECTOR_BYTES, Sector, Storage};
 use tqueue::EngineKind;
 use tqueue::sim::{SimConfig, SimDisk, SimHandle};
-use vbd::{BlockingDisk, Disk};
+use vbd::{BlockingDisk, Cache, Disk};
 
 use life::Life;
 use model::{Model, Stamp};
@@ -25,6 +25,8 @@ const CUTS_SOAK: u64 = 20_000;
 /// Of 256 lives, so many end by a power cut, and by a kill up to here.
 const CUT: u8 = 190;
 const KILL: u8 = 225;
+/// Freed blocks hold their slots for a while; on a block device there must be others.
+const SPARE_SLOTS: u64 = 256;
 /// Lives of one image.
 const LIVES: u64 = 8;
 
@@ -62,9 +64,13 @@ fn run(seed: u64, tally: &mut Tally) {
     let guard = SeedGuard(seed);
     let mut rng = Rng::with_seed(seed);
     let sim = SimHandle::new(SimConfig::new(rng.u64(..)));
-    let storage = sim.create_file();
     let block_bytes = 1 << rng.u32(12..17);
-    let size_bytes = rng.u64(1..24) * u64::from(block_bytes) - rng.u64(0..8) * SECTOR_BYTES;
+    let blocks = rng.u64(1..24);
+    let size_bytes = blocks * u64::from(block_bytes) - rng.u64(0..8) * SECTOR_BYTES;
+    let storage = match rng.u8(..) {
+        0..96 => sim.create_block_device((blocks + SPARE_SLOTS) * u64::from(block_bytes + 8192) + (1 << 20)),
+        _ => sim.create_file(),
+    };
     let options = vhd::CreateOptions {
         block_bytes,
         ..vhd::CreateOptions::dynamic(size_bytes, [7; 16], 0)
@@ -87,7 +93,8 @@ fn live(
     next_stamp: &mut Stamp,
     tally: &mut Tally,
 ) {
-    let disk = Disk::simulated(storage.clone(), false).expect("the image opens for writing");
+    let cache = if rng.bool() { Cache::None } else { Cache::Writeback };
+    let disk = Disk::simulated_with(storage.clone(), false, cache).expect("the image opens for writing");
     let (end, end_seed) = (rng.u8(..), rng.u64(..));
     let steps = rng.u64(1..600);
     if end < CUT {
