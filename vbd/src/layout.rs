@@ -1,7 +1,7 @@
 //! How the image's bytes make a disk: as one run, or as blocks with a map.
 
 use std::io;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::Sender;
@@ -70,6 +70,8 @@ pub(crate) struct OwnerPort {
     pub(crate) inbox: Sender<Message>,
     pub(crate) waker: Waker,
     pub(crate) domain: EpochDomain,
+    /// Queue 0 waits for epochs to drain: whoever has ended I/O is to wake it.
+    pub(crate) drain_awaited: Arc<AtomicBool>,
 }
 
 impl Layout {

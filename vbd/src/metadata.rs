@@ -2,6 +2,8 @@
 //!
 //! Data never comes here: a queue asks for a block, gets its answer, and writes the data itself.
 
+mod second;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -14,6 +16,7 @@ use crate::disk::Shared;
 use crate::layout::Owned;
 use crate::queue::{ALLOCATOR_LANE, Answer, Message, Neighbours, step_token};
 use crate::{Error, ErrorKind};
+pub(crate) use second::SecondChances;
 
 /// What a queue wishes for a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +63,7 @@ pub(crate) struct Metadata {
     neighbours: Neighbours,
     inbox: Receiver<Message>,
     peers: Box<[Option<Peer>]>,
+    second_chances: SecondChances,
     /// Answers for queue 0 itself.
     ready: VecDeque<Answer>,
     steps: Slab<Running>,
@@ -108,6 +112,7 @@ impl Metadata {
         inbox: Receiver<Message>,
         file: FileSlot,
         buffers: Vec<Lease>,
+        second_chances: SecondChances,
         cx: &QueueContext<'_>,
     ) -> Self {
         Self {
@@ -116,6 +121,7 @@ impl Metadata {
             flush: FlushStep::Idle,
             neighbours: Neighbours::new(),
             inbox,
+            second_chances,
             peers: (0..cx.count).map(|_| None).collect(),
             ready: VecDeque::with_capacity(cx.depth as usize),
             steps: Slab::with_capacity(Allocator::STEPS_MAX),
@@ -128,6 +134,11 @@ impl Metadata {
 
     /// Takes a wish.
     pub(crate) fn wish(&mut self, wish: Wish) {
+        self.second_chances.note(wish);
+        self.pass_on(wish);
+    }
+
+    fn pass_on(&mut self, wish: Wish) {
         let taken = match wish.want {
             Want::Allocate => self.owned.allocator.want(wish.block, wish.cookie()),
             Want::Release => self.owned.allocator.release(wish.block, wish.cookie()),
@@ -139,9 +150,17 @@ impl Metadata {
     pub(crate) fn next_ready(&mut self, pass: &mut Pass<'_>) -> Option<Answer> {
         self.settle_flush();
         self.read_inbox();
+        self.go_on(pass);
+        while let Some(wish) = self.second_chances.next_due() {
+            self.pass_on(wish);
+            self.go_on(pass);
+        }
+        self.ready.pop_front()
+    }
+
+    fn go_on(&mut self, pass: &mut Pass<'_>) {
         self.run_steps(pass);
         self.send_answers();
-        self.ready.pop_front()
     }
 
     fn read_inbox(&mut self) {
@@ -264,6 +283,10 @@ impl Metadata {
     fn send_answers(&mut self) {
         while let Some(event) = self.owned.allocator.poll_event() {
             let (queue, tag) = waiter(event.cookie);
+            if event.result == Err(Errno::NOSPC) && self.second_chances.put_off(queue, tag) {
+                self.peers.iter().flatten().for_each(|peer| peer.waker.wake());
+                continue;
+            }
             match &self.peers[usize::from(queue)] {
                 None => self.ready.push_back((tag, event.result)),
                 Some(peer) => {

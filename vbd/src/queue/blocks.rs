@@ -4,7 +4,7 @@
 //! A request holds its epoch from before it looks at the map until its last op has ended, and not while it waits for a block:
 //! a freed slot must not wait for a request that itself waits for a slot.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -17,7 +17,7 @@ use vhd::{AllocatorOptions, BitmapCache, BitmapRef, Extent, Map, Parts};
 
 use crate::disk::Shared;
 use crate::layout::{Allocation, BlockLayout, Owned, OwnerPort};
-use crate::metadata::{Metadata, Want, Wish};
+use crate::metadata::{Metadata, SecondChances, Want, Wish};
 use crate::queue::slot::{Pending, Slot};
 use crate::queue::{Next, OpKind};
 use crate::{Error, ErrorKind};
@@ -92,6 +92,8 @@ enum Port {
         outbox: Sender<Message>,
         answers: Receiver<Answer>,
         owner: Waker,
+        /// See [`OwnerPort::drain_awaited`].
+        drain_awaited: Arc<AtomicBool>,
     },
     /// Nobody: the disk is read-only.
     ReadOnly,
@@ -306,7 +308,18 @@ impl BlockQueue {
     pub(super) fn next_ready(&mut self, pass: &mut Pass<'_>) -> Option<Answer> {
         match &mut self.port {
             Port::Owner(metadata) => metadata.next_ready(pass),
-            Port::Remote { answers, .. } => answers.try_recv().ok(),
+            Port::Remote {
+                answers,
+                owner,
+                drain_awaited,
+                ..
+            } => {
+                // Whatever has ended on this queue, its pin is gone by now.
+                if drain_awaited.load(Ordering::Acquire) {
+                    owner.wake();
+                }
+                answers.try_recv().ok()
+            }
             Port::ReadOnly => None,
         }
     }
@@ -372,9 +385,11 @@ fn open_owner(
         inbox,
         waker: cx.waker.clone(),
         domain: domain.clone(),
+        drain_awaited: Arc::default(),
     };
+    let second_chances = SecondChances::new(domain.clone(), Arc::clone(&port.drain_awaited), &cx);
     *layout.owner.lock().unwrap_or_else(PoisonError::into_inner) = Some(port);
-    let metadata = Metadata::new(owned, Arc::clone(shared), messages, file, buffers, &cx);
+    let metadata = Metadata::new(owned, Arc::clone(shared), messages, file, buffers, second_chances, &cx);
     Ok((Port::Owner(Box::new(metadata)), domain))
 }
 
@@ -412,7 +427,12 @@ fn own(layout: &BlockLayout, queues: u16, capacity: usize) -> Result<Owned, Erro
 fn open_remote(layout: &BlockLayout, cx: QueueContext<'_>) -> Result<(Port, EpochDomain), Error> {
     let fail = |what: &str| Error::new(ErrorKind::Queue, what.to_owned());
     let owner = layout.owner.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let OwnerPort { inbox, waker, domain } = owner.ok_or_else(|| fail("queue 0 of the disk is not open"))?;
+    let OwnerPort {
+        inbox,
+        waker,
+        domain,
+        drain_awaited,
+    } = owner.ok_or_else(|| fail("queue 0 of the disk is not open"))?;
     let (sender, answers) = bounded(cx.depth as usize);
     let join = Join {
         queue: cx.index,
@@ -427,6 +447,7 @@ fn open_remote(layout: &BlockLayout, cx: QueueContext<'_>) -> Result<(Port, Epoc
             outbox: inbox,
             answers,
             owner: waker,
+            drain_awaited,
         },
         domain,
     ))

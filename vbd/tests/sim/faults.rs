@@ -170,6 +170,30 @@ fn a_full_block_device_takes_new_blocks_for_discarded_ones() {
 }
 
 #[test]
+fn a_discarded_block_is_to_be_had_while_somebody_still_reads() {
+    for seed in 0..20 {
+        let sim = machine(seed);
+        let image = format(sim.create_block_device(256 << 10), 64, BLOCK);
+        let disk = Disk::simulated(image.clone(), false).unwrap();
+        let mut lanes = Lanes::open(&disk, &sim, 2);
+        let mut written: u8 = 0;
+        while lanes.write(0, u64::from(written) * SECTORS, &block_of(written + 1)) == Ok(()) {
+            written += 1;
+        }
+        let next = u64::from(written) * SECTORS;
+        // Reads all the time, so that some epoch is always held.
+        let mut reads: Vec<_> = (0..4)
+            .map(|_| lanes.begin(1, Operation::Read, RequestFlags::empty(), SECTORS, SECTORS, None))
+            .collect();
+        lanes.discard(0, 0, SECTORS).unwrap();
+        let write = lanes.begin_write(0, next, &block_of(0xAA));
+        reads.drain(..).for_each(|read| lanes.wait(read).unwrap());
+        assert_eq!(lanes.wait(write), Ok(()), "seed {seed}");
+        lanes.close();
+    }
+}
+
+#[test]
 fn storage_without_holes_is_zeroed_by_writing() {
     for seed in 0..20 {
         let sim = machine(seed);
