@@ -108,7 +108,9 @@ impl Lanes {
             arrival: now,
             deadline: None,
         };
-        lease.map(|lease| self.leases.insert(flight, lease));
+        if let Some(lease) = lease {
+            self.leases.insert(flight, lease);
+        }
         let io = &mut self.queue;
         self.lanes[lane].device.submit(&mut Pass { now, io }, request).unwrap();
         flight
@@ -152,7 +154,9 @@ impl Lanes {
         let bytes = lease
             .as_ref()
             .map(|lease| self.queue.bytes(lease.data()).unwrap().to_vec());
-        lease.map(|lease| self.queue.free(lease));
+        if let Some(lease) = lease {
+            self.queue.free(lease);
+        }
         result.map(|()| bytes.unwrap_or_default())
     }
 
