@@ -308,7 +308,7 @@ impl Metadata {
 
     /// Are steps under way or waiting for room?
     pub(crate) fn is_working(&self) -> bool {
-        !self.steps.is_empty() || self.held.is_some()
+        !self.steps.is_empty() || self.held.is_some() || self.flush != FlushStep::Idle
     }
 
     /// Gives the allocator back.
