@@ -111,5 +111,7 @@ pub(crate) fn fio_verify(uri: &str) {
         "--offset_increment=16M",
     ]);
     let fio = fio.args(["--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--loops", loops]);
+    // Else fio leaves files in the folder that the tests run in.
+    let fio = fio.arg("--verify_state_save=0");
     fio.args(["--output-format=terse"]).arg(format!("--uri={uri}")).run();
 }

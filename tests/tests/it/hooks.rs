@@ -183,6 +183,7 @@ fn fio_pattern(uri: &str) {
             "--verify=pattern",
             "--verify_pattern=0x5a",
             "--verify_fatal=1",
+            "--verify_state_save=0",
         ])
         .args(["--do_verify=0", "--group_reporting"])
         .args(job("reads", "randread"))
