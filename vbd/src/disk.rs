@@ -157,11 +157,11 @@ impl Disk {
     }
 
     /// Puts the image at `path`, of the same size, behind the disk, whatever is going on: requests that were begun end on
-    /// the old image, later ones go to the new one, none fails. The old image is closed cleanly.
+    /// the old image, which is flushed and closed; what comes meanwhile waits, and goes to the new one. None fails.
     ///
     /// # Errors
-    /// Before anything has changed: the new image cannot be opened, or has another size or mode. After the new one is in
-    /// place: the old one could not be closed within `timeout`, or not cleanly.
+    /// The new image cannot be opened, or has another size or mode; requests on the old one do not end within `timeout`:
+    /// nothing has changed. The old one cannot be flushed or closed: it stays, as one whose flush has failed.
     pub fn replace(&self, path: &Path, options: &DiskOptions, timeout: Duration) -> Result<(), Error> {
         let options = DiskOptions {
             name: Some(self.stable.name.clone()),
@@ -179,7 +179,7 @@ impl Disk {
             );
             return Err(Error::new(ErrorKind::InvalidOption, what).at(path));
         }
-        self.stable.replace(next, timeout)?.close()
+        self.stable.replace(next, timeout)
     }
 
     /// What opening had to say, besides errors.

@@ -4,17 +4,18 @@
 //! holds what comes meanwhile, and goes over to the new one.
 //!
 //! ```text
-//!  queue 1…n:  drain ─► leave the old ────────────┐                   ┌─► enter the new ─► what was held
-//!  queue 0:    drain ─────────── the others left? ┴─► leave, enter ───┘
-//!  replace():  publish the new, wake all ……………………… everybody has left ─► close the old cleanly
+//!  replace():  shut the door, wake all ………… everybody has left ─► flush and close the old ─► the new, open the door
+//!  queue 1…n:  drain ─► leave ──────────┐                                                       ┌─► enter ─► what was held
+//!  queue 0:    drain ── others left? ───┴─► leave                                     enter ────┘
 //! ```
 //!
-//! Queue 0 has the allocator, which the others use to the end of their requests: so it leaves last and enters first.
+//! Queue 0 has the allocator, which the others use to the end of their requests: so it leaves last and enters first. The old
+//! image is flushed before anything goes to the new one, so a flush that a client sends to the new one covers both.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use iomgr_core::{
@@ -23,7 +24,7 @@ use iomgr_core::{
 
 use crate::disk::Shared;
 use crate::error::{Error, ErrorKind};
-use crate::queue::DiskQueue;
+use crate::queue::{ALLOCATOR_LANE, DiskQueue};
 use crate::stats::{QueueStats, Stats};
 
 /// See the module.
@@ -31,11 +32,14 @@ use crate::stats::{QueueStats, Stats};
 pub(crate) struct Stable {
     pub(crate) name: String,
     current: ArcSwap<Shared>,
-    /// Moves with the generation; queues look at it before each request.
-    number: AtomicU64,
+    /// Moves when the door is shut (odd) and opened (even); queues look at it before each request.
+    turn: AtomicU64,
+    /// Taken to move the door, and by queues to pass it.
+    door: Mutex<()>,
     /// One replacement at a time.
     replacing: Mutex<()>,
-    seats: Mutex<Vec<Waker>>,
+    /// By queue.
+    seats: Mutex<BTreeMap<u16, Waker>>,
     stats: Mutex<Vec<QueueStats>>,
 }
 
@@ -44,17 +48,27 @@ pub(crate) struct Stable {
 pub(crate) struct Attendance {
     count: Mutex<u32>,
     left: Condvar,
-    /// Has queue 0 entered, so that others may?
-    first: AtomicBool,
+    /// Has queue 0 entered, so that others may? Or could it not, so that they need not wait?
+    first: AtomicU8,
 }
+
+/// Values of [`Attendance::first`].
+const ABSENT: u8 = 0;
+const PRESENT: u8 = 1;
+const REFUSED: u8 = 2;
 
 impl Attendance {
     fn enter(&self, is_first: bool) {
         *self.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.first.fetch_or(is_first, Ordering::AcqRel);
+        if is_first {
+            self.first.store(PRESENT, Ordering::Release);
+        }
     }
 
-    fn leave(&self) {
+    fn leave(&self, is_first: bool) {
+        if is_first {
+            self.first.store(ABSENT, Ordering::Release);
+        }
         *self.count.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
         self.left.notify_all();
     }
@@ -76,7 +90,8 @@ impl Stable {
         Self {
             name: generation.name.clone(),
             current: ArcSwap::from_pointee(generation),
-            number: AtomicU64::new(0),
+            turn: AtomicU64::new(0),
+            door: Mutex::default(),
             replacing: Mutex::default(),
             seats: Mutex::default(),
             stats: Mutex::default(),
@@ -92,28 +107,43 @@ impl Stable {
         Stats::sum(&self.stats.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Puts `next` behind the disk, and gives back what was there, when no queue serves it any more.
+    /// Puts `next` behind the disk after the old image was flushed and closed.
     ///
-    /// When queues do not leave the old one in time (a request on it does not end), the new one is in place all the same,
-    /// and the old one is left as a crash would leave it.
-    pub(crate) fn replace(&self, next: Shared, timeout: Duration) -> Result<Arc<Shared>, Error> {
+    /// When a request on the old image does not end in time, the old one stays, as if nothing had been asked for. When the old
+    /// one cannot be closed it stays, too, as an image whose flush has failed.
+    pub(crate) fn replace(&self, next: Shared, timeout: Duration) -> Result<(), Error> {
         let _alone = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
-        let deadline = Instant::now() + timeout;
-        let old = self.current.swap(Arc::new(next));
-        self.number.fetch_add(1, Ordering::AcqRel);
-        self.wake_all();
-        match old.attendance.wait(deadline.saturating_duration_since(Instant::now())) {
-            true => Ok(old),
+        let old = self.generation();
+        self.move_door();
+        let closed = match old.attendance.wait(timeout) {
+            true => old.close().inspect_err(|_| old.fail(Errno::IO)),
             false => Err(Error::new(
                 ErrorKind::Io,
-                "requests on the replaced image do not end; it is not closed cleanly before they do",
+                "requests on the image do not end in time; it stays behind the disk",
             )),
+        };
+        if closed.is_ok() {
+            self.current.store(Arc::new(next));
         }
+        self.move_door();
+        closed
+    }
+
+    /// Shuts the open door, opens the shut one.
+    fn move_door(&self) {
+        let door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
+        self.turn.fetch_add(1, Ordering::AcqRel);
+        drop(door);
+        self.wake_all();
+    }
+
+    fn turn(&self) -> u64 {
+        self.turn.load(Ordering::Acquire)
     }
 
     fn wake_all(&self) {
         let seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        seats.iter().for_each(Waker::wake);
+        seats.values().for_each(Waker::wake);
     }
 }
 
@@ -122,9 +152,10 @@ impl Stable {
 pub(crate) struct StableQueue {
     stable: Arc<Stable>,
     seat: Seat,
-    /// What it serves, and the number by which it knows that this is current; nothing between two generations.
+    /// What it serves: nothing while the door is shut, or where the queue could not be opened.
     serving: Option<(DiskQueue, Arc<Shared>)>,
-    number: u64,
+    /// The turn of the door that this is about.
+    turn: u64,
     stats: QueueStats,
     /// Accepted and not ended, by the generation that is served.
     in_flight: u32,
@@ -154,6 +185,10 @@ impl StableQueue {
             waker,
             io,
         } = cx;
+        if usize::from(index) >= ALLOCATOR_LANE {
+            let what = format!("a disk has at most {ALLOCATOR_LANE} queues");
+            return Err(Error::new(ErrorKind::Queue, what));
+        }
         let seat = Seat {
             index,
             count,
@@ -162,14 +197,15 @@ impl StableQueue {
             waker,
         };
         let stats = QueueStats::new();
-        let number = stable.number.load(Ordering::Acquire);
-        let generation = stable.generation();
+        let replacing = stable.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (turn, generation) = (stable.turn(), stable.generation());
         let serving = seat.enter(&generation, &stats, io)?;
+        drop(replacing);
         stable
             .seats
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(seat.waker.clone());
+            .insert(index, seat.waker.clone());
         stable
             .stats
             .lock()
@@ -178,7 +214,7 @@ impl StableQueue {
         Ok(Self {
             stable,
             serving: Some((serving, generation)),
-            number,
+            turn,
             stats,
             in_flight: 0,
             held: VecDeque::with_capacity(depth as usize),
@@ -188,15 +224,18 @@ impl StableQueue {
     }
 
     fn is_current(&self) -> bool {
-        self.number == self.stable.number.load(Ordering::Acquire)
+        self.turn == self.stable.turn()
     }
 
-    /// Goes over to the current generation, as far as that is possible now.
+    /// Goes where the door is, as far as that is possible now.
     fn go_over(&mut self, pass: &mut Pass<'_>) {
         if self.serving.is_some() && !self.is_current() {
             self.leave(pass.io);
         }
-        if self.serving.is_none() && self.enter(pass.io) {
+        if self.serving.is_none() && !self.is_current() {
+            self.enter(pass.io);
+        }
+        if self.is_current() {
             while let Some(request) = self.held.pop_front() {
                 self.begin(pass, request);
             }
@@ -213,40 +252,42 @@ impl StableQueue {
             return;
         }
         Box::new(queue).close(io);
-        generation.attendance.leave();
-        drop(generation);
+        generation.attendance.leave(self.seat.index == 0);
         // Queue 0 may be waiting for us.
         self.stable.wake_all();
     }
 
-    /// Enters the current generation; false while it is not our turn.
-    fn enter(&mut self, io: &mut dyn OpQueue) -> bool {
-        let number = self.stable.number.load(Ordering::Acquire);
-        let generation = self.stable.generation();
-        if self.seat.index > 0 && !generation.attendance.first.load(Ordering::Acquire) {
-            return false;
+    /// Enters the current generation, if the door is open and it is our turn. Where that fails, requests fail until the next.
+    fn enter(&mut self, io: &mut dyn OpQueue) {
+        let _door = self.stable.door.lock().unwrap_or_else(PoisonError::into_inner);
+        let (turn, generation) = (self.stable.turn(), self.stable.generation());
+        let first = generation.attendance.first.load(Ordering::Acquire);
+        if turn % 2 == 1 || (self.seat.index > 0 && first == ABSENT) {
+            return;
         }
+        self.turn = turn;
         match self.seat.enter(&generation, &self.stats, io) {
             Ok(queue) => self.serving = Some((queue, generation)),
             Err(error) => {
-                tracing::error!(disk = self.stable.name, %error, "generation_refused: requests fail until the next one");
-                let held = self.held.drain(..);
-                self.failed.extend(held.map(|request| Done {
-                    tag: request.tag,
-                    result: Err(Errno::IO),
-                }));
-                return false;
+                tracing::error!(disk = self.stable.name, queue = self.seat.index, %error, "generation_refused");
+                if self.seat.index == 0 {
+                    generation.attendance.first.store(REFUSED, Ordering::Release);
+                }
             }
         }
-        self.number = number;
         if self.seat.index == 0 {
             self.stable.wake_all();
         }
-        true
     }
 
     fn begin(&mut self, pass: &mut Pass<'_>, request: Request) {
-        let (queue, _) = self.serving.as_mut().expect("only a served generation begins requests");
+        let Some((queue, _)) = &mut self.serving else {
+            self.failed.push_back(Done {
+                tag: request.tag,
+                result: Err(Errno::IO),
+            });
+            return;
+        };
         self.in_flight += 1;
         queue
             .submit(pass, request)
@@ -279,7 +320,7 @@ impl Seat {
 
 impl DeviceQueue for StableQueue {
     fn submit(&mut self, pass: &mut Pass<'_>, request: Request) -> Result<(), Busy> {
-        if self.serving.is_some() && self.is_current() {
+        if self.is_current() {
             self.begin(pass, request);
         } else {
             self.held.push_back(request);
@@ -344,9 +385,12 @@ impl DeviceQueue for StableQueue {
     }
 
     fn close(mut self: Box<Self>, io: &mut dyn OpQueue) {
+        let mut seats = self.stable.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        seats.remove(&self.seat.index);
+        drop(seats);
         if let Some((queue, generation)) = self.serving.take() {
             Box::new(queue).close(io);
-            generation.attendance.leave();
+            generation.attendance.leave(self.seat.index == 0);
             self.stable.wake_all();
         }
     }
