@@ -152,7 +152,8 @@ impl Map {
         Self {
             shape,
             words,
-            meta_written: AtomicU64::new(0),
+            // What a process that is gone wrote may not be durable yet: it counts as one write.
+            meta_written: AtomicU64::new(1),
         }
     }
 
@@ -223,8 +224,9 @@ impl Map {
         let _ = self.words[index(of.block)].compare_exchange(of.word, full, Ordering::AcqRel, Ordering::Relaxed);
     }
 
-    /// How many metadata writes were completed since the image was opened. A FUA write looks at it to know whether an
-    /// image flush must follow: yes, if it has moved since the last flush that succeeded was *started*.
+    /// How many metadata writes were completed since the image was opened, those of whoever had it before taken as one. A
+    /// FUA write looks at it to know whether an image flush must follow: yes, if it has moved since the last flush that
+    /// succeeded was *started*, or if there was none.
     pub fn meta_written(&self) -> u64 {
         self.meta_written.load(Ordering::Acquire)
     }
@@ -295,6 +297,11 @@ mod tests {
 
     fn look(map: &Map, sector: u64, max: u64) -> Extent {
         map.lookup(Sector(sector), SectorCount(max))
+    }
+
+    #[test]
+    fn metadata_found_at_open_may_not_be_durable() {
+        assert_eq!(map(&[BAT_UNUSED]).meta_written(), 1);
     }
 
     #[test]
