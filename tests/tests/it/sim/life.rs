@@ -6,21 +6,45 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use fastrand::Rng;
 use iomgr_core::{
-    Data, Device, DeviceQueue, Done, Lease, OpDone, OpQueue, Operation, Owner, Pass, QueueContext, Request,
+    Data, Device, DeviceQueue, Done, Errno, Lease, OpDone, OpQueue, Operation, Owner, Pass, QueueContext, Request,
     RequestFlags, SECTOR_BYTES, Sector, SectorCount, SectorRange, Tag, Wake, Waker,
 };
 use tqueue::sim::SimHandle;
 use tqueue::{Config, EngineKind, Queue};
 use vbd::Disk;
 
-use super::SECTOR;
-use super::model::{FlushMark, Model, Stamp};
+use super::SECTOR_LEN;
+use super::model::{FlushMark, Model, Moment, Stamp};
 
 /// Queues per disk: the second hands its allocations to the first.
 const QUEUES: u16 = 2;
 /// Requests in flight per queue.
 const DEPTH: u32 = 8;
 const SECTORS_MAX: u64 = 96;
+/// Passes after which something must have ended: no op takes so long.
+const PASSES_MAX: u32 = 100_000;
+
+/// What the guest does.
+#[derive(Clone, Copy, Debug)]
+struct Load {
+    /// Of 100 requests so many write, read, flush, discard; the rest writes zeros.
+    shares: [u8; 4],
+    /// Of 256 changes so many carry FUA.
+    fua: u8,
+    /// Of 256 discards and zeroings so many are of whole blocks.
+    whole: u8,
+    /// Are there requests that overlap others which are under way?
+    races: bool,
+}
+
+/// One mix of everything; one that frees blocks about as fast as it allocates them; one that is all about durability; and
+/// one that gets it by FUA alone.
+const LOADS: [([u8; 4], u8, u8); 4] = [
+    ([55, 20, 8, 9], 24, 128),
+    ([42, 12, 14, 20], 12, 220),
+    ([52, 8, 18, 8], 96, 128),
+    ([82, 4, 1, 8], 110, 230),
+];
 
 /// See the module.
 pub(super) struct Life<'a> {
@@ -31,6 +55,9 @@ pub(super) struct Life<'a> {
     rng: &'a mut Rng,
     next_stamp: &'a mut Stamp,
     block_sectors: u64,
+    load: Load,
+    /// What requests may fail with.
+    excused: Vec<Errno>,
 }
 
 /// One device queue and what is in flight on it.
@@ -55,7 +82,15 @@ struct Flight {
     range: SectorRange,
     fua: bool,
     lease: Option<Lease>,
-    mark: Option<FlushMark>,
+    begun: Begun,
+}
+
+/// What the model knows a request by.
+#[derive(Clone, Copy)]
+enum Begun {
+    Read(Moment),
+    Change(Moment),
+    Flush(FlushMark),
 }
 
 impl<'a> Life<'a> {
@@ -77,6 +112,8 @@ impl<'a> Life<'a> {
         };
         let mut queue = Queue::new(&config).expect("a simulated queue always opens");
         let lanes = (0..QUEUES).map(|index| Lane::open(disk, index, &mut queue)).collect();
+        let (shares, fua, whole) = LOADS[rng.usize(..LOADS.len())];
+        let races = rng.bool();
         let block_sectors = u64::from(disk.limits().discard_granularity_bytes) / SECTOR_BYTES;
         Self {
             sim: sim.clone(),
@@ -86,7 +123,19 @@ impl<'a> Life<'a> {
             rng,
             next_stamp,
             block_sectors: block_sectors.max(8),
+            load: Load {
+                shares,
+                fua,
+                whole,
+                races,
+            },
+            excused: Vec::new(),
         }
+    }
+
+    /// From here on requests may fail with `errno`.
+    pub(super) fn excuse(&mut self, errno: Errno) {
+        self.excused.push(errno);
     }
 
     /// Runs random load, `passes` passes of it or until the power fails, if that was asked for.
@@ -106,8 +155,11 @@ impl<'a> Life<'a> {
 
     /// Lets everything end, and closes the queues.
     pub(super) fn finish(mut self) {
-        while !self.queue.is_idle() || self.lanes.iter().any(|lane| !lane.flights.is_empty()) {
+        let mut passes = 0;
+        while !self.queue.is_idle() || self.lanes.iter().any(|lane| !lane.device.is_idle()) {
             self.pass();
+            passes += 1;
+            assert!(passes < PASSES_MAX, "requests never end");
         }
         // Queue 0 last.
         while let Some(lane) = self.lanes.pop() {
@@ -168,8 +220,7 @@ impl<'a> Life<'a> {
             None
         };
         let fua = flags.contains(RequestFlags::FUA);
-        self.begin(op, range, lease.as_ref());
-        let mark = (op == Operation::Flush).then(|| self.model.flush_begin());
+        let begun = self.begin(op, range, lease.as_ref());
         let data = lease.as_ref().map_or(Data::NONE, Lease::data);
         let now = self.queue.now();
         let request = Request {
@@ -188,7 +239,7 @@ impl<'a> Life<'a> {
                 range,
                 fua,
                 lease,
-                mark,
+                begun,
             },
         );
         self.lanes[lane]
@@ -204,41 +255,43 @@ impl<'a> Life<'a> {
     }
 
     fn random_op(&mut self) -> (Operation, RequestFlags) {
-        let op = match self.rng.u8(0..100) {
-            0..55 => Operation::Write,
-            55..75 => Operation::Read,
-            75..83 => Operation::Flush,
-            83..92 => Operation::Discard,
-            _ => Operation::WriteZeroes,
-        };
+        const OPS: [Operation; 4] = [Operation::Write, Operation::Read, Operation::Flush, Operation::Discard];
+        let mut left = self.rng.u8(0..100);
+        let chosen = OPS.into_iter().zip(self.load.shares).find(|&(_, share)| {
+            let hit = left < share;
+            left = left.saturating_sub(share);
+            hit
+        });
+        let op = chosen.map_or(Operation::WriteZeroes, |(op, _)| op);
         let mut flags = RequestFlags::empty();
-        flags.set(RequestFlags::FUA, op.is_write() && self.rng.u8(..) < 24);
+        flags.set(RequestFlags::FUA, op.is_write() && self.rng.u8(..) < self.load.fua);
         flags.set(RequestFlags::NO_UNMAP, op == Operation::WriteZeroes && self.rng.bool());
         (op, flags)
     }
 
-    /// A range that nothing in flight overlaps, unless both only read.
+    /// A range; if the guest does not race with itself, one that nothing in flight overlaps, unless both only read.
     fn random_range(&mut self, op: Operation) -> Option<SectorRange> {
         if op == Operation::Flush {
             return SectorRange::new(Sector(0), SectorCount::ZERO);
         }
         let disk = self.model.len() as u64;
-        let (start, count) = if matches!(op, Operation::Discard | Operation::WriteZeroes) && self.rng.bool() {
-            let blocks = disk.div_ceil(self.block_sectors);
-            let start = self.rng.u64(0..blocks) * self.block_sectors;
-            (start, self.block_sectors * self.rng.u64(1..4))
-        } else {
-            (self.rng.u64(0..disk), self.rng.u64(1..=SECTORS_MAX))
-        };
+        let (start, count) =
+            if matches!(op, Operation::Discard | Operation::WriteZeroes) && self.rng.u8(..) < self.load.whole {
+                let blocks = disk.div_ceil(self.block_sectors);
+                let start = self.rng.u64(0..blocks) * self.block_sectors;
+                (start, self.block_sectors * self.rng.u64(1..4))
+            } else {
+                (self.rng.u64(0..disk), self.rng.u64(1..=SECTORS_MAX))
+            };
         let range = SectorRange::new(Sector(start), SectorCount(count.min(disk - start)))?;
         let is_read = op == Operation::Read;
         let flights = self.lanes.iter().flat_map(|lane| lane.flights.values());
         let mut clashing = flights.filter(|flight| !(is_read && flight.op == Operation::Read));
-        (!clashing.any(|flight| flight.range.overlaps(range))).then_some(range)
+        (self.load.races || !clashing.any(|flight| flight.range.overlaps(range))).then_some(range)
     }
 
-    /// Tells the model of a change, and fills the memory of a write.
-    fn begin(&mut self, op: Operation, range: SectorRange, lease: Option<&Lease>) {
+    /// Tells the model of a request, and fills the memory of a write.
+    fn begin(&mut self, op: Operation, range: SectorRange, lease: Option<&Lease>) -> Begun {
         match op {
             Operation::Write => {
                 let stamp = *self.next_stamp;
@@ -248,11 +301,12 @@ impl<'a> Life<'a> {
                     .bytes_mut(lease.expect("a write has memory").data())
                     .expect("it is ours");
                 fill(bytes, stamp);
-                self.model.begin(range, stamp, false);
+                Begun::Change(self.model.begin(range, stamp, false))
             }
-            Operation::WriteZeroes => self.model.begin(range, 0, false),
-            Operation::Discard => self.model.begin(range, 0, true),
-            Operation::Read | Operation::Flush => {}
+            Operation::WriteZeroes => Begun::Change(self.model.begin(range, 0, false)),
+            Operation::Discard => Begun::Change(self.model.begin(range, 0, true)),
+            Operation::Read => Begun::Read(self.model.read_begin()),
+            Operation::Flush => Begun::Flush(self.model.flush_begin()),
         }
     }
 
@@ -261,28 +315,42 @@ impl<'a> Life<'a> {
             .flights
             .remove(&done.tag.0)
             .expect("only what was submitted ends");
-        done.result
-            .unwrap_or_else(|errno| panic!("{:?} of {} failed: {errno}", flight.op, flight.range));
-        match flight.op {
-            Operation::Read => self.check_read(&flight),
-            Operation::Flush => self.model.flush_done(flight.mark.expect("a flush has a mark")),
-            Operation::Write | Operation::Discard | Operation::WriteZeroes => self.model.done(flight.range, flight.fua),
+        match done.result {
+            Ok(()) => self.ended_well(&flight),
+            Err(errno) => {
+                let Flight { op, range, .. } = flight;
+                assert!(self.excused.contains(&errno), "{op:?} of {range} failed: {errno}");
+                if let Begun::Change(begun) = flight.begun {
+                    self.model.failed(range, begun);
+                }
+            }
+        }
+        if let Begun::Read(begun) = flight.begun {
+            self.model.read_end(begun);
         }
         if let Some(lease) = flight.lease {
             self.queue.free(lease);
         }
     }
 
-    fn check_read(&self, flight: &Flight) {
+    fn ended_well(&mut self, flight: &Flight) {
+        match flight.begun {
+            Begun::Read(begun) => self.check_read(flight, begun),
+            Begun::Change(begun) => self.model.done(flight.range, begun, flight.fua),
+            Begun::Flush(mark) => self.model.flush_done(mark),
+        }
+    }
+
+    fn check_read(&self, flight: &Flight, begun: Moment) {
         let data = flight.lease.as_ref().expect("a read has memory").data();
         let bytes = self.queue.bytes(data).expect("the read has ended");
-        for (at, sector) in (flight.range.start().0..).zip(bytes.chunks_exact(SECTOR)) {
+        for (at, sector) in (flight.range.start().0..).zip(bytes.chunks_exact(SECTOR_LEN)) {
             let at = usize::try_from(at).unwrap();
             let stamp = stamp_of(sector).unwrap_or_else(|| panic!("sector {at} is torn"));
+            let allowed = self.model.readable(at, begun);
             assert!(
-                self.model.may_read(at, stamp),
-                "sector {at} reads as {stamp}, not one of {:?}",
-                self.model.allowed(at)
+                allowed.contains(&stamp),
+                "sector {at} reads as {stamp}, not one of {allowed:?}"
             );
         }
     }

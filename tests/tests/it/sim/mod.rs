@@ -3,35 +3,41 @@
 //! A run is a chain of lives of one image, all from one seed. `IOMGR_SIM_SEED` replays a seed, `IOMGR_SIM_CUTS` sets how many
 //! power cuts to make; a failure prints the seed.
 
+mod image;
 mod life;
 mod model;
 
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use iomgr_core::{SECTOR_BYTES, Sector, Storage};
+use iomgr_core::{Errno, Sector};
 use tqueue::EngineKind;
 use tqueue::sim::{SimConfig, SimDisk, SimHandle};
 use vbd::{BlockingDisk, Cache, Disk};
 
+use image::Image;
 use life::Life;
 use model::{Model, Stamp};
 
+/// A sector, as a length in memory.
+const SECTOR_LEN: usize = 512;
 /// Seeds that once failed: kept, and replayed each time.
-const KEPT: &[u64] = &[];
+const KEPT: &[u64] = &[
+    // FUA into a block whose BAT entry a killed process had left in the page cache.
+    14_281_626_083_775_579_651,
+    // The other queue's flush failed, and the allocator believed the next one.
+    17_621_386_702_684_988_323,
+    421_720_853_845_393_994,
+];
 /// Power cuts that CI makes at least, whatever the clock says.
 const CUTS_MIN: u64 = 2_000;
 const CUTS_SOAK: u64 = 20_000;
-/// Of 256 lives, so many end by a power cut, and by a kill up to here.
-const CUT: u8 = 190;
-const KILL: u8 = 225;
-/// Freed blocks hold their slots for a while; on a block device there must be others.
-const SPARE_SLOTS: u64 = 256;
 /// Lives of one image.
 const LIVES: u64 = 8;
-
-/// Bytes of a sector, as lengths of slices.
-const SECTOR: usize = 512;
+/// The most steps of a life, one of these: what the last life left behind shows only until the first flushes of the next.
+const STEPS_MAX: [u64; 3] = [16, 80, 600];
+/// Steps of a close, about.
+const FEW_STEPS: u64 = 10;
 
 #[derive(Debug, Default)]
 struct Tally {
@@ -39,6 +45,19 @@ struct Tally {
     kills: u64,
     closes: u64,
     read_only: u64,
+}
+
+/// How a life ends.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// By a power cut at any op's completion.
+    Cut,
+    /// The same, some time after flushes have failed.
+    CutAfterFailures,
+    /// By a power cut while the image is closed, or right after.
+    CutInClose,
+    Kill,
+    Close,
 }
 
 #[test]
@@ -64,77 +83,118 @@ fn run(seed: u64, tally: &mut Tally) {
     let guard = SeedGuard(seed);
     let mut rng = Rng::with_seed(seed);
     let sim = SimHandle::new(SimConfig::new(rng.u64(..)));
-    let block_bytes = 1 << rng.u32(12..17);
-    let blocks = rng.u64(1..24);
-    let size_bytes = blocks * u64::from(block_bytes) - rng.u64(0..8) * SECTOR_BYTES;
-    let storage = match rng.u8(..) {
-        0..96 => sim.create_block_device((blocks + SPARE_SLOTS) * u64::from(block_bytes + 8192) + (1 << 20)),
-        _ => sim.create_file(),
-    };
-    let options = vhd::CreateOptions {
-        block_bytes,
-        ..vhd::CreateOptions::dynamic(size_bytes, [7; 16], 0)
-    };
-    vhd::create(&storage, &options).expect("a simulated file takes an image");
-    let mut model = Model::new(size_bytes / SECTOR_BYTES);
+    let mut image = Image::create(&sim, &mut rng);
     let mut next_stamp = 1;
     for _ in 0..LIVES {
-        live(&sim, &storage, &mut model, &mut rng, &mut next_stamp, tally);
+        live(&sim, &mut image, &mut rng, &mut next_stamp, tally);
     }
     std::mem::drop(guard);
 }
 
 /// One life and its end; then the image is checked against the model.
-fn live(
-    sim: &SimHandle,
-    storage: &SimDisk,
-    model: &mut Model,
-    rng: &mut Rng,
-    next_stamp: &mut Stamp,
-    tally: &mut Tally,
-) {
-    let cache = if rng.bool() { Cache::None } else { Cache::Writeback };
-    let disk = Disk::simulated_with(storage.clone(), false, cache).expect("the image opens for writing");
-    let (end, end_seed) = (rng.u8(..), rng.u64(..));
-    let steps = rng.u64(1..600);
-    if end < CUT {
+fn live(sim: &SimHandle, image: &mut Image, rng: &mut Rng, next_stamp: &mut Stamp, tally: &mut Tally) {
+    image.age(rng);
+    let plan = Plan::random(rng);
+    let storage = image.storage.clone();
+    let disk = Disk::simulated_with(storage.clone(), false, plan.cache).expect("the image opens for writing");
+    if let End::Cut = plan.end {
         // At an op's completion, whichever it is: of a request, of the allocator, of a flush.
-        sim.fail_after(steps);
+        sim.fail_after(plan.steps);
     }
-    let mut life = Life::new(&disk, sim, model, rng, next_stamp);
-    life.run(steps);
-    match end {
-        0..CUT => {
-            drop(life);
-            sim.cut_power(end_seed);
-            tally.cuts += 1;
-            survey(sim, storage, model, Model::may_survive, tally);
+    let is_device = image.is_device();
+    let mut life = Life::new(&disk, sim, &mut image.model, rng, next_stamp);
+    if is_device {
+        life.excuse(Errno::NOSPC);
+    }
+    life.run(plan.steps);
+    plan.end.come(sim, life, disk, &storage, &plan);
+    let allowed = match plan.end {
+        End::Cut | End::CutAfterFailures => Model::surviving,
+        End::CutInClose if sim.is_off() => Model::surviving,
+        End::CutInClose | End::Kill | End::Close => Model::outliving,
+    };
+    if plan.end.is_cut() {
+        sim.cut_power(plan.seed);
+    }
+    tally.count(plan.end);
+    let survivors = survey(sim, image, allowed, tally);
+    // What a kill leaves is in the page cache: a power cut in a later life may still take it.
+    image.settle(&survivors, !matches!(plan.end, End::Kill));
+}
+
+/// What is to become of a life.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    cache: Cache,
+    end: End,
+    /// Of the end.
+    seed: u64,
+    steps: u64,
+    /// Into the close, if the power is cut there; during which flushes fail, if they do.
+    few_steps: u64,
+}
+
+impl Plan {
+    fn random(rng: &mut Rng) -> Self {
+        let cache = if rng.bool() { Cache::None } else { Cache::Writeback };
+        let steps_max = STEPS_MAX[rng.usize(..STEPS_MAX.len())];
+        Self {
+            cache,
+            end: End::random(rng),
+            seed: rng.u64(..),
+            steps: rng.u64(1..steps_max),
+            few_steps: rng.u64(1..FEW_STEPS),
         }
-        CUT..KILL => {
-            sim.kill(end_seed);
-            drop(life);
-            tally.kills += 1;
-            survey(sim, storage, model, Model::may_outlive, tally);
-            // What comes next starts from what a second crash could not take away either.
-            storage.sync().expect("a simulated file syncs");
+    }
+}
+
+impl End {
+    fn random(rng: &mut Rng) -> Self {
+        match rng.u8(..) {
+            0..145 => Self::Cut,
+            145..165 => Self::CutAfterFailures,
+            165..190 => Self::CutInClose,
+            190..225 => Self::Kill,
+            _ => Self::Close,
         }
-        _ => {
-            life.finish();
-            disk.close().expect("a healthy disk closes");
-            tally.closes += 1;
-            survey(sim, storage, model, Model::may_outlive, tally);
+    }
+
+    fn is_cut(self) -> bool {
+        matches!(self, Self::Cut | Self::CutAfterFailures | Self::CutInClose)
+    }
+
+    /// Ends `life`, but for the power cut itself.
+    fn come(self, sim: &SimHandle, mut life: Life<'_>, disk: Disk, storage: &SimDisk, plan: &Plan) {
+        match self {
+            Self::Cut => {}
+            Self::CutAfterFailures => {
+                // As on Linux: the error is told once or a few times, and what it was about is lost all the same.
+                storage.fail_flushes(true);
+                life.excuse(Errno::IO);
+                life.run(plan.few_steps);
+                storage.fail_flushes(false);
+                life.run(plan.steps);
+            }
+            Self::Kill => sim.kill(plan.seed),
+            Self::CutInClose | Self::Close => {
+                life.finish();
+                if let Self::CutInClose = self {
+                    sim.fail_after(plan.few_steps);
+                }
+                let closed = disk.close();
+                assert!(closed.is_ok() || sim.is_off(), "a healthy disk closes: {closed:?}");
+                if let Self::Close = self {
+                    let image = vhd::Image::open(storage, &vhd::OpenOptions::default());
+                    assert_eq!(image.expect("a closed image opens").state(), vhd::State::Clean);
+                }
+            }
         }
     }
 }
 
 /// Repairs if needed, checks, and reads every sector.
-fn survey(
-    sim: &SimHandle,
-    storage: &SimDisk,
-    model: &mut Model,
-    allowed: fn(&Model, usize, Stamp) -> bool,
-    tally: &mut Tally,
-) {
+fn survey(sim: &SimHandle, image: &Image, allowed: fn(&Model, usize) -> Vec<Stamp>, tally: &mut Tally) -> Vec<Stamp> {
+    let Image { storage, model, .. } = image;
     let readable = Disk::simulated(storage.clone(), true).expect("after anything the image opens for reading");
     tally.read_only += u64::from(!readable.warnings().is_empty());
     drop(readable);
@@ -143,21 +203,29 @@ fn survey(
     assert_ne!(report.verdict(), vhd::Verdict::Corrupt, "{report:?}");
     let disk = Disk::simulated(storage.clone(), true).expect("a repaired image opens");
     let mut reader = BlockingDisk::open(&disk, EngineKind::Sim(sim.clone())).expect("a simulated queue opens");
-    let mut chunk = vec![0; 64 * SECTOR];
-    for start in (0..model.len()).step_by(64) {
-        let count = 64.min(model.len() - start);
-        let part = &mut chunk[..count * SECTOR];
-        reader
-            .read(part, Sector(start as u64))
-            .expect("every sector can be read");
-        for (at, sector) in (start..).zip(part.chunks_exact(SECTOR)) {
-            let stamp = life::stamp_of(sector).unwrap_or_else(|| panic!("sector {at} is torn"));
-            assert!(
-                allowed(model, at, stamp),
-                "sector {at} holds {stamp}, not one of {:?}",
-                model.allowed(at)
-            );
-            model.settle(at, stamp);
+    let mut bytes = vec![0; model.len() * SECTOR_LEN];
+    for (start, part) in (0..).step_by(64).zip(bytes.chunks_mut(64 * SECTOR_LEN)) {
+        reader.read(part, Sector(start)).expect("every sector can be read");
+    }
+    let sectors = bytes.chunks_exact(SECTOR_LEN).enumerate();
+    let survivors = sectors.map(|(at, sector)| {
+        let stamp = life::stamp_of(sector).unwrap_or_else(|| panic!("sector {at} is torn"));
+        let allowed = allowed(model, at);
+        assert!(
+            allowed.contains(&stamp),
+            "sector {at} holds {stamp}, not one of {allowed:?}"
+        );
+        stamp
+    });
+    survivors.collect()
+}
+
+impl Tally {
+    fn count(&mut self, end: End) {
+        match end {
+            _ if end.is_cut() => self.cuts += 1,
+            End::Kill => self.kills += 1,
+            _ => self.closes += 1,
         }
     }
 }
