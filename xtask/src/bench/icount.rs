@@ -1,7 +1,8 @@
 //! Instructions per request of our own server, by callgrind: VHD over raw, without the noise of time.
 //!
 //! The server runs twice, for few and for many requests; the difference leaves start and end out. It is built apart, so
-//! that rustix asks libc for the auxiliary vector: the kernel's own names a vDSO that is not there under valgrind.
+//! that rustix asks libc for the auxiliary vector: the kernel's own names a vDSO that is not there under valgrind. And it
+//! runs by blocking calls: valgrind lets no other thread run while one waits in `io_uring_enter`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -57,7 +58,7 @@ fn instructions(bench: &Bench, product: &Path, image: &Path, requests: u64) -> R
         .args(["--tool=callgrind", "--quiet"])
         .arg(format!("--callgrind-out-file={}", output.display()));
     valgrind.arg(product);
-    let server = Daemon::ours_by(valgrind, &bench.scratch, image, &["--queues", "1"])?;
+    let server = Daemon::ours_by(valgrind, &bench.scratch, image, &["--queues", "1", "--engine", "sync"])?;
     let load = Load {
         pattern: Pattern::RandomRead,
         depth: 32,
