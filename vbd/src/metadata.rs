@@ -69,6 +69,8 @@ pub(crate) struct Metadata {
     steps: Slab<Running>,
     /// A step that found no room.
     held: Option<Step>,
+    /// May there be anything to do? Most requests, to mapped blocks, come and go without.
+    stirred: bool,
     buffers: Vec<Lease>,
     file: FileSlot,
     owner: Owner,
@@ -126,6 +128,7 @@ impl Metadata {
             ready: VecDeque::with_capacity(cx.depth as usize),
             steps: Slab::with_capacity(Allocator::STEPS_MAX),
             held: None,
+            stirred: true,
             buffers,
             file,
             owner: cx.owner,
@@ -136,6 +139,12 @@ impl Metadata {
     pub(crate) fn wish(&mut self, wish: Wish) {
         self.second_chances.note(wish);
         self.pass_on(wish);
+        self.stir();
+    }
+
+    /// There may be news: from other threads, or of ops that have ended.
+    pub(crate) fn stir(&mut self) {
+        self.stirred = true;
     }
 
     fn pass_on(&mut self, wish: Wish) {
@@ -148,6 +157,21 @@ impl Metadata {
 
     /// Goes as far as possible; then the next request of queue 0 that can go on.
     pub(crate) fn next_ready(&mut self, pass: &mut Pass<'_>) -> Option<Answer> {
+        if !self.stirred {
+            return None;
+        }
+        let answer = self.work(pass);
+        self.stirred = answer.is_some() || self.is_waiting();
+        answer
+    }
+
+    /// Does anything wait for what nobody tells us of: room in the queue, or the end of other requests?
+    fn is_waiting(&self) -> bool {
+        let flush_ended = matches!(self.flush, FlushStep::Ended(_));
+        self.held.is_some() || flush_ended || !self.second_chances.is_empty() || self.owned.allocator.awaits_reuse()
+    }
+
+    fn work(&mut self, pass: &mut Pass<'_>) -> Option<Answer> {
         self.settle_flush();
         self.read_inbox();
         self.go_on(pass);
@@ -247,6 +271,7 @@ impl Metadata {
 
     /// A step's op has ended.
     pub(crate) fn step_done(&mut self, pass: &mut Pass<'_>, index: u32, result: Result<(), Errno>) {
+        self.stir();
         let Running { step, buffer } = self.steps.remove(index as usize);
         if let (StepAction::Read { len, .. }, Ok(()), Some(buffer)) = (step.action, result, &buffer) {
             let bytes = pass.io.bytes(buffer.data()).expect("the read has ended");
@@ -304,6 +329,7 @@ impl Metadata {
 
     pub(crate) fn flush_done(&mut self, ticket: u64, result: Result<(), Errno>) {
         self.owned.allocator.flush_done(ticket, result);
+        self.stir();
     }
 
     /// Are steps under way or waiting for room?

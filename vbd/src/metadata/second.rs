@@ -62,6 +62,11 @@ impl SecondChances {
         true
     }
 
+    /// Is any wish put off?
+    pub(super) fn is_empty(&self) -> bool {
+        self.put_off.is_empty()
+    }
+
     /// The next wish whose time has come.
     pub(super) fn next_due(&mut self) -> Option<Wish> {
         let &(epoch, wish) = self.put_off.front()?;

@@ -94,6 +94,8 @@ enum Port {
         owner: Waker,
         /// See [`OwnerPort::drain_awaited`].
         drain_awaited: Arc<AtomicBool>,
+        /// May there be answers?
+        stirred: bool,
     },
     /// Nobody: the disk is read-only.
     ReadOnly,
@@ -304,6 +306,15 @@ impl BlockQueue {
         Next::Wait
     }
 
+    /// Other threads may have news: wishes for the allocator, or answers.
+    pub(super) fn stir(&mut self) {
+        match &mut self.port {
+            Port::Owner(metadata) => metadata.stir(),
+            Port::Remote { stirred, .. } => *stirred = true,
+            Port::ReadOnly => {}
+        }
+    }
+
     /// Requests that can go on, one by one, after the allocator has gone as far as it can.
     pub(super) fn next_ready(&mut self, pass: &mut Pass<'_>) -> Option<Answer> {
         match &mut self.port {
@@ -312,13 +323,17 @@ impl BlockQueue {
                 answers,
                 owner,
                 drain_awaited,
+                stirred,
                 ..
             } => {
                 // Whatever has ended on this queue, its pin is gone by now.
                 if drain_awaited.load(Ordering::Acquire) {
                     owner.wake();
                 }
-                answers.try_recv().ok()
+                // Whoever sends an answer wakes us, and so stirs.
+                let answer = stirred.then(|| answers.try_recv().ok()).flatten();
+                *stirred = answer.is_some();
+                answer
             }
             Port::ReadOnly => None,
         }
@@ -448,6 +463,7 @@ fn open_remote(layout: &BlockLayout, cx: QueueContext<'_>) -> Result<(Port, Epoc
             answers,
             owner: waker,
             drain_awaited,
+            stirred: true,
         },
         domain,
     ))

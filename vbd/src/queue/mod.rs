@@ -398,6 +398,9 @@ impl DeviceQueue for DiskQueue {
     }
 
     fn kick(&mut self, pass: &mut Pass<'_>) {
+        if let Backing::Blocks(blocks) = &mut self.backing {
+            blocks.stir();
+        }
         self.go_on(pass);
     }
 

@@ -55,6 +55,10 @@ impl Limbo {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.freed.is_empty()
+    }
+
     /// Takes a slot in, or not, if there is no room: then it is lost until the image is opened again.
     pub(super) fn push(&mut self, entry: u32, need: u64, epoch: u64) {
         if self.freed.len() < self.capacity {

@@ -306,6 +306,11 @@ impl Allocator {
         self.tasks.is_idle()
     }
 
+    /// Do freed slots wait, for a flush or for the fence? While they do, [`poll_step`](Self::poll_step) is to be asked now and then.
+    pub fn awaits_reuse(&self) -> bool {
+        !self.limbo.is_empty()
+    }
+
     /// Has a flush failed?
     pub fn is_broken(&self) -> bool {
         self.broken
