@@ -304,6 +304,8 @@ fn wait_for<T>(
     mut attempt: impl FnMut() -> Result<Option<T>, Error>,
 ) -> Result<T, Error> {
     let mut told = false;
+    // Most locks are let go of in a moment: by a server that has just ended, in the kernel's own time.
+    let mut pause = Duration::from_millis(1);
     loop {
         if let Some(answer) = attempt()? {
             return Ok(answer);
@@ -315,7 +317,8 @@ fn wait_for<T>(
             tracing::warn!(path = %path.display(), user = %users_of(path), "image_locked: waiting for its user to end");
             told = true;
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
     }
 }
 

@@ -142,6 +142,11 @@ impl Metadata {
         self.stir();
     }
 
+    /// May there be anything to do?
+    pub(crate) fn is_stirred(&self) -> bool {
+        self.stirred
+    }
+
     /// There may be news: from other threads, or of ops that have ended.
     pub(crate) fn stir(&mut self) {
         self.stirred = true;
@@ -157,9 +162,6 @@ impl Metadata {
 
     /// Goes as far as possible; then the next request of queue 0 that can go on.
     pub(crate) fn next_ready(&mut self, pass: &mut Pass<'_>) -> Option<Answer> {
-        if !self.stirred {
-            return None;
-        }
         let answer = self.work(pass);
         self.stirred = answer.is_some() || self.is_waiting();
         answer

@@ -66,6 +66,7 @@ impl BitmapCache {
 
     /// [`Map::lookup`], answered further where the bitmap is here: `NeedBitmap` comes back only for one that is not.
     /// For reading; who writes asks the map itself.
+    #[inline]
     pub fn lookup(&mut self, map: &Map, sector: Sector, max: SectorCount) -> Extent {
         let extent = map.lookup(sector, max);
         let Extent::NeedBitmap { bitmap, count } = extent else {

@@ -166,6 +166,7 @@ impl Map {
     ///
     /// # Panics
     /// If `sector` is behind the disk's end or `max` is 0: the caller checks requests against the disk's size.
+    #[inline]
     pub fn lookup(&self, sector: Sector, max: SectorCount) -> Extent {
         let (block, within) = self.shape.split_sector(sector.0);
         let left = self

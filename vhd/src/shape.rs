@@ -52,11 +52,13 @@ impl Shape {
     }
 
     /// Sectors in a block.
+    #[inline]
     pub fn block_sectors(self) -> u64 {
         1 << self.block_shift
     }
 
     /// Bytes in a block.
+    #[inline]
     pub fn block_bytes(self) -> u64 {
         SECTOR_BYTES << self.block_shift
     }
@@ -67,16 +69,19 @@ impl Shape {
     }
 
     /// Bytes of a block's bitmap: whole sectors.
+    #[inline]
     pub fn bitmap_bytes(self) -> usize {
         usize::try_from((self.block_sectors() / 8).next_multiple_of(SECTOR_BYTES)).expect("at most 64 KiB")
     }
 
     /// The block that `sector` lies in, and the sector's number within it.
+    #[inline]
     pub fn split_sector(self, sector: u64) -> (u64, u64) {
         (sector >> self.block_shift, sector & (self.block_sectors() - 1))
     }
 
     /// How many of a block's sectors the disk has: fewer in the last block.
+    #[inline]
     pub fn sectors_in(self, block: u64) -> u64 {
         self.sectors
             .saturating_sub(block << self.block_shift)

@@ -315,6 +315,17 @@ impl BlockQueue {
         }
     }
 
+    /// Is [`next_ready`](Self::next_ready) worth asking?
+    pub(super) fn is_stirred(&self) -> bool {
+        match &self.port {
+            Port::Owner(metadata) => metadata.is_stirred(),
+            Port::Remote {
+                stirred, drain_awaited, ..
+            } => *stirred || drain_awaited.load(Ordering::Acquire),
+            Port::ReadOnly => false,
+        }
+    }
+
     /// Requests that can go on, one by one, after the allocator has gone as far as it can.
     pub(super) fn next_ready(&mut self, pass: &mut Pass<'_>) -> Option<Answer> {
         match &mut self.port {

@@ -334,18 +334,11 @@ impl DiskQueue {
 
     /// Lets the allocator go on, and resumes the requests that it was asked for.
     fn pump(&mut self, pass: &mut Pass<'_>) {
-        if !matches!(self.backing, Backing::Blocks(_)) {
-            return;
-        }
-        while let Some((tag, result)) = self.next_ready(pass) {
+        while let Backing::Blocks(blocks) = &mut self.backing
+            && blocks.is_stirred()
+            && let Some((tag, result)) = blocks.next_ready(pass)
+        {
             self.resume(pass, tag, result);
-        }
-    }
-
-    fn next_ready(&mut self, pass: &mut Pass<'_>) -> Option<(Tag, Result<(), Errno>)> {
-        match &mut self.backing {
-            Backing::Plain { .. } => None,
-            Backing::Blocks(blocks) => blocks.next_ready(pass),
         }
     }
 
