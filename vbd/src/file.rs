@@ -324,7 +324,7 @@ fn wait_for<T>(
 
 fn in_use(path: &Path) -> Error {
     let what = format!(
-        "is in use by {}; end that first (after a crash, its last writes may still be on their way: --lock-timeout waits)",
+        "is in use by {}; end that first (after a crash, its last writes may still be on their way: `serve --lock-timeout` waits)",
         users_of(path)
     );
     Error::new(ErrorKind::Locked, what).at(path)
