@@ -1,10 +1,14 @@
 //! Slots reserved ahead, in batches: what lets an allocating write cost no flush of its own.
 //!
 //! ```text
-//!  Idle ──► Room: zero what lies in the file already; footer at the new end (it alone extends the file)
-//!             └──► Heads: pad and bitmap of ones for every slot (the old footer may go now)
-//!                    └──► Durable: one flush ──► ready
+//!  Idle ──► Settled: the first flush since the image was opened has ended
+//!             └──► Room: zero what lies in the file already; footer at the new end (it alone extends the file)
+//!                    └──► Heads: pad and bitmap of ones for every slot (the old footer may go now)
+//!                           └──► Durable: one flush ──► ready
 //! ```
+//! A process that was killed may have left a BAT entry's clear in the page cache: what looks like a gap is then a slot that
+//! a power cut gives back to its block. Hence the first flush, of which no other batch sees anything.
+//!
 //! A slot is given out only after that flush. So whatever BAT entry a power cut leaves, it points at a bitmap of ones
 //! over zeros, or over data that were written since.
 //!
@@ -21,6 +25,8 @@ use crate::shape::{PAGE, PAGE_BYTES, Shape};
 
 /// The first batch; the next ones double as long as they are used up.
 const BATCH_FIRST: usize = 4;
+/// What was found at open is durable when this flush is.
+const FLUSH_SINCE_OPEN: u64 = 1;
 /// The largest batch.
 pub(super) const BATCH_MAX: usize = 32;
 
@@ -42,6 +48,7 @@ struct NewSlot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Idle,
+    Settled,
     Room,
     Heads,
     Durable { need: u64 },
@@ -149,7 +156,7 @@ impl Reserve {
         let grows = !self.block_device && self.tail > before && self.tail > self.footer_at;
         self.new_footer_at = grows.then_some(self.tail + PAGE - FOOTER_BYTES as u64);
         self.old_footer = (self.footer_at, self.file_len);
-        self.enter(Phase::Room);
+        self.enter(Phase::Settled);
         Ok(())
     }
 
@@ -198,7 +205,7 @@ impl Reserve {
         let step = match self.phase {
             Phase::Room => self.room_step(),
             Phase::Heads => self.head_step(),
-            Phase::Idle | Phase::Durable { .. } => None,
+            Phase::Idle | Phase::Settled | Phase::Durable { .. } => None,
         };
         self.outstanding += usize::from(step.is_some());
         step
@@ -296,6 +303,7 @@ impl Reserve {
     pub(super) fn advance(&mut self, flushes: &Flushes) -> bool {
         let ended = self.failed.is_none() && self.outstanding == 0;
         match self.phase {
+            Phase::Settled if flushes.is_durable(FLUSH_SINCE_OPEN) => self.enter(Phase::Room),
             Phase::Room if ended && self.next > self.batch.len() => self.enter(Phase::Heads),
             Phase::Heads if ended && self.next >= 2 * self.batch.len() => {
                 self.phase = Phase::Durable { need: flushes.need() };
@@ -348,10 +356,12 @@ impl Reserve {
 
     /// The flush that the batch waits for.
     pub(super) fn waits_for_flush(&self, flushes: &Flushes) -> Option<u64> {
-        match self.phase {
-            Phase::Durable { need } if !flushes.is_durable(need) => Some(need),
-            _ => None,
-        }
+        let need = match self.phase {
+            Phase::Settled => FLUSH_SINCE_OPEN,
+            Phase::Durable { need } => need,
+            Phase::Idle | Phase::Room | Phase::Heads => return None,
+        };
+        (!flushes.is_durable(need)).then_some(need)
     }
 
     /// Gives up whatever is under way, for good.
