@@ -256,7 +256,7 @@ impl MemQueue {
             Operation::Read => io.bytes_mut(request.data).ok_or(Errno::FAULT)?.copy_from_slice(sectors),
             Operation::Write => sectors.copy_from_slice(io.bytes(request.data).ok_or(Errno::FAULT)?),
             Operation::Discard | Operation::WriteZeroes => sectors.fill(0),
-            Operation::Flush => {}
+            Operation::Flush | Operation::Prefetch => {}
         }
         Ok(())
     }

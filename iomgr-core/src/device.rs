@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt::Debug;
 
-use crate::{Done, OpDone, OpQueue, Owner, Request, SectorCount, Tag, Timestamp, Waker};
+use crate::{Done, OpDone, OpQueue, Owner, Request, SectorCount, SectorRange, Tag, Timestamp, Waker};
 
 /// What a device can take, in the words of a kernel block device's queue limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +103,14 @@ pub trait DeviceQueue: Debug {
     /// Would a request be handed back now?
     fn busy(&self) -> bool;
 
+    /// What is known, without reading data, about the first sectors of `range`, which is not empty and lies on the disk.
+    ///
+    /// Requests that change these sectors and are under way may or may not show. A device that knows nothing says that all
+    /// of it is data, which is never wrong.
+    fn block_status(&mut self, range: SectorRange) -> BlockStatus {
+        BlockStatus::data(range.count())
+    }
+
     /// Gives a request up.
     fn cancel(&mut self, pass: &mut Pass<'_>, tag: Tag) -> CancelOutcome;
 
@@ -111,6 +119,37 @@ pub trait DeviceQueue: Debug {
 
     /// Ends the queue: forgets its files. Only when it is idle; queue 0 last.
     fn close(self: Box<Self>, io: &mut dyn OpQueue);
+}
+
+/// What lies in a run of sectors, as far as that is known without reading them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockStatus {
+    /// How many sectors, from 1. The next ones may be of the same kind.
+    pub count: SectorCount,
+    /// No space is taken for them: a write may fail for want of it.
+    pub is_hole: bool,
+    /// They read as zeros.
+    pub is_zero: bool,
+}
+
+impl BlockStatus {
+    /// Sectors that may hold anything.
+    pub const fn data(count: SectorCount) -> Self {
+        Self {
+            count,
+            is_hole: false,
+            is_zero: false,
+        }
+    }
+
+    /// Sectors that take no space and read as zeros.
+    pub const fn hole(count: SectorCount) -> Self {
+        Self {
+            count,
+            is_hole: true,
+            is_zero: true,
+        }
+    }
 }
 
 /// The device queue cannot take the request now; here it is back.

@@ -26,7 +26,7 @@ mod time;
 mod units;
 mod wake;
 
-pub use device::{Busy, CancelOutcome, Device, DeviceQueue, Limits, Pass, QueueContext};
+pub use device::{BlockStatus, Busy, CancelOutcome, Device, DeviceQueue, Limits, Pass, QueueContext};
 pub use op::{
     Action, BufId, Data, DataHome, FileHandle, FileSlot, Full, Lease, Op, OpDone, OpError, OpQueue, Owner, SimFile,
     Token,

@@ -16,6 +16,8 @@ pub enum Operation {
     Discard,
     /// Make the sectors read as zeros.
     WriteZeroes,
+    /// Get the sectors into memory, for a read that will come soon. A hint, without data: it ends well whatever came of it.
+    Prefetch,
 }
 
 bitflags::bitflags! {
@@ -34,7 +36,7 @@ bitflags::bitflags! {
 /// How managers tell requests apart: a "no" holds one class of one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Class {
-    /// Reads.
+    /// Reads and prefetches.
     Read,
     /// Everything that carries or changes data: writes, discards, write-zeroes.
     Write,
@@ -56,7 +58,7 @@ impl Operation {
     /// The class by which managers judge it.
     pub const fn class(self) -> Class {
         match self {
-            Self::Read => Class::Read,
+            Self::Read | Self::Prefetch => Class::Read,
             Self::Write | Self::Discard | Self::WriteZeroes => Class::Write,
             Self::Flush => Class::Other,
         }

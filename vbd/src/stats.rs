@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// What requests are counted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
-    /// Reads.
+    /// Reads and prefetches.
     Read,
     /// Writes.
     Write,
@@ -40,7 +40,7 @@ impl Direction {
 impl From<Operation> for Direction {
     fn from(op: Operation) -> Self {
         match op {
-            Operation::Read => Self::Read,
+            Operation::Read | Operation::Prefetch => Self::Read,
             Operation::Write => Self::Write,
             Operation::Flush => Self::Flush,
             Operation::Discard | Operation::WriteZeroes => Self::Trim,

@@ -40,7 +40,7 @@ impl Command {
             Operation::Read | Operation::Write => {
                 u32::try_from(self.range.len_bytes()).expect("payloads are at most `BlockSizes::max` long")
             }
-            Operation::Flush | Operation::Discard | Operation::WriteZeroes => 0,
+            Operation::Flush | Operation::Discard | Operation::WriteZeroes | Operation::Prefetch => 0,
         }
     }
 }

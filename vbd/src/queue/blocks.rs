@@ -158,6 +158,9 @@ impl BlockQueue {
             Operation::Read => self.read(pass, slot),
             Operation::Write => self.write(pass, slot),
             Operation::Discard | Operation::WriteZeroes => self.zero(slot),
+            Operation::Prefetch => Next::Skip {
+                sectors: slot.rest().1.0,
+            },
             Operation::Flush => unreachable!("a flush has no sectors"),
         }
     }

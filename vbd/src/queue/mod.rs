@@ -458,6 +458,7 @@ fn plain_next(base: u64, durable_writes: bool, slot: &mut Slot) -> Next {
             len,
             unmap: !request.flags.contains(RequestFlags::NO_UNMAP),
         },
+        Operation::Prefetch => return Next::Skip { sectors },
         Operation::Flush => unreachable!("a flush has no sectors"),
     };
     slot.durable = fua && durable_writes && request.op == Operation::Write;

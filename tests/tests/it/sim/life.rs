@@ -305,7 +305,7 @@ impl<'a> Life<'a> {
             }
             Operation::WriteZeroes => Begun::Change(self.model.begin(range, 0, false)),
             Operation::Discard => Begun::Change(self.model.begin(range, 0, true)),
-            Operation::Read => Begun::Read(self.model.read_begin()),
+            Operation::Read | Operation::Prefetch => Begun::Read(self.model.read_begin()),
             Operation::Flush => Begun::Flush(self.model.flush_begin()),
         }
     }
