@@ -142,6 +142,15 @@ impl BlockStatus {
         }
     }
 
+    /// Sectors that take space and read as zeros.
+    pub const fn zero(count: SectorCount) -> Self {
+        Self {
+            count,
+            is_hole: false,
+            is_zero: true,
+        }
+    }
+
     /// Sectors that take no space and read as zeros.
     pub const fn hole(count: SectorCount) -> Self {
         Self {

@@ -1,16 +1,20 @@
 //! The stable device: a name, a locked image behind it, and statistics.
 
 use std::error::Error as StdError;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use iomgr_core::{Device, DeviceQueue, Errno, FileHandle, Limits, QueueContext, SECTOR_BYTES, SectorCount, Storage};
+use iomgr_core::{
+    BlockStatus, Device, DeviceQueue, Errno, FileHandle, Limits, QueueContext, SECTOR_BYTES, Sector, SectorCount,
+    SectorRange, Storage,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind};
-use crate::file::{FileOptions, ImageFile};
+use crate::file::{FileExtent, FileOptions, ImageFile};
 use crate::format::Format;
 use crate::layout::Layout;
 use crate::queue::FlushBoard;
@@ -127,6 +131,15 @@ impl Medium {
         }
     }
 
+    /// See [`ImageFile::extent_at`].
+    pub(crate) fn extent_at(&self, offset: u64) -> io::Result<FileExtent> {
+        match self {
+            Self::File(file) => file.extent_at(offset),
+            #[cfg(feature = "test-utils")]
+            Self::Simulated(_) => Ok(FileExtent::Data { end: u64::MAX }),
+        }
+    }
+
     fn path(&self) -> &Path {
         match self {
             Self::File(file) => file.path(),
@@ -206,14 +219,33 @@ impl Disk {
         self.stable.stats()
     }
 
-    /// The first sectors at or after `from` that may hold anything but zeros, as a run's start and end.
-    pub fn next_data(&self, from: u64) -> std::io::Result<Option<(u64, u64)>> {
+    /// What is known, without reading data, about the first sectors of `range`: a blocking look, for tools. It
+    /// ends where another kind begins, or the range. Partly written blocks of other writers are data here.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a range that is empty or not on the disk; the file system's own.
+    pub fn block_status(&self, range: SectorRange) -> io::Result<BlockStatus> {
         let shared = self.stable.generation();
-        match &shared.medium {
-            Medium::File(file) => shared.layout.next_data(file, from),
-            #[cfg(feature = "test-utils")]
-            Medium::Simulated(_) => Ok((from < shared.limits.size.0).then_some((from, shared.limits.size.0))),
+        if range.is_empty() || !range.fits(shared.limits.size) {
+            return Err(io::ErrorKind::InvalidInput.into());
         }
+        shared.block_status(range)
+    }
+
+    /// The first sectors at or after `from` that may hold anything but zeros, as a run's start and end.
+    pub fn next_data(&self, from: u64) -> io::Result<Option<(u64, u64)>> {
+        let size = self.limits().size.0;
+        let mut at = from;
+        while at < size {
+            let rest = SectorRange::new(Sector(at), SectorCount(size - at)).expect("it lies on the disk");
+            let status = self.block_status(rest)?;
+            let end = at + status.count.0;
+            if !status.is_zero {
+                return Ok(Some((at, end)));
+            }
+            at = end;
+        }
+        Ok(None)
     }
 
     /// Closes the image cleanly: flushes it and gives reserved space back. All queues must be closed before; without this

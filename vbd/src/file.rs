@@ -43,6 +43,21 @@ pub struct FileOptions {
     pub lock_timeout: Duration,
 }
 
+/// A run of a file's bytes, up to `end`, which may lie behind the file's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileExtent {
+    /// They may be anything.
+    Data {
+        /// The first byte behind.
+        end: u64,
+    },
+    /// They take no space, and read as zeros.
+    Hole {
+        /// The first byte behind.
+        end: u64,
+    },
+}
+
 impl ImageFile {
     /// Opens and locks `path`, a regular file or a block device.
     pub fn open(path: &Path, options: FileOptions) -> Result<Self, Error> {
@@ -144,19 +159,31 @@ impl ImageFile {
         size.clamp(512, 1 << 16)
     }
 
-    /// The first data at or after `offset`, as `[start, end)`; `None` where only a hole follows. Block devices and file
-    /// systems without holes are data throughout.
-    pub fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
+    /// Is the byte at `offset` in a hole, and where does that end, or the data? Block devices, file systems without holes
+    /// and what is behind the end of a file count as data without an end. Space that was allocated ahead and never written
+    /// counts as a hole, as file systems see it.
+    ///
+    /// It moves the description's file position, which nobody uses.
+    pub fn extent_at(&self, offset: u64) -> io::Result<FileExtent> {
         use rustix::fs::{SeekFrom, seek};
         use rustix::io::Errno;
-        let size = self.len_bytes()?;
+        let endless = FileExtent::Data { end: u64::MAX };
         if self.block_device {
-            return Ok((offset < size).then_some((offset, size)));
+            return Ok(endless);
         }
         match seek(&self.file, SeekFrom::Data(offset)) {
-            Ok(start) => Ok(Some((start, seek(&self.file, SeekFrom::Hole(start))?))),
-            Err(Errno::NXIO) => Ok(None),
-            Err(Errno::INVAL) => Ok((offset < size).then_some((offset, size))),
+            Ok(start) if start > offset => Ok(FileExtent::Hole { end: start }),
+            Ok(_) => match seek(&self.file, SeekFrom::Hole(offset)) {
+                Ok(end) if end > offset => Ok(FileExtent::Data { end }),
+                // Somebody has punched it meanwhile, or cut the file short.
+                Ok(_) | Err(Errno::NXIO) => Ok(endless),
+                Err(errno) => Err(errno.into()),
+            },
+            Err(Errno::NXIO) => match self.len_bytes()? {
+                end if end > offset => Ok(FileExtent::Hole { end }),
+                _ => Ok(endless),
+            },
+            Err(Errno::INVAL) => Ok(endless),
             Err(errno) => Err(errno.into()),
         }
     }
@@ -424,12 +451,16 @@ mod tests {
 
     #[test]
     fn data_is_found_between_holes() {
+        const KIB: u64 = 1 << 10;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.img");
         let file = ImageFile::create(&path, false).unwrap();
-        file.set_len(1 << 20).unwrap();
-        assert_eq!(file.next_data(0).unwrap(), None);
-        file.write_at(&[1; 4096], 512 << 10).unwrap();
-        assert_eq!(file.next_data(0).unwrap(), Some((512 << 10, (512 << 10) + 4096)));
+        file.set_len(1024 * KIB).unwrap();
+        assert_eq!(file.extent_at(0).unwrap(), FileExtent::Hole { end: 1024 * KIB });
+        file.write_at(&[1; 4096], 512 * KIB).unwrap();
+        assert_eq!(file.extent_at(0).unwrap(), FileExtent::Hole { end: 512 * KIB });
+        assert_eq!(file.extent_at(513 * KIB).unwrap(), FileExtent::Data { end: 516 * KIB });
+        assert_eq!(file.extent_at(900 * KIB).unwrap(), FileExtent::Hole { end: 1024 * KIB });
+        assert_eq!(file.extent_at(1024 * KIB).unwrap(), FileExtent::Data { end: u64::MAX });
     }
 }

@@ -1,13 +1,12 @@
 //! How the image's bytes make a disk: as one run, or as blocks with a map.
 
-use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::Sender;
 use iomgr_core::epoch::EpochDomain;
-use iomgr_core::{SECTOR_BYTES, Sector, SectorCount, Storage, Waker};
-use vhd::{Allocator, Extent, Image, Map};
+use iomgr_core::{SECTOR_BYTES, SectorCount, Storage, Waker};
+use vhd::{Allocator, Image, Map};
 
 use crate::disk::{DiskOptions, raw_size};
 use crate::error::{Error, ErrorKind};
@@ -165,20 +164,6 @@ impl Layout {
         matches!(self, Self::Blocks(_))
     }
 
-    /// The first sectors at or after `from` that may hold anything but zeros.
-    pub(crate) fn next_data(&self, file: &ImageFile, from: u64) -> io::Result<Option<(u64, u64)>> {
-        let size = self.size().0;
-        match self {
-            _ if from >= size => Ok(None),
-            Self::Plain(plain) => {
-                let found = file.next_data(plain.offset_bytes + from * SECTOR_BYTES)?;
-                let sectors = |(start, end): (u64, u64)| (start / SECTOR_BYTES, end.div_ceil(SECTOR_BYTES).min(size));
-                Ok(found.map(sectors).filter(|&(start, end)| start < end))
-            }
-            Self::Blocks(blocks) => Ok(blocks.next_data(from)),
-        }
-    }
-
     /// Gives reserved space back. Nothing for a plain layout.
     pub(crate) fn close(&self, storage: &dyn Storage) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let Self::Blocks(blocks) = self else { return Ok(()) };
@@ -201,30 +186,6 @@ impl BlockLayout {
     /// Gives it back.
     pub(crate) fn rest(&self, owned: Owned) {
         *self.allocation.lock().unwrap_or_else(PoisonError::into_inner) = Allocation::Resting(owned);
-    }
-
-    /// The first run of allocated blocks at or after sector `from`.
-    fn next_data(&self, from: u64) -> Option<(u64, u64)> {
-        let size = self.map.shape().sectors();
-        let is_data = |at: u64| {
-            !matches!(
-                self.map.lookup(Sector(at), SectorCount(size - at)),
-                Extent::Unallocated { .. }
-            )
-        };
-        let next_block = |at: u64| {
-            let (block, _) = self.map.shape().split_sector(at);
-            ((block + 1) * self.map.shape().block_sectors()).min(size)
-        };
-        let mut start = from;
-        while start < size && !is_data(start) {
-            start = next_block(start);
-        }
-        let mut end = start;
-        while end < size && is_data(end) {
-            end = next_block(end);
-        }
-        (start < end).then_some((start, end))
     }
 }
 

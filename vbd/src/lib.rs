@@ -20,6 +20,7 @@
 //! Opening answers with [`Error`]; requests end with an error number.
 #![forbid(unsafe_code)]
 
+mod block_status;
 mod blocking;
 mod control;
 mod convert;
@@ -45,7 +46,7 @@ pub use convert::{ConvertOptions, Copied, convert};
 pub use create::{CreateOptions, create};
 pub use disk::{Cache, Disk, DiskInfo, DiskOptions};
 pub use error::{Error, ErrorKind};
-pub use file::{FileOptions, ImageFile};
+pub use file::{FileExtent, FileOptions, ImageFile};
 pub use format::Format;
 pub use runtime::{BoundSocket, control_sockets, default_name, make_runtime_dir, runtime_dir};
 pub use server::{DeviceStatus, NbdStatus, Server, ServerOptions, Status, Stopper};

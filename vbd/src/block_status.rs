@@ -1,0 +1,60 @@
+//! What lies where on a disk, without reading data: by the map of a dynamic VHD, else by what the file knows of its holes.
+//!
+//! # Contract
+//! What is called zero reads as zeros. What is called data may be anything, so what is not known is data.
+
+use std::io;
+
+use iomgr_core::{BlockStatus, SECTOR_BYTES, Sector, SectorCount, SectorRange};
+use vhd::Extent;
+
+use crate::disk::{Medium, Shared};
+use crate::file::FileExtent;
+use crate::layout::{Layout, PlainLayout};
+
+impl Shared {
+    /// What is known about the first sectors of `range`, which lies on the disk.
+    pub(crate) fn block_status(&self, range: SectorRange) -> io::Result<BlockStatus> {
+        match &self.layout {
+            Layout::Plain(plain) => plain_status(plain, &self.medium, range),
+            Layout::Blocks(blocks) => Ok(mapped_status(range, |at, most| blocks.map.lookup(at, most))),
+        }
+    }
+}
+
+/// Of a disk that is one run of its file. Sectors that the file has only a part of are data.
+fn plain_status(plain: &PlainLayout, medium: &Medium, range: SectorRange) -> io::Result<BlockStatus> {
+    let from = plain.offset_bytes + range.offset_bytes();
+    let most = range.count();
+    Ok(match medium.extent_at(from)? {
+        FileExtent::Hole { end } => match SectorCount::from_bytes_floor(end - from).min(most) {
+            SectorCount::ZERO => BlockStatus::data(SectorCount(1)),
+            count => BlockStatus::hole(count),
+        },
+        FileExtent::Data { end } => BlockStatus::data(SectorCount((end - from).div_ceil(SECTOR_BYTES)).min(most)),
+    })
+}
+
+/// Of a disk of blocks, as `lookup` finds them: runs of one kind are merged, to the end of `range`.
+pub(crate) fn mapped_status(range: SectorRange, mut lookup: impl FnMut(Sector, SectorCount) -> Extent) -> BlockStatus {
+    let mut status_at = |at: u64| status_of(lookup(Sector(at), SectorCount(range.end().0 - at)));
+    let mut status = status_at(range.start().0);
+    while status.count < range.count() {
+        let next = status_at(range.start().0 + status.count.0);
+        if (next.is_hole, next.is_zero) != (status.is_hole, status.is_zero) {
+            break;
+        }
+        status.count.0 += next.count.0;
+    }
+    status
+}
+
+fn status_of(extent: Extent) -> BlockStatus {
+    match extent {
+        Extent::Unallocated { count, .. } => BlockStatus::hole(count),
+        Extent::Zero { count } => BlockStatus::zero(count),
+        Extent::Data { count, .. } | Extent::NeedBitmap { count, .. } | Extent::Bad { count, .. } => {
+            BlockStatus::data(count)
+        }
+    }
+}
