@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use iomgr_core::{
-    Data, Device, DeviceQueue, Errno, OpDone, OpQueue, Operation, Owner, Pass, QueueContext, Request, RequestFlags,
-    Sector, SectorCount, SectorRange, Tag, Waker,
+    BlockStatus, Data, Device, DeviceQueue, Errno, OpDone, OpQueue, Operation, Owner, Pass, QueueContext, Request,
+    RequestFlags, Sector, SectorCount, SectorRange, Tag, Waker,
 };
 use tqueue::{Config, EngineKind, Queue};
 
@@ -112,6 +112,22 @@ impl BlockingDisk {
             range.len_bytes(),
             Data::NONE,
         )
+    }
+
+    /// Hints that sectors will be read soon.
+    pub fn prefetch(&mut self, range: SectorRange) -> std::io::Result<()> {
+        self.run(
+            Operation::Prefetch,
+            RequestFlags::empty(),
+            range.start(),
+            range.len_bytes(),
+            Data::NONE,
+        )
+    }
+
+    /// What the disk's queue knows about the first of some sectors.
+    pub fn block_status(&mut self, range: SectorRange) -> BlockStatus {
+        self.device.as_mut().expect("open until dropped").block_status(range)
     }
 
     fn lease(&mut self, len: usize) -> std::io::Result<iomgr_core::Lease> {

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use iomgr_core::{
@@ -92,7 +92,10 @@ pub struct Disk {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) name: String,
-    pub(crate) limits: Limits,
+    /// As it was opened; see [`limits`](Self::limits) for what may change.
+    limits: Limits,
+    /// Sectors, when they were last counted.
+    size: AtomicU64,
     pub(crate) medium: Medium,
     pub(crate) layout: Layout,
     cache: Cache,
@@ -181,12 +184,12 @@ impl Disk {
             ..options.clone()
         };
         let next = Shared::open(path, &options)?;
-        let now = self.stable.generation().limits;
-        if (next.limits.size, next.limits.read_only) != (now.size, now.read_only) {
+        let (new, now) = (next.limits(), self.limits());
+        if (new.size, new.read_only) != (now.size, now.read_only) {
             let what = format!(
                 "has {} sectors{}, the disk has {}{}: an image is replaced by one that clients cannot tell from it",
-                next.limits.size.0,
-                mode(next.limits.read_only),
+                new.size.0,
+                mode(new.read_only),
                 now.size.0,
                 mode(now.read_only),
             );
@@ -207,8 +210,8 @@ impl Disk {
             name: shared.name.clone(),
             path: shared.medium.path().to_path_buf(),
             format: shared.layout.format_name().to_owned(),
-            size_bytes: shared.limits.size.0 * SECTOR_BYTES,
-            read_only: shared.limits.read_only,
+            size_bytes: shared.limits().size.0 * SECTOR_BYTES,
+            read_only: shared.is_read_only(),
             cache: shared.cache,
             failed: shared.has_failed(),
         }
@@ -226,7 +229,7 @@ impl Disk {
     /// `InvalidInput` for a range that is empty or not on the disk; the file system's own.
     pub fn block_status(&self, range: SectorRange) -> io::Result<BlockStatus> {
         let shared = self.stable.generation();
-        if range.is_empty() || !range.fits(shared.limits.size) {
+        if range.is_empty() || !range.fits(shared.limits().size) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         shared.block_status(range)
@@ -306,6 +309,7 @@ impl Shared {
         let flush_board = Arc::new(FlushBoard::new());
         Self {
             name,
+            size: AtomicU64::new(limits.size.0),
             limits,
             medium,
             layout,
@@ -318,6 +322,30 @@ impl Shared {
         }
     }
 
+    /// What it can take now. A raw image may have been enlarged or cut meanwhile: its size is looked up again, and from then
+    /// on requests are held against it. A VHD's size is part of the format.
+    pub(crate) fn limits(&self) -> Limits {
+        if self.layout.is_raw()
+            && let Ok(bytes) = self.medium.storage().len_bytes()
+        {
+            self.size
+                .store(SectorCount::from_bytes_floor(bytes).0, Ordering::Relaxed);
+        }
+        Limits {
+            size: self.size(),
+            ..self.limits
+        }
+    }
+
+    /// The size by which requests are judged.
+    pub(crate) fn size(&self) -> SectorCount {
+        SectorCount(self.size.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.limits.read_only
+    }
+
     /// See [`Disk::close`].
     pub(crate) fn close(&self) -> Result<(), Error> {
         let shared = self;
@@ -326,7 +354,7 @@ impl Shared {
                 .at(shared.medium.path())
                 .because(error)
         };
-        if shared.limits.read_only {
+        if shared.is_read_only() {
             return Ok(());
         }
         if shared.has_failed() {
@@ -376,7 +404,7 @@ impl Device for Disk {
     }
 
     fn limits(&self) -> Limits {
-        self.stable.generation().limits
+        self.stable.generation().limits()
     }
 
     fn open_queue(&self, cx: QueueContext<'_>) -> Result<Box<dyn DeviceQueue>, Box<dyn StdError + Send + Sync>> {

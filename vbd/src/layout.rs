@@ -14,6 +14,8 @@ use crate::file::ImageFile;
 use crate::format::Format;
 use crate::queue::Message;
 
+const RAW: &str = "raw";
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) enum Layout {
@@ -28,6 +30,7 @@ pub(crate) enum Layout {
 pub(crate) struct PlainLayout {
     format: &'static str,
     pub(crate) offset_bytes: u64,
+    /// At opening.
     size: SectorCount,
 }
 
@@ -85,7 +88,7 @@ impl Layout {
             Format::Raw => {
                 let size = raw_size(file, warnings)?;
                 Ok(Self::Plain(PlainLayout {
-                    format: "raw",
+                    format: RAW,
                     offset_bytes: 0,
                     size,
                 }))
@@ -134,11 +137,17 @@ impl Layout {
         }
     }
 
+    /// The disk's size at opening.
     pub(crate) fn size(&self) -> SectorCount {
         match self {
             Self::Plain(plain) => plain.size,
             Self::Blocks(blocks) => SectorCount(blocks.map.shape().sectors()),
         }
+    }
+
+    /// Is the disk the file, and so as large as it is?
+    pub(crate) fn is_raw(&self) -> bool {
+        matches!(self, Self::Plain(PlainLayout { format: RAW, .. }))
     }
 
     /// Bytes of a block; 0 where there are none.

@@ -117,7 +117,7 @@ impl BlockQueue {
         let (index, owner, map) = (cx.index, cx.owner, Arc::clone(&layout.map));
         let (port, domain) = match index {
             // Nothing is ever mapped anew: there is nobody to ask, and nobody to wait for.
-            _ if shared.limits.read_only => (Port::ReadOnly, EpochDomain::new(cx.count.into())),
+            _ if shared.is_read_only() => (Port::ReadOnly, EpochDomain::new(cx.count.into())),
             0 => open_owner(shared, layout, file, cx)?,
             _ => open_remote(layout, cx)?,
         };

@@ -150,11 +150,11 @@ impl DiskQueue {
     fn refusal(&self, request: &Request) -> Option<Errno> {
         let is_transfer = matches!(request.op, Operation::Read | Operation::Write);
         let whole = !is_transfer || u64::from(request.data.len) == request.range.count().0 * SECTOR_BYTES;
-        if !request.range.fits(self.shared.limits.size) || !whole {
+        if !request.range.fits(self.shared.size()) || !whole {
             return Some(Errno::INVAL);
         }
         let changes = request.op.is_write();
-        if changes && self.shared.limits.read_only {
+        if changes && self.shared.is_read_only() {
             return Some(Errno::ROFS);
         }
         ((changes || request.op == Operation::Flush) && self.shared.has_failed()).then_some(Errno::IO)
