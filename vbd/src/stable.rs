@@ -19,7 +19,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use iomgr_core::{
-    Busy, CancelOutcome, DeviceQueue, Done, Errno, OpDone, OpQueue, Owner, Pass, QueueContext, Request, Tag, Waker,
+    BlockStatus, Busy, CancelOutcome, DeviceQueue, Done, Errno, OpDone, OpQueue, Owner, Pass, QueueContext, Request,
+    SectorRange, Tag, Waker,
 };
 
 use crate::disk::Shared;
@@ -362,6 +363,15 @@ impl DeviceQueue for StableQueue {
 
     fn busy(&self) -> bool {
         false
+    }
+
+    /// While images are exchanged, nothing is known.
+    fn block_status(&mut self, range: SectorRange) -> BlockStatus {
+        let is_current = self.is_current();
+        match &mut self.serving {
+            Some((queue, _)) if is_current => queue.block_status(range),
+            _ => BlockStatus::data(range.count()),
+        }
     }
 
     fn cancel(&mut self, pass: &mut Pass<'_>, tag: Tag) -> CancelOutcome {

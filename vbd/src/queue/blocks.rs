@@ -10,11 +10,12 @@ use std::sync::{Arc, PoisonError};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use iomgr_core::epoch::{EpochDomain, EpochQueue};
 use iomgr_core::{
-    Action, Errno, FileSlot, Lease, Op, OpQueue, Operation, Owner, Pass, QueueContext, RequestFlags, SECTOR_BYTES, Tag,
-    Waker,
+    Action, BlockStatus, Errno, FileSlot, Lease, Op, OpQueue, Operation, Owner, Pass, QueueContext, RequestFlags,
+    SECTOR_BYTES, SectorCount, SectorRange, Tag, Waker,
 };
 use vhd::{AllocatorOptions, BitmapCache, BitmapRef, Extent, Map, Parts};
 
+use crate::block_status::mapped_status;
 use crate::disk::Shared;
 use crate::layout::{Allocation, BlockLayout, Owned, OwnerPort};
 use crate::metadata::{Metadata, SecondChances, Want, Wish};
@@ -26,6 +27,9 @@ use crate::{Error, ErrorKind};
 const BITMAP_CACHE_BYTES: usize = 256 << 10;
 /// So many bitmaps are read at a time per queue.
 const BITMAP_READS_MAX: usize = 4;
+
+/// One look at the map goes over so many blocks at most: other requests wait meanwhile.
+const STATUS_BLOCKS_MAX: u64 = 4096;
 
 /// What a queue asks of the one that allocates.
 #[derive(Debug)]
@@ -271,6 +275,14 @@ impl BlockQueue {
         }
         self.reading.push(Reading { tag, bitmap, buffer });
         Next::Wait
+    }
+
+    /// What the map knows of the sectors, and the bitmaps that are in the cache.
+    pub(super) fn block_status(&mut self, range: SectorRange) -> BlockStatus {
+        let most = STATUS_BLOCKS_MAX * self.map.shape().block_sectors();
+        let count = SectorCount(range.count().0.min(most));
+        let range = SectorRange::new(range.start(), count).expect("a part of a range is one");
+        mapped_status(range, |at, most| self.cache.lookup(&self.map, at, most))
     }
 
     /// The bitmap that `tag` waits for was read.

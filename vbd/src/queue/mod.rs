@@ -19,8 +19,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use iomgr_core::{
-    Action, Busy, CancelOutcome, DeviceQueue, Done, Errno, FileSlot, Op, OpDone, OpQueue, Operation, Owner, Pass,
-    QueueContext, Request, RequestFlags, SECTOR_BYTES, Tag, Token,
+    Action, BlockStatus, Busy, CancelOutcome, DeviceQueue, Done, Errno, FileSlot, Op, OpDone, OpQueue, Operation,
+    Owner, Pass, QueueContext, Request, RequestFlags, SECTOR_BYTES, SectorRange, Tag, Token,
 };
 
 use crate::disk::Shared;
@@ -403,6 +403,15 @@ impl DeviceQueue for DiskQueue {
 
     fn busy(&self) -> bool {
         false
+    }
+
+    fn block_status(&mut self, range: SectorRange) -> BlockStatus {
+        let known = match &mut self.backing {
+            _ if !range.fits(self.shared.size()) => None,
+            Backing::Plain { .. } => self.shared.block_status(range).ok(),
+            Backing::Blocks(blocks) => Some(blocks.block_status(range)),
+        };
+        known.unwrap_or(BlockStatus::data(range.count()))
     }
 
     fn cancel(&mut self, pass: &mut Pass<'_>, tag: Tag) -> CancelOutcome {
