@@ -201,6 +201,15 @@ pub enum Action {
         len: u64,
         /// May the space be given back (a hole)?
         unmap: bool,
+        /// Fail with `ENOTSUP`, and leave the bytes alone, where zeros would have to be written.
+        fast: bool,
+    },
+    /// Get the bytes into the page cache. A hint: it ends well whatever came of it.
+    Prefetch {
+        /// First byte in the file.
+        offset: u64,
+        /// How many bytes.
+        len: u64,
     },
 }
 

@@ -39,6 +39,11 @@ pub(crate) enum Call {
         offset: u64,
         len: u64,
     },
+    /// `posix_fadvise(POSIX_FADV_WILLNEED)`.
+    WillNeed {
+        offset: u64,
+        len: u32,
+    },
     Recv {
         run: Run,
     },

@@ -58,6 +58,11 @@ pub(crate) enum Work {
         offset: u64,
         len: u64,
         unmap: bool,
+        fast: bool,
+    },
+    Prefetch {
+        offset: u64,
+        len: u64,
     },
     Recv {
         run: Run,
@@ -82,7 +87,12 @@ impl Work {
     pub(crate) fn is_disk(self) -> bool {
         matches!(
             self,
-            Self::Read { .. } | Self::Write { .. } | Self::Flush | Self::Discard { .. } | Self::Zero { .. }
+            Self::Read { .. }
+                | Self::Write { .. }
+                | Self::Flush
+                | Self::Discard { .. }
+                | Self::Zero { .. }
+                | Self::Prefetch { .. }
         )
     }
 }

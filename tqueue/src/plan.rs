@@ -20,7 +20,9 @@ pub(crate) enum Kind {
     Discard,
     Zero {
         unmap: bool,
+        fast: bool,
     },
+    Prefetch,
 }
 
 /// An op as the plan sees it.

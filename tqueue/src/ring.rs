@@ -255,6 +255,16 @@ impl Ring {
             Call::Sync => on_file!(target, |fd| opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build()),
             Call::Punch { offset, len } => allocate(target, offset, len, libc::FALLOC_FL_PUNCH_HOLE),
             Call::ZeroRange { offset, len } => allocate(target, offset, len, libc::FALLOC_FL_ZERO_RANGE),
+            // A kernel that cannot do it answers with an error, which is none for a hint.
+            Call::WillNeed { offset, len } => {
+                on_file!(target, |fd| opcode::Fadvise::new(
+                    fd,
+                    len.into(),
+                    libc::POSIX_FADV_WILLNEED
+                )
+                .offset(offset)
+                .build())
+            }
             Call::Recv { run } => {
                 on_file!(target, |fd| opcode::Recv::new(fd, on.arena.address(run), run.len())
                     .build())
@@ -372,6 +382,8 @@ fn plain_call(fd: RawFd, call: Call, arena: &Arena) -> Option<i32> {
             unsafe { libc::pwrite64(fd, arena.address(run).cast(), run.len() as usize, offset.cast_signed()) }
         }
         Call::Sync => 0,
+        // It is in memory.
+        Call::WillNeed { .. } => 0,
         Call::Punch { offset, len } => plain_allocate(fd, offset, len, libc::FALLOC_FL_PUNCH_HOLE),
         Call::ZeroRange { offset, len } => plain_allocate(fd, offset, len, libc::FALLOC_FL_ZERO_RANGE),
         _ => return None,

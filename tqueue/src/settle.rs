@@ -77,6 +77,10 @@ impl Queue {
             Work::Write { offset, run, durable } => Call::Write { offset, run, durable },
             Work::Flush => Call::Sync,
             Work::Discard { .. } | Work::Zero { .. } => return self.next_zeros(key, &entry),
+            Work::Prefetch { offset, len } => {
+                let len = u32::try_from(len).unwrap_or(u32::MAX);
+                Call::WillNeed { offset, len }
+            }
             Work::Recv { run } => Call::Recv { run },
             Work::Send { run } => Call::Send {
                 run,
@@ -103,8 +107,12 @@ impl Queue {
                 offset,
                 len,
                 unmap: true,
+                ..
             } if can.punch => (Way::Punch, Call::Punch { offset, len }),
-            Work::Zero { offset, len, .. } if can.zero_range => (Way::Range, Call::ZeroRange { offset, len }),
+            Work::Zero { offset, len, fast, .. } if can.zero_range && (!fast || self.zeroes_ranges_fast(entry)) => {
+                (Way::Range, Call::ZeroRange { offset, len })
+            }
+            Work::Zero { fast: true, .. } => return Err(Err(OpError::Os(Errno::OPNOTSUPP))),
             Work::Zero { offset, len, .. } => {
                 let len = self.clamp_to_file(entry, offset, len);
                 if len == 0 {
@@ -125,6 +133,13 @@ impl Queue {
         };
         self.ops.at(key).way = way;
         Ok(call)
+    }
+
+    /// On a file a range is zeroed in its metadata. On a block device the kernel may well write zeros instead; only to punch a
+    /// hole there never comes to that.
+    fn zeroes_ranges_fast(&self, entry: &Entry) -> bool {
+        let file = entry.file.expect("a disk op has a file");
+        self.engine.growing_from(&self.files, file).is_some()
     }
 
     /// Cuts a range at the end of a file, because writing zeros there would make it grow.
@@ -186,7 +201,7 @@ impl Queue {
         let left = match &mut entry.work {
             Work::Read { .. } if n == 0 => return Verdict::End(Err(OpError::EndOfFile)),
             Work::Recv { .. } | Work::Poll { .. } | Work::Timer { .. } => return Verdict::End(Ok(n)),
-            Work::Flush | Work::Discard { .. } => return Verdict::End(Ok(0)),
+            Work::Flush | Work::Discard { .. } | Work::Prefetch { .. } => return Verdict::End(Ok(0)),
             Work::Zero { .. } if entry.way != Way::Write => return Verdict::End(Ok(0)),
             // Nothing was moved, and no error was given: trying again would go on for ever.
             _ if n == 0 => return Verdict::End(Err(OpError::Os(Errno::IO))),
@@ -232,6 +247,8 @@ impl Queue {
         let again = match (entry.work, errno) {
             (Work::Timer { .. }, Errno::TIME) => return Verdict::End(Ok(0)),
             (_, Errno::INTR) => true,
+            // A hint that cannot be taken was given all the same.
+            (Work::Prefetch { .. }, _) => return Verdict::End(Ok(0)),
             (Work::Recv { .. } | Work::Send { .. } | Work::SendMany { .. }, Errno::AGAIN) => {
                 entry.attempt = match entry.attempt {
                     Attempt::NoWait => Attempt::Wait,
@@ -274,7 +291,13 @@ impl Entry {
             Work::Read { offset, run } => (Kind::Read, offset, u64::from(run.len())),
             Work::Write { offset, run, durable } => (Kind::Write { durable }, offset, u64::from(run.len())),
             Work::Discard { offset, len } => (Kind::Discard, offset, len),
-            Work::Zero { offset, len, unmap } => (Kind::Zero { unmap }, offset, len),
+            Work::Zero {
+                offset,
+                len,
+                unmap,
+                fast,
+            } => (Kind::Zero { unmap, fast }, offset, len),
+            Work::Prefetch { offset, len } => (Kind::Prefetch, offset, len),
             _ => (Kind::Flush, 0, 0),
         };
         let file = self.file.expect("a disk op has a file");

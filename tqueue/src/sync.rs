@@ -5,11 +5,12 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::num::NonZeroU64;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FallocateFlags, fallocate, fdatasync};
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, fdatasync};
 use rustix::io::{Errno, ReadWriteFlags, pread, pwrite, pwritev2};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
 
@@ -182,6 +183,9 @@ fn disk(fd: BorrowedFd<'_>, call: Call, arena: &mut Arena) -> Result<usize, Errn
         Call::Sync => fdatasync(fd).map(|()| 0),
         Call::Punch { offset, len } => allocate(fd, FallocateFlags::PUNCH_HOLE, offset, len),
         Call::ZeroRange { offset, len } => allocate(fd, FallocateFlags::ZERO_RANGE, offset, len),
+        Call::WillNeed { offset, len } => {
+            fadvise(fd, offset, NonZeroU64::new(len.into()), Advice::WillNeed).map(|()| 0)
+        }
         _ => Err(Errno::INVAL),
     }
 }

@@ -88,7 +88,9 @@ impl Queue {
             |arena: &mut Arena, data: Data, access| arena.hold(data, access).ok_or(Err(OpError::Os(Errno::INVAL)));
         match action {
             Action::Read { data, .. } | Action::Write { data, .. } if data.len == 0 => nothing,
-            Action::Discard { len: 0, .. } | Action::WriteZeroes { len: 0, .. } => nothing,
+            Action::Discard { len: 0, .. } | Action::WriteZeroes { len: 0, .. } | Action::Prefetch { len: 0, .. } => {
+                nothing
+            }
             Action::Read { offset, data } => {
                 hold(&mut self.arena, data, Access::Fills).map(|(run, held)| (Work::Read { offset, run }, held))
             }
@@ -96,7 +98,21 @@ impl Queue {
                 .map(|(run, held)| (Work::Write { offset, run, durable }, held)),
             Action::Flush => Ok((Work::Flush, None)),
             Action::Discard { offset, len } => Ok((Work::Discard { offset, len }, None)),
-            Action::WriteZeroes { offset, len, unmap } => Ok((Work::Zero { offset, len, unmap }, None)),
+            Action::WriteZeroes {
+                offset,
+                len,
+                unmap,
+                fast,
+            } => {
+                let work = Work::Zero {
+                    offset,
+                    len,
+                    unmap,
+                    fast,
+                };
+                Ok((work, None))
+            }
+            Action::Prefetch { offset, len } => Ok((Work::Prefetch { offset, len }, None)),
         }
     }
 

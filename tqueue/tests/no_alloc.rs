@@ -62,8 +62,10 @@ fn work(queue: &mut Queue, dir: &str) -> u64 {
                     offset,
                     len: 4096,
                     unmap: i % 16 == 1,
+                    fast: false,
                 },
-                2..5 => Action::Read { offset, data },
+                2 => Action::Prefetch { offset, len: 4096 },
+                3..5 => Action::Read { offset, data },
                 _ => Action::Write {
                     offset,
                     data,

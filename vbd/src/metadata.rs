@@ -266,7 +266,12 @@ impl Metadata {
                     durable: false,
                 }
             }
-            StepAction::Zero { offset, len, unmap } => Action::WriteZeroes { offset, len, unmap },
+            StepAction::Zero { offset, len, unmap } => Action::WriteZeroes {
+                offset,
+                len,
+                unmap,
+                fast: false,
+            },
             StepAction::Flush => Action::Flush,
         }
     }

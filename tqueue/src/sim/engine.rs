@@ -63,7 +63,7 @@ impl SimEngine {
                 covered: world.file(file).position(),
             },
             Call::Punch { offset, len } | Call::ZeroRange { offset, len } => Act::Zero { offset, len },
-            // The machine has no network.
+            // The machine has no page cache to be filled, and no network.
             _ => Act::Fail(Errno::OPNOTSUPP),
         };
         world.start(self.ticket, key, file, act);

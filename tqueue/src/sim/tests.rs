@@ -328,10 +328,50 @@ fn faults_hit_what_they_are_set_on() {
         offset: 512,
         len: 1 << 30,
         unmap: true,
+        fast: false,
     };
+    assert_eq!(rig.run(fast(zeros)), Err(OpError::Os(Errno::NOTSUP)));
+    assert_eq!(rig.sectors()[1], Some(1));
     assert!(rig.run(zeros).is_ok(), "written, up to the end of the file");
     assert_eq!(rig.disk.len_bytes().unwrap(), 9 * 512);
     assert_eq!(rig.sectors()[..3], [Some(1), Some(0), Some(0)]);
+}
+
+fn fast(zeros: Action) -> Action {
+    match zeros {
+        Action::WriteZeroes { offset, len, unmap, .. } => Action::WriteZeroes {
+            offset,
+            len,
+            unmap,
+            fast: true,
+        },
+        other => other,
+    }
+}
+
+#[test]
+fn what_holes_do_is_fast_even_where_the_space_is_kept() {
+    for unmap in [true, false] {
+        let mut rig = Rig::new(1);
+        rig.write(0, 1, 8, false);
+        let (offset, len) = (512, 1024);
+        let zeros = Action::WriteZeroes {
+            offset,
+            len,
+            unmap,
+            fast: true,
+        };
+        assert_eq!(rig.run(zeros), Ok(0));
+        assert_eq!(rig.sectors()[..4], [Some(1), Some(0), Some(0), Some(1)]);
+    }
+}
+
+#[test]
+fn a_hint_ends_well() {
+    let mut rig = Rig::new(1);
+    rig.write(0, 1, 8, false);
+    let (offset, len) = (512, 1 << 40);
+    assert_eq!(rig.run(Action::Prefetch { offset, len }), Ok(0));
 }
 
 #[test]

@@ -192,7 +192,13 @@ fn zeroing_and_discarding_never_change_the_size() {
             let action = if discard {
                 Action::Discard { offset, len }
             } else {
-                Action::WriteZeroes { offset, len, unmap }
+                let fast = false;
+                Action::WriteZeroes {
+                    offset,
+                    len,
+                    unmap,
+                    fast,
+                }
             };
             assert_eq!(run(queue, file, action), Ok(0));
             let mut now = vec![1; 16384];
@@ -200,6 +206,44 @@ fn zeroing_and_discarding_never_change_the_size() {
             assert!(now[..4096].iter().all(|&b| b == 7));
             assert!(now[4096..].iter().all(|&b| b == 0));
             assert_eq!(real.metadata().unwrap().len(), 16384);
+        }
+    });
+}
+
+/// On tmpfs a hole can be punched; there is no other way to zero a range than to write it.
+#[test]
+fn zeros_that_would_have_to_be_written_are_refused_when_they_are_to_be_fast() {
+    let zeros = |unmap| Action::WriteZeroes {
+        offset: 4096,
+        len: 4096,
+        unmap,
+        fast: true,
+    };
+    on_each_engine(&small(), |queue| {
+        let real = tempfile::tempfile_in("/dev/shm").unwrap();
+        real.write_all_at(&[7; 16384], 0).unwrap();
+        let file = queue.add_file(&FileHandle::new(real.try_clone().unwrap())).unwrap();
+        let mut now = vec![1; 16384];
+        assert_eq!(run(queue, file, zeros(false)), Err(OpError::Os(Errno::NOTSUP)));
+        real.read_exact_at(&mut now, 0).unwrap();
+        assert!(now.iter().all(|&b| b == 7), "nothing was changed");
+        assert_eq!(run(queue, file, zeros(true)), Ok(0));
+        real.read_exact_at(&mut now, 0).unwrap();
+        assert!(now[4096..8192].iter().all(|&b| b == 0));
+    });
+}
+
+#[test]
+fn a_prefetch_ends_well_whatever_the_file_is() {
+    on_each_engine(&small(), |queue| {
+        let (file, real) = temp_file(queue);
+        real.write_all_at(&[7; 16384], 0).unwrap();
+        let (pipe, _writer) = std::io::pipe().unwrap();
+        let pipe = queue.add_file(&FileHandle::new(pipe)).unwrap();
+        for (offset, len) in [(0, 16384), (4096, u64::MAX), (1 << 40, 1), (0, 0)] {
+            for file in [file, pipe] {
+                assert_eq!(run(queue, file, Action::Prefetch { offset, len }), Ok(0));
+            }
         }
     });
 }

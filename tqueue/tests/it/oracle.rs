@@ -18,6 +18,7 @@ enum Step {
     Write { durable: bool },
     Zero { unmap: bool },
     Flush,
+    Prefetch,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -26,6 +27,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => any::<bool>().prop_map(|durable| Step::Write { durable }),
         1 => any::<bool>().prop_map(|unmap| Step::Zero { unmap }),
         1 => Just(Step::Flush),
+        1 => Just(Step::Prefetch),
     ]
 }
 
@@ -68,10 +70,17 @@ fn run(queue: &mut Queue, batches: &[Vec<(Step, u64, u64)>]) {
                         Action::Flush
                     } else {
                         model.get_mut(range).into_iter().for_each(|part| part.fill(0));
-                        Action::WriteZeroes { offset, len, unmap }
+                        let fast = false;
+                        Action::WriteZeroes {
+                            offset,
+                            len,
+                            unmap,
+                            fast,
+                        }
                     }
                 }
                 Step::Flush => Action::Flush,
+                Step::Prefetch => Action::Prefetch { offset, len },
             };
             push(queue, value, file, action);
             leases.push(lease);

@@ -251,6 +251,7 @@ impl BlockQueue {
                 offset,
                 len,
                 unmap: !keep,
+                fast: false,
             },
         };
         Next::Op { action, sectors }

@@ -466,6 +466,7 @@ fn plain_next(base: u64, durable_writes: bool, slot: &mut Slot) -> Next {
             offset,
             len,
             unmap: !request.flags.contains(RequestFlags::NO_UNMAP),
+            fast: false,
         },
         Operation::Prefetch => return Next::Skip { sectors },
         Operation::Flush => unreachable!("a flush has no sectors"),
