@@ -1,6 +1,7 @@
 //! Disks of every layout against a naive one: an array of bytes.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use fastrand::Rng;
@@ -102,7 +103,7 @@ fn step(disk: &mut BlockingDisk, naive: &mut [u8], rng: &mut Rng) {
     } else {
         RequestFlags::empty()
     };
-    match rng.u8(0..10) {
+    match rng.u8(0..11) {
         0..4 => {
             let data: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(bytes.len()).collect();
             disk.write(&data, Sector(start), flags).unwrap();
@@ -120,22 +121,39 @@ fn step(disk: &mut BlockingDisk, naive: &mut [u8], rng: &mut Rng) {
             } else {
                 RequestFlags::empty()
             };
-            disk.write_zeroes(range, flags | unmap).unwrap();
-            naive[bytes].fill(0);
+            let fast = if rng.bool() {
+                RequestFlags::FAST_ZERO
+            } else {
+                RequestFlags::empty()
+            };
+            match disk.write_zeroes(range, flags | unmap | fast) {
+                Ok(()) => naive[bytes].fill(0),
+                Err(error) => {
+                    assert!(
+                        fast.contains(RequestFlags::FAST_ZERO) && error.kind() == ErrorKind::Unsupported,
+                        "{error}"
+                    );
+                    take_over(disk, range, &mut naive[bytes]);
+                }
+            }
         }
+        9 => disk.prefetch(range).unwrap(),
         _ => {
             disk.discard(range).unwrap();
-            // What a discard leaves is the disk's choice: take it over.
-            let mut data = vec![0xEE; bytes.len()];
-            disk.read(&mut data, Sector(start)).unwrap();
-            let old = &mut naive[bytes];
-            assert!(
-                data.iter().zip(&*old).all(|(new, old)| new == old || *new == 0),
-                "{range} hold something new"
-            );
-            old.copy_from_slice(&data);
+            take_over(disk, range, &mut naive[bytes]);
         }
     }
+}
+
+/// What a discard, or a refusal halfway, leaves is the disk's choice between the old and zeros.
+fn take_over(disk: &mut BlockingDisk, range: SectorRange, old: &mut [u8]) {
+    let mut data = vec![0xEE; old.len()];
+    disk.read(&mut data, range.start()).unwrap();
+    assert!(
+        data.iter().zip(&*old).all(|(new, old)| new == old || *new == 0),
+        "{range} hold something new"
+    );
+    old.copy_from_slice(&data);
 }
 
 fn check(path: &Path, naive: &[u8], engine: &EngineKind) {

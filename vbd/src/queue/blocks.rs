@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use iomgr_core::epoch::{EpochDomain, EpochQueue};
 use iomgr_core::{
     Action, BlockStatus, Errno, FileSlot, Lease, Op, OpQueue, Operation, Owner, Pass, QueueContext, RequestFlags,
-    SECTOR_BYTES, SectorCount, SectorRange, Tag, Waker,
+    SECTOR_BYTES, Sector, SectorCount, SectorRange, Tag, Waker,
 };
 use vhd::{AllocatorOptions, BitmapCache, BitmapRef, Extent, Map, Parts};
 
@@ -162,9 +162,7 @@ impl BlockQueue {
             Operation::Read => self.read(pass, slot),
             Operation::Write => self.write(pass, slot),
             Operation::Discard | Operation::WriteZeroes => self.zero(slot),
-            Operation::Prefetch => Next::Skip {
-                sectors: slot.rest().1.0,
-            },
+            Operation::Prefetch => self.prefetch(slot),
             Operation::Flush => unreachable!("a flush has no sectors"),
         }
     }
@@ -225,25 +223,28 @@ impl BlockQueue {
     /// Discards and write-zeroes: whole blocks are freed, of others the range is zeroed in place, whatever their bits say.
     fn zero(&mut self, slot: &mut Slot) -> Next {
         let (at, left) = slot.rest();
-        let keep = slot.has(RequestFlags::NO_UNMAP);
+        let (keep, fast) = (slot.has(RequestFlags::NO_UNMAP), slot.has(RequestFlags::FAST_ZERO));
         let is_discard = slot.is(Operation::Discard);
         slot.flush_after |= slot.is_fua();
         let extent = self.map.lookup(at, left);
         let sectors = extent.count().0;
-        let (block, within) = self.map.shape().split_sector(at.0);
+        let block = self.map.shape().split_sector(at.0).0;
         let is_whole = sectors == self.map.shape().sectors_in(block);
-        let offset = match extent {
-            Extent::Unallocated { .. } if keep && !is_discard => return self.ask(slot.tag(), Want::Allocate, block),
-            Extent::Unallocated { .. } => return Next::Skip { sectors },
-            Extent::Bad { .. } => return Next::Fail(Errno::IO),
-            Extent::Data { .. } | Extent::NeedBitmap { .. } if is_whole && (is_discard || !keep) => {
-                slot.pending = Pending::Release { sectors };
-                return self.ask(slot.tag(), Want::Release, block);
-            }
-            Extent::Data { file_offset, .. } => file_offset,
-            Extent::NeedBitmap { bitmap, .. } => bitmap.offset + bitmap.len as u64 + within * SECTOR_BYTES,
-            Extent::Zero { .. } => unreachable!("the map alone knows no bits"),
+        if matches!(extent, Extent::Unallocated { .. }) {
+            return match keep && !is_discard {
+                false => Next::Skip { sectors },
+                // New space may have to be filled with zeros.
+                true if fast => Next::Fail(Errno::NOTSUP),
+                true => self.ask(slot.tag(), Want::Allocate, block),
+            };
+        }
+        let Some(offset) = self.place_in_file(extent, at) else {
+            return Next::Fail(Errno::IO);
         };
+        if is_whole && (is_discard || !keep) {
+            slot.pending = Pending::Release { sectors };
+            return self.ask(slot.tag(), Want::Release, block);
+        }
         let len = sectors * SECTOR_BYTES;
         let action = match is_discard {
             true => Action::Discard { offset, len },
@@ -251,10 +252,37 @@ impl BlockQueue {
                 offset,
                 len,
                 unmap: !keep,
-                fast: false,
+                fast,
             },
         };
         Next::Op { action, sectors }
+    }
+
+    /// What lies in the file, whatever its bits say.
+    fn prefetch(&self, slot: &Slot) -> Next {
+        let (at, left) = slot.rest();
+        let extent = self.map.lookup(at, left);
+        let sectors = extent.count().0;
+        match self.place_in_file(extent, at) {
+            Some(offset) => Next::Op {
+                action: Action::Prefetch {
+                    offset,
+                    len: sectors * SECTOR_BYTES,
+                },
+                sectors,
+            },
+            None => Next::Skip { sectors },
+        }
+    }
+
+    /// Where the sector `at` has its place, of which the map says `extent`.
+    fn place_in_file(&self, extent: Extent, at: Sector) -> Option<u64> {
+        let within = self.map.shape().split_sector(at.0).1;
+        match extent {
+            Extent::Data { file_offset, .. } => Some(file_offset),
+            Extent::NeedBitmap { bitmap, .. } => Some(bitmap.offset + bitmap.len as u64 + within * SECTOR_BYTES),
+            Extent::Zero { .. } | Extent::Unallocated { .. } | Extent::Bad { .. } => None,
+        }
     }
 
     fn read_bitmap(&mut self, pass: &mut Pass<'_>, tag: Tag, bitmap: BitmapRef) -> Next {

@@ -168,6 +168,9 @@ impl DiskQueue {
         while !self.slot(tag).is_mapped() {
             let slot = &mut self.slots[tag.0 as usize];
             let next = match &mut self.backing {
+                _ if slot.is(Operation::Prefetch) && !self.shared.is_cached() => Next::Skip {
+                    sectors: slot.rest().1.0,
+                },
                 Backing::Plain { offset } => plain_next(*offset, self.shared.durable_writes, slot),
                 Backing::Blocks(blocks) => blocks.next(pass, slot),
             };
@@ -466,9 +469,9 @@ fn plain_next(base: u64, durable_writes: bool, slot: &mut Slot) -> Next {
             offset,
             len,
             unmap: !request.flags.contains(RequestFlags::NO_UNMAP),
-            fast: false,
+            fast: request.flags.contains(RequestFlags::FAST_ZERO),
         },
-        Operation::Prefetch => return Next::Skip { sectors },
+        Operation::Prefetch => Action::Prefetch { offset, len },
         Operation::Flush => unreachable!("a flush has no sectors"),
     };
     slot.durable = fua && durable_writes && request.op == Operation::Write;

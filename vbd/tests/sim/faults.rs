@@ -211,6 +211,7 @@ fn storage_without_holes_is_zeroed_by_writing() {
             lanes.flush(0).unwrap();
         }
         lanes.write(1, 1, &[7; 512]).unwrap();
+        zeros_in_no_time(&mut lanes);
         let keep = RequestFlags::NO_UNMAP | RequestFlags::FUA;
         let zero = lanes.begin(0, Operation::WriteZeroes, keep, SECTORS - 1, 3 * SECTORS, None);
         lanes.wait(zero).unwrap();
@@ -223,6 +224,48 @@ fn storage_without_holes_is_zeroed_by_writing() {
         let report = vhd::check(&image).unwrap();
         assert_ne!(report.verdict(), vhd::Verdict::Corrupt, "{report:?}");
     }
+}
+
+/// Where holes are refused only the map can zero fast: blocks that are free, or become so.
+fn zeros_in_no_time(lanes: &mut Lanes) {
+    let zero = |lanes: &mut Lanes, keep, start, sectors| {
+        let zero = lanes.begin(
+            0,
+            Operation::WriteZeroes,
+            RequestFlags::FAST_ZERO | keep,
+            start,
+            sectors,
+            None,
+        );
+        let result = lanes.wait(zero);
+        (result, lanes.read(1, 1, 1).unwrap()[0])
+    };
+    let (unmap, keep) = (RequestFlags::empty(), RequestFlags::NO_UNMAP);
+    for start in [0, 1] {
+        assert_eq!(
+            zero(lanes, unmap, start, 2),
+            (Err(Errno::NOTSUP), 7),
+            "a part of a block"
+        );
+    }
+    assert_eq!(
+        zero(lanes, keep, 0, SECTORS),
+        (Err(Errno::NOTSUP), 7),
+        "a block that is to stay"
+    );
+    assert_eq!(
+        zero(lanes, keep, 30 * SECTORS, 1),
+        (Err(Errno::NOTSUP), 7),
+        "a block that is to be had"
+    );
+    assert_eq!(
+        zero(lanes, unmap, 30 * SECTORS, SECTORS + 1),
+        (Ok(()), 7),
+        "free blocks"
+    );
+    lanes.write(1, 40 * SECTORS, &block_of(9)).unwrap();
+    assert_eq!(zero(lanes, unmap, 40 * SECTORS, SECTORS), (Ok(()), 7), "a whole block");
+    assert_eq!(lanes.read(0, 40 * SECTORS, SECTORS), Ok(block_of(0)));
 }
 
 #[test]
