@@ -1,18 +1,17 @@
 //! How a server is made, and the numbers that follow from it.
 
-use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use iomgr_core::Waker;
 
 use crate::proto::{Handshake, PAYLOAD_BYTES_MAX, SimpleReply};
-use crate::{Error, ErrorKind, Export};
+use crate::{Error, ErrorKind, Export, Listener};
 
 /// What to serve, to whom, with how much.
 #[derive(Debug)]
 pub struct ServerConfig {
-    /// Where clients connect.
-    pub listener: UnixListener,
+    /// Where clients connect, one place at least.
+    pub listeners: Vec<Listener>,
     /// What they find. The first is the default export.
     pub exports: Vec<Export>,
     /// Threads, each with a queue of its own; connections are dealt among them.
@@ -28,10 +27,10 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
-    /// One thread, 128 requests outstanding, and everything else as by default.
-    pub fn new(listener: UnixListener, exports: Vec<Export>) -> Self {
+    /// One listener, one thread, 128 requests outstanding, and everything else as by default.
+    pub fn new(listener: impl Into<Listener>, exports: Vec<Export>) -> Self {
         Self {
-            listener,
+            listeners: vec![listener.into()],
             exports,
             threads: 1,
             depth: 128,
@@ -43,6 +42,9 @@ impl ServerConfig {
 
     pub(crate) fn check(&self) -> Result<(), Error> {
         let bad = |text: &str| Err(Error::new(ErrorKind::Config, text));
+        if self.listeners.is_empty() || self.listeners.len() > LISTENERS_MAX {
+            return bad("a server has 1 to 64 listeners");
+        }
         if self.threads == 0 || self.threads > 64 {
             return bad("a server has 1 to 64 threads");
         }
@@ -55,6 +57,14 @@ impl ServerConfig {
         if !(1..=4096).contains(&self.limits.in_flight) {
             return bad("a connection has 1 to 4096 requests in flight");
         }
+        let times = [self.limits.handshake_timeout, self.limits.stall_timeout];
+        if times
+            .into_iter()
+            .chain(self.limits.idle_timeout)
+            .any(|time| time.is_zero())
+        {
+            return bad("a timeout is longer than nothing");
+        }
         Ok(())
     }
 
@@ -64,13 +74,14 @@ impl ServerConfig {
     }
 
     /// The queue of one thread, with room for its connections: for each a staging and a header buffer, a receive and a
-    /// send, a file; and for the listener, the waker and timers.
+    /// send, a file; and for the listeners, the waker and timers.
     pub(crate) fn queue_config(&self) -> tqueue::Config {
         let connections = self.connections_per_thread();
         let mut queue = self.queue.clone();
-        queue.net_ops = queue.net_ops.max(2 * connections + 8);
+        let listeners = u32::try_from(self.listeners.len()).expect("there are few");
+        queue.net_ops = queue.net_ops.max(2 * connections + listeners + 8);
         queue.sends = queue.sends.max(connections);
-        queue.files = queue.files.saturating_add(connections + 2);
+        queue.files = queue.files.saturating_add(connections + listeners + 1);
         queue
     }
 
@@ -93,21 +104,33 @@ pub struct ConnectionLimits {
     pub connections: u32,
     /// Commands of one connection that are not answered yet; beyond, nothing is received from it.
     pub in_flight: u32,
+    /// How long a client may take from connecting to choosing an export, whatever it says meanwhile.
+    pub handshake_timeout: Duration,
+    /// How long a client may ask for nothing; `None` for as long as it likes.
+    pub idle_timeout: Option<Duration>,
+    /// How long others wait for memory that a client holds without moving: one that takes longer than this to send a payload
+    /// or to take its replies is dropped once somebody has waited that long.
+    pub stall_timeout: Duration,
     /// How long a server that stops waits for clients to take their replies.
     pub stop_timeout: Duration,
 }
 
 impl Default for ConnectionLimits {
-    /// 64 connections, 128 commands in flight on each, 10 seconds.
+    /// 64 connections, 128 commands in flight on each; 10 seconds for the handshake, 30 to move on, 10 to stop.
     fn default() -> Self {
         Self {
             connections: 64,
             in_flight: 128,
+            handshake_timeout: Duration::from_secs(10),
+            idle_timeout: None,
+            stall_timeout: Duration::from_secs(30),
             stop_timeout: Duration::from_secs(10),
         }
     }
 }
 
+/// Places where clients connect.
+const LISTENERS_MAX: usize = 64;
 /// Bytes that one receive may bring. Holds the longest option and some 15 writes of 4 KiB.
 pub(crate) const STAGING_BYTES: u32 = 64 << 10;
 /// Room for what is written in front of data: reply headers, or messages of the handshake.

@@ -56,7 +56,7 @@
 //! | replies | simple | |
 //! | transmission flags | `READ_ONLY`, `SEND_FLUSH`, `SEND_FUA`, `ROTATIONAL`, `SEND_TRIM`, `SEND_WRITE_ZEROES`, `CAN_MULTI_CONN` | |
 //! | block sizes | minimum 512 or the device's, payloads up to 32 MiB or half of the arena | `EINVAL` |
-//! | transport | unix stream sockets | |
+//! | transport | unix stream sockets, TCP | no TLS |
 //!
 //! # Contract
 //! - A reply is sent when the device has ended the request: a flush covers every write that was answered before it on any
@@ -78,8 +78,10 @@
 mod config;
 mod error;
 mod export;
+mod listener;
 pub mod proto;
 mod server;
+mod stats;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod test_utils;
 mod worker;
@@ -87,4 +89,6 @@ mod worker;
 pub use config::{ConnectionLimits, ServerConfig};
 pub use error::{Error, ErrorKind};
 pub use export::Export;
-pub use server::{Server, ServerStats};
+pub use listener::Listener;
+pub use server::Server;
+pub use stats::{ConnectionStats, OpCount, ServerStats};

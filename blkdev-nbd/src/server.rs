@@ -11,7 +11,7 @@ use crate::export::ExportTable;
 use crate::worker::control::{Control, Handle, Report};
 use crate::worker::wake::EventWake;
 use crate::worker::{WorkerPlan, run_worker};
-use crate::{Error, ErrorKind};
+use crate::{ConnectionStats, Error, ErrorKind, ServerStats};
 
 /// A running server. Dropping it stops it.
 ///
@@ -38,20 +38,6 @@ enum Life {
     Serving,
     Drained,
     Ended,
-}
-
-/// What a server is doing, summed over its threads; each figure is as of the end of its thread's last pass.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ServerStats {
-    /// Connections that are open.
-    pub connections: u32,
-    /// Connections so far.
-    pub connections_total: u64,
-    /// Requests taken and not ended.
-    pub in_flight: u32,
-    /// Requests that ended so far.
-    pub requests_total: u64,
 }
 
 impl Server {
@@ -88,6 +74,17 @@ impl Server {
             stats.requests_total += handle.gauges.requests.load(Ordering::Relaxed);
         }
         stats
+    }
+
+    /// What each connection is doing and has done, the oldest first. Each thread is asked and answers after its pass.
+    pub fn connections(&self) -> Vec<ConnectionStats> {
+        let (answer, answers) = unbounded();
+        self.say(0, || Control::Connections(answer.clone()));
+        drop(answer);
+        // A worker that ends drops what it was asked, and with it its end of the channel.
+        let mut connections: Vec<_> = answers.iter().flatten().collect();
+        connections.sort_by_key(|connection: &ConnectionStats| connection.id);
+        connections
     }
 
     /// Has a thread ended although nobody stopped the server? The others stop then too; call [`stop`](Self::stop).
@@ -168,7 +165,7 @@ fn plan(config: ServerConfig, reports: &Sender<(u16, Report)>) -> Result<Vec<(Ha
     let exports = Arc::new(ExportTable::new(config.exports, payload_max)?);
     let handles: Result<Vec<_>, _> = (0..config.threads).map(|_| handle()).collect();
     let (handles, ends): (Vec<_>, Vec<_>) = handles?.into_iter().unzip();
-    let mut listener = Some(config.listener);
+    let mut listeners = config.listeners;
     let plan = |(index, (wake, control))| WorkerPlan {
         index,
         peers: handles.clone(),
@@ -176,7 +173,7 @@ fn plan(config: ServerConfig, reports: &Sender<(u16, Report)>) -> Result<Vec<(Ha
         control,
         reports: reports.clone(),
         exports: Arc::clone(&exports),
-        listener: listener.take(),
+        listeners: std::mem::take(&mut listeners),
         queue: queue.clone(),
         depth: config.depth,
         connections,

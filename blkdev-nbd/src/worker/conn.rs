@@ -11,14 +11,17 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use iomgr_core::{FileHandle, FileSlot, Lease, OpQueue, Tag};
+use iomgr_core::{FileHandle, FileSlot, Lease, OpQueue, Tag, Timestamp};
 use rustix::net::Shutdown;
 
 use super::core::Core;
 use super::memory::Waiter;
 use super::token::NetOp;
+use crate::ConnectionStats;
 use crate::config::{HEADER_BYTES, STAGING_BYTES};
-use crate::proto::{Handshake, NbdError, Transmission};
+use crate::listener::Peer;
+use crate::proto::{Catalog, ExportId, Handshake, NbdError, Transmission};
+use crate::stats::Counts;
 
 /// The buffers of a connection, made once and used by one connection after the other.
 #[derive(Debug)]
@@ -53,10 +56,36 @@ pub(super) struct Reply {
     pub(super) data: Option<Lease>,
 }
 
+/// Who a connection is with, and since when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Who {
+    serial: u64,
+    peer: Peer,
+    opened: Timestamp,
+    /// When it last asked for something or took a reply.
+    pub(super) active: Timestamp,
+    pub(super) counts: Counts,
+}
+
+impl Who {
+    /// Somebody who came now.
+    pub(super) fn new(serial: u64, peer: Peer, now: Timestamp) -> Self {
+        Self {
+            serial,
+            peer,
+            opened: now,
+            active: now,
+            counts: Counts::default(),
+        }
+    }
+}
+
 /// A connection.
 #[derive(Debug)]
 pub(super) struct Conn {
+    /// Its place among those of its thread.
     pub(super) id: u32,
+    pub(super) who: Who,
     pub(super) kit: Kit,
     pub(super) phase: Phase,
     /// The bytes of the staging buffer that were received and not taken yet.
@@ -108,9 +137,10 @@ pub(super) struct Collecting {
 }
 
 impl Conn {
-    pub(super) fn new(id: u32, kit: Kit, socket: FileHandle, file: FileSlot) -> Self {
+    pub(super) fn new(id: u32, who: Who, kit: Kit, socket: FileHandle, file: FileSlot) -> Self {
         Self {
             id,
+            who,
             kit,
             phase: Phase::Handshake(Handshake::new()),
             unread: 0..0,
@@ -174,6 +204,43 @@ impl Conn {
             core.lanes[*lane].give_up(write.tag);
             self.in_flight -= 1;
         }
+    }
+
+    /// What it is doing.
+    pub(super) fn stats(&self, core: &Core) -> ConnectionStats {
+        let Counts {
+            read,
+            write,
+            flush,
+            trim,
+        } = self.who.counts;
+        let export = match self.phase {
+            Phase::Handshake(_) => None,
+            Phase::Transmission(_, lane) => Some(core.exports.name(ExportId(lane)).to_owned()),
+        };
+        ConnectionStats {
+            id: self.who.serial,
+            peer: self.who.peer.to_string(),
+            export,
+            structured: false,
+            opened_for: core.now.since(self.who.opened),
+            in_flight: self.in_flight,
+            held_bytes: self.held_bytes(core),
+            read,
+            write,
+            flush,
+            trim,
+            last_active_ago: core.now.since(self.who.active),
+        }
+    }
+
+    fn held_bytes(&self, core: &Core) -> u64 {
+        let collected = self.collecting.iter().filter_map(|write| write.lease.as_ref());
+        let replies = self.kit.outbox.iter().chain(&self.kit.sending);
+        let own = collected.chain(replies.filter_map(|reply| reply.data.as_ref()));
+        let own: u64 = own.map(|lease| u64::from(lease.len_bytes())).sum();
+        let lanes = core.lanes.iter().map(|lane| lane.held_bytes(self.id));
+        own + lanes.sum::<u64>()
     }
 
     fn is_over(&self) -> bool {

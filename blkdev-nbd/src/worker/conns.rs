@@ -2,8 +2,10 @@
 
 use iomgr_core::{FileHandle, OpQueue};
 
-use super::conn::{Conn, Kit};
+use super::conn::{Conn, Kit, Who};
+use super::control::Arrival;
 use super::core::Core;
+use crate::ConnectionStats;
 
 /// A fixed number of places for connections. Nothing allocates after [`Conns::new`].
 #[derive(Debug)]
@@ -30,19 +32,19 @@ impl Conns {
         }
     }
 
-    /// Takes a client in; gives the socket back if there is no room.
-    pub(super) fn open(&mut self, core: &mut Core, socket: FileHandle) -> Result<(), FileHandle> {
-        let (Some(&id), true) = (self.vacant.last(), !self.kits.is_empty()) else {
-            return Err(socket);
-        };
-        let Ok(file) = core.queue.add_file(&socket) else {
-            return Err(socket);
+    /// Takes a client in. False, and it is closed, if there is no room.
+    pub(super) fn open(&mut self, core: &mut Core, arrival: Arrival) -> bool {
+        let Arrival { client, serial } = arrival;
+        let socket = FileHandle::new(client.socket);
+        let (Some(&id), Ok(file)) = (self.vacant.last(), core.queue.add_file(&socket)) else {
+            return false;
         };
         self.vacant.pop();
         let kit = self.kits.pop().expect("there are as many kits as vacant places");
-        self.places[id as usize] = Some(Conn::new(id, kit, socket, file));
+        let who = Who::new(serial, client.peer, core.now);
+        self.places[id as usize] = Some(Conn::new(id, who, kit, socket, file));
         self.list(id);
-        Ok(())
+        true
     }
 
     /// The connection of that number, if there is one; it will be looked at.
@@ -103,6 +105,11 @@ impl Conns {
                 self.list(u32::try_from(id).expect("connections are bounded"));
             }
         }
+    }
+
+    /// What they are doing.
+    pub(super) fn stats(&self, core: &Core) -> Vec<ConnectionStats> {
+        self.places.iter().flatten().map(|conn| conn.stats(core)).collect()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -1,6 +1,5 @@
 //! What is said to workers, and what they say.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -8,19 +7,29 @@ use crossbeam_channel::Sender;
 use iomgr_core::Wake;
 
 use super::wake::EventWake;
-use crate::Error;
+use crate::listener::Client;
+use crate::{ConnectionStats, Error};
 
 /// Said to a worker.
 #[derive(Debug)]
 pub(crate) enum Control {
     /// Serve this client.
-    Connection(OwnedFd),
+    Connection(Arrival),
+    /// Say what the connections are doing.
+    Connections(Sender<Vec<ConnectionStats>>),
     /// Take no clients and no commands any more; let what is on its way end.
     Stop,
     /// As `Stop`, because another worker has failed: requests that wait for that one are given up after the same time.
     Fail,
     /// Close the devices and end. Comes after [`Report::Drained`].
     Close,
+}
+
+/// A client that was let in, and the number that it got.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) client: Client,
+    pub(crate) serial: u64,
 }
 
 /// Said by worker number so-and-so.

@@ -169,6 +169,7 @@ impl Conn {
         let lane = &mut core.lanes[lane];
         let tag = lane.take_slot(self.id, core.now, command);
         self.in_flight += 1;
+        self.who.active = core.now;
         match command.op {
             Operation::Write => {
                 self.collecting = Some(Collecting {

@@ -56,6 +56,8 @@ pub(super) struct Finished {
     pub(super) conn: u32,
     pub(super) cookie: u64,
     pub(super) op: Operation,
+    /// Of the range that was asked for.
+    pub(super) bytes: u64,
     pub(super) result: Result<(), Errno>,
     pub(super) lease: Option<Lease>,
 }
@@ -181,6 +183,7 @@ impl Lane {
             conn: owned.conn,
             cookie: owned.command.cookie,
             op: owned.command.op,
+            bytes: owned.command.range.len_bytes(),
             result: done.result,
             lease,
         })
@@ -194,6 +197,13 @@ impl Lane {
     /// Commands taken whose requests have not ended.
     pub(super) fn in_flight(&self) -> u32 {
         u32::try_from(self.slots.len() - self.vacant.len()).expect("the depth is a u32")
+    }
+
+    /// Memory of this connection's requests.
+    pub(super) fn held_bytes(&self, conn: u32) -> u64 {
+        let own = |slot: &&Slot| slot.owner.as_ref().is_some_and(|owned| owned.conn == conn);
+        let leases = self.slots.iter().filter(own).filter_map(|slot| slot.lease.as_ref());
+        leases.map(|lease| u64::from(lease.len_bytes())).sum()
     }
 
     /// Closes the device's queue.

@@ -28,18 +28,18 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
-use iomgr_core::{FileHandle, FileSlot, Timestamp};
+use iomgr_core::{FileSlot, Timestamp};
 use tqueue::{Completion, Interest};
 
 use self::conn::Conn;
 use self::conns::Conns;
-use self::control::{Control, Gauges, Report};
+use self::control::{Arrival, Control, Gauges, Report};
 use self::core::Core;
 use self::door::Door;
 use self::lane::Lane;
 use self::token::{FRONTEND, NetOp};
 use self::wake::EventWake;
-use crate::{Error, ErrorKind};
+use crate::{ConnectionStats, Error, ErrorKind};
 
 pub(crate) use start::{WorkerPlan, run_worker};
 
@@ -48,7 +48,7 @@ pub(crate) use start::{WorkerPlan, run_worker};
 pub(crate) struct Worker {
     core: Core,
     conns: Conns,
-    door: Option<Door>,
+    door: Door,
     wake: Arc<EventWake>,
     wake_file: FileSlot,
     control: Receiver<Control>,
@@ -94,10 +94,7 @@ impl Worker {
             .core
             .queue
             .poll_fd(self.wake_file, Interest::READ, NetOp::Wake.token());
-        let door = self
-            .door
-            .as_ref()
-            .map_or(Ok(()), |door| door.watch(&mut self.core.queue));
+        let door = self.door.watch(&mut self.core.queue);
         armed.and(door).map_err(queue_error("watching for clients"))
     }
 
@@ -147,11 +144,9 @@ impl Worker {
                 }
             }
             NetOp::Wake => return self.woken(),
-            NetOp::Accept | NetOp::AcceptRetry => {
-                if let Some(door) = &mut self.door {
-                    let accepted = door.accept(&mut self.core.queue, self.core.now);
-                    return accepted.map_err(queue_error("watching for clients"));
-                }
+            NetOp::Accept(at) | NetOp::AcceptRetry(at) => {
+                let accepted = self.door.accept(at, &mut self.core.queue, self.core.now);
+                return accepted.map_err(queue_error("watching for clients"));
             }
         }
         Ok(())
@@ -169,7 +164,8 @@ impl Worker {
         lanes.iter_mut().for_each(|lane| lane.kick(queue, *now));
         while let Ok(control) = self.control.try_recv() {
             match control {
-                Control::Connection(socket) => self.open(FileHandle::new(socket)),
+                Control::Connection(arrival) => self.open(arrival),
+                Control::Connections(answer) => self.answer(&answer),
                 Control::Stop => self.stop(),
                 Control::Fail => {
                     self.peer_failed = true;
@@ -181,16 +177,21 @@ impl Worker {
         Ok(())
     }
 
-    fn open(&mut self, socket: FileHandle) {
+    fn open(&mut self, arrival: Arrival) {
         self.gauges.accepted.fetch_add(1, Ordering::Relaxed);
         let opened = match self.stage {
-            Stage::Serving => self.conns.open(&mut self.core, socket).is_ok(),
+            Stage::Serving => self.conns.open(&mut self.core, arrival),
             _ => false,
         };
         if !opened {
             tracing::warn!(worker = self.index, "connection_refused");
             self.gauges.connections.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    /// Says what the connections are doing. Whoever asked may have gone, and that is fine.
+    fn answer(&self, answer: &Sender<Vec<ConnectionStats>>) {
+        let _nobody = answer.send(self.conns.stats(&self.core));
     }
 
     /// Everything that can be done without waiting.
@@ -222,9 +223,7 @@ impl Worker {
             return;
         }
         self.stage = Stage::Draining(Some(self.core.now + self.stop_timeout));
-        if let Some(door) = &mut self.door {
-            door.close(&mut self.core.queue);
-        }
+        self.door.close(&mut self.core.queue);
         self.conns.each(&mut self.core, Conn::end_input);
     }
 

@@ -25,10 +25,12 @@ impl Conn {
         let Finished {
             cookie,
             op,
+            bytes,
             result,
             lease,
             ..
         } = finished;
+        self.who.counts.add(op, bytes, result.is_ok());
         let carries_data = op == iomgr_core::Operation::Read && result.is_ok() && !self.broken;
         let data = match lease {
             Some(lease) if carries_data => Some(lease),
@@ -60,6 +62,7 @@ impl Conn {
     /// A send ended.
     pub(super) fn sent(&mut self, core: &mut Core, result: Result<u32, OpError>) {
         self.is_sending = false;
+        self.who.active = core.now;
         for reply in self.kit.sending.drain(..) {
             self.in_flight -= 1;
             if let Some(lease) = reply.data {

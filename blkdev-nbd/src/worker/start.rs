@@ -1,6 +1,5 @@
 //! How a worker comes to be, and what is left when it ends.
 
-use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use super::memory::MemoryLine;
 use super::wake::EventWake;
 use super::{Stage, Worker, queue_error};
 use crate::export::{Export, ExportTable};
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, Listener};
 
 /// What a worker is made from, on its thread.
 #[derive(Debug)]
@@ -32,7 +31,7 @@ pub(crate) struct WorkerPlan {
     pub(crate) reports: Sender<(u16, Report)>,
     pub(crate) exports: Arc<ExportTable>,
     /// For the first worker.
-    pub(crate) listener: Option<UnixListener>,
+    pub(crate) listeners: Vec<Listener>,
     pub(crate) queue: tqueue::Config,
     pub(crate) depth: u32,
     pub(crate) connections: u32,
@@ -106,10 +105,7 @@ impl WorkerPlan {
         let lanes = self.lanes(&mut queue)?;
         let room = self.connections;
         let gauges = Arc::clone(&self.peers[usize::from(self.index)].gauges);
-        let door = match self.listener {
-            Some(listener) => Some(Door::new(listener, self.peers, room, &mut queue).map_err(queue_error("listener"))?),
-            None => None,
-        };
+        let door = Door::new(self.listeners, self.peers, room, &mut queue).map_err(queue_error("listener"))?;
         let waiters = lanes.len() + room as usize;
         let core = Core {
             lanes,

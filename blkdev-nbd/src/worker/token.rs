@@ -14,34 +14,34 @@ pub(super) enum NetOp {
     Send(u32),
     /// The eventfd counted.
     Wake,
-    /// Somebody connects.
-    Accept,
-    /// Time to try accepting again.
-    AcceptRetry,
+    /// Somebody connects to this listener.
+    Accept(u32),
+    /// Time to try accepting from this listener again.
+    AcceptRetry(u32),
 }
 
 impl NetOp {
     pub(super) fn token(self) -> Token {
-        let (kind, conn) = match self {
+        let (kind, index) = match self {
             Self::Recv(conn) => (0, conn),
             Self::Send(conn) => (1, conn),
             Self::Wake => (2, 0),
-            Self::Accept => (3, 0),
-            Self::AcceptRetry => (4, 0),
+            Self::Accept(listener) => (3, listener),
+            Self::AcceptRetry(listener) => (4, listener),
         };
-        Token::new(FRONTEND, kind << 32 | u64::from(conn))
+        Token::new(FRONTEND, kind << 32 | u64::from(index))
     }
 
     /// # Panics
     /// If the token is none of the frontend's.
     pub(super) fn of(token: Token) -> Self {
-        let conn = u32::try_from(token.value() & u64::from(u32::MAX)).expect("32 bits");
+        let index = u32::try_from(token.value() & u64::from(u32::MAX)).expect("32 bits");
         match token.value() >> 32 {
-            0 => Self::Recv(conn),
-            1 => Self::Send(conn),
+            0 => Self::Recv(index),
+            1 => Self::Send(index),
             2 => Self::Wake,
-            3 => Self::Accept,
-            4 => Self::AcceptRetry,
+            3 => Self::Accept(index),
+            4 => Self::AcceptRetry(index),
             kind => panic!("no frontend op has kind {kind}"),
         }
     }
@@ -58,8 +58,8 @@ mod tests {
             NetOp::Recv(u32::MAX),
             NetOp::Send(7),
             NetOp::Wake,
-            NetOp::Accept,
-            NetOp::AcceptRetry,
+            NetOp::Accept(1),
+            NetOp::AcceptRetry(2),
         ] {
             assert_eq!(NetOp::of(op.token()), op);
             assert_eq!(op.token().owner(), FRONTEND);

@@ -1,7 +1,7 @@
 //! A small client that says whatever a test wants it to, right or wrong.
 
-use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -11,8 +11,17 @@ use blkdev_nbd::proto::{
 };
 
 pub(crate) struct Client {
-    pub(crate) stream: UnixStream,
+    pub(crate) stream: Stream,
 }
+
+/// How it is connected.
+pub(crate) enum Stream {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+/// A test that hangs fails.
+const PATIENCE: Option<Duration> = Some(Duration::from_secs(60));
 
 /// A command without flags.
 pub(crate) fn header(kind: CommandType, cookie: u64, offset: u64, len: u32) -> CommandHeader {
@@ -28,10 +37,20 @@ pub(crate) fn header(kind: CommandType, cookie: u64, offset: u64, len: u32) -> C
 impl Client {
     pub(crate) fn connect(socket: &Path) -> Self {
         let stream = UnixStream::connect(socket).unwrap();
-        // A test that hangs fails.
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        stream.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
-        Self { stream }
+        stream.set_read_timeout(PATIENCE).unwrap();
+        stream.set_write_timeout(PATIENCE).unwrap();
+        Self {
+            stream: Stream::Unix(stream),
+        }
+    }
+
+    pub(crate) fn connect_tcp(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(PATIENCE).unwrap();
+        stream.set_write_timeout(PATIENCE).unwrap();
+        Self {
+            stream: Stream::Tcp(stream),
+        }
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) {
@@ -63,7 +82,10 @@ impl Client {
     }
 
     pub(crate) fn half_close(&self) {
-        self.stream.shutdown(Shutdown::Write).unwrap();
+        match &self.stream {
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Write).unwrap(),
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Write).unwrap(),
+        }
     }
 
     /// Takes the greeting and answers it.
@@ -142,6 +164,28 @@ impl Client {
     pub(crate) fn write(&mut self, offset: u64, bytes: &[u8]) {
         let len = u32::try_from(bytes.len()).unwrap();
         assert_eq!(self.ask(CommandType::Write, offset, len, bytes), 0);
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Unix(stream) => stream.read(bytes),
+            Self::Tcp(stream) => stream.read(bytes),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Unix(stream) => stream.write(bytes),
+            Self::Tcp(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -40,6 +40,8 @@ fn what_cannot_be_served_is_refused() {
         error.to_string()
     };
     let texts = [
+        refused(|config| config.listeners.clear()),
+        refused(|config| config.limits.idle_timeout = Some(Duration::ZERO)),
         refused(|config| config.threads = 0),
         refused(|config| config.exports.clear()),
         refused(|config| config.exports[0].name = "x".repeat(4097)),
@@ -52,6 +54,8 @@ fn what_cannot_be_served_is_refused() {
         refused(|config| config.limits.connections = 1024),
     ];
     insta::assert_snapshot!(texts.join("\n"), @r#"
+    this cannot be served: a server has 1 to 64 listeners
+    this cannot be served: a timeout is longer than nothing
     this cannot be served: a server has 1 to 64 threads
     this cannot be served: there is no export
     this cannot be served: a name or description is longer than 4096 bytes

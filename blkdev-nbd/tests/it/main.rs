@@ -7,6 +7,7 @@ mod clients;
 mod commands;
 mod hostile;
 mod lifecycle;
+mod listeners;
 mod managers;
 mod memory;
 mod server;
