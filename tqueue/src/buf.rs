@@ -1,7 +1,7 @@
 //! The arena: one mapping of memory that the kernel may reach, leased out in runs.
 //!
 //! ```text
-//!  mapping (anonymous, not reserved)  ├── lease ──┤├─ free ─┤├──── lease ────┤ … ├─ zeros ─┤
+//!  mapping (anonymous, not reserved)  ├── lease ──┤├─ free ─┤├──── lease ────┤ … ├── large ──┤├─ zeros ─┤
 //!  lease   BufId = generation · 2^20 + index     state, first page, order, length asked for, readers, writers
 //!  run     first byte and length in the arena, checked once, when the op was pushed
 //! ```
@@ -114,6 +114,10 @@ pub(crate) struct Arena {
     /// Of the mapping: what is leased, and the zeros behind it.
     len: usize,
     buddy: Buddy,
+    /// The pages behind `buddy`'s.
+    large: Buddy,
+    /// The first page of `large`.
+    border: u32,
     slots: Box<[Slot]>,
     /// Indices of free slots; never grows past its capacity.
     vacant: Vec<u32>,
@@ -127,9 +131,11 @@ pub(crate) struct Arena {
 }
 
 impl Arena {
-    /// Maps `len` bytes, a multiple of 4096. `shared`: the kernel will work on the memory by itself.
-    pub(crate) fn new(len: usize, shared: bool) -> Result<Self, Error> {
-        let pages = u32::try_from(len / PAGE as usize).expect("checked with the configuration");
+    /// Maps `len` and `large` bytes, multiples of 4096. `shared`: the kernel will work on the memory by itself.
+    pub(crate) fn new(len: usize, large: usize, shared: bool) -> Result<Self, Error> {
+        let count = |len: usize| u32::try_from(len / PAGE as usize).expect("checked with the configuration");
+        let (border, len) = (count(len), len + large);
+        let pages = count(len);
         let zeros = Run {
             start: len as u64,
             len: ZEROS_BYTES,
@@ -151,11 +157,13 @@ impl Arena {
         Ok(Self {
             base,
             len,
-            buddy: Buddy::new(pages),
+            buddy: Buddy::new(border),
+            large: Buddy::new(pages - border),
+            border,
             slots: vec![slot; pages as usize].into(),
             vacant: (0..pages).rev().collect(),
             zeros,
-            window: window(pages),
+            window: window(border),
             shared,
             starved: false,
             leaked: false,
@@ -164,17 +172,26 @@ impl Arena {
 
     /// Leases `len` bytes.
     pub(crate) fn alloc(&mut self, len: u32) -> Option<Lease> {
-        let lease = self.try_alloc(len);
+        self.lease(len, |arena, order| arena.buddy.take(order))
+    }
+
+    /// Leases `len` bytes of the part for large leases.
+    pub(crate) fn alloc_large(&mut self, len: u32) -> Option<Lease> {
+        self.lease(len, |arena, order| Some(arena.large.take(order)? + arena.border))
+    }
+
+    fn lease(&mut self, len: u32, take: impl Fn(&mut Self, u8) -> Option<u32>) -> Option<Lease> {
+        let lease = self.try_lease(len, take);
         self.starved |= lease.is_none();
         lease
     }
 
-    fn try_alloc(&mut self, len: u32) -> Option<Lease> {
+    fn try_lease(&mut self, len: u32, take: impl Fn(&mut Self, u8) -> Option<u32>) -> Option<Lease> {
         if len == 0 {
             return None;
         }
         let order = order_for(len.div_ceil(PAGE));
-        let page = self.buddy.take(order)?;
+        let page = take(self, order)?;
         let index = self.vacant.pop().expect("as many slots as pages");
         let slot = &mut self.slots[index as usize];
         *slot = Slot {
@@ -296,12 +313,14 @@ impl Arena {
 
     /// Bytes that are not leased.
     pub(crate) fn free_bytes(&self) -> u64 {
-        u64::from(self.buddy.free_pages()) * u64::from(PAGE)
+        let pages = self.buddy.free_pages() + self.large.free_pages();
+        u64::from(pages) * u64::from(PAGE)
     }
 
     /// Bytes of the largest lease that could be had now.
     pub(crate) fn largest_free_bytes(&self) -> u64 {
-        self.buddy.largest().map_or(0, |order| u64::from(PAGE) << order)
+        let largest = self.buddy.largest().max(self.large.largest());
+        largest.map_or(0, |order| u64::from(PAGE) << order)
     }
 
     /// The index behind a live `id`.
@@ -331,7 +350,10 @@ impl Arena {
         slot.state = State::Free;
         slot.generation = (slot.generation + 1) & ((1 << (32 - INDEX_BITS)) - 1);
         let (page, order) = (slot.page, slot.order);
-        self.buddy.give(page, order);
+        match page.checked_sub(self.border) {
+            Some(page) => self.large.give(page, order),
+            None => self.buddy.give(page, order),
+        }
         self.vacant.push(index);
     }
 
@@ -384,7 +406,7 @@ mod tests {
     use super::*;
 
     fn arena() -> Arena {
-        Arena::new(1 << 20, false).unwrap()
+        Arena::new(1 << 20, 0, false).unwrap()
     }
 
     #[test]
@@ -459,7 +481,7 @@ mod tests {
 
     #[test]
     fn short_leases_come_from_the_window() {
-        let mut arena = Arena::new(48 << 20, false).unwrap();
+        let mut arena = Arena::new(48 << 20, 0, false).unwrap();
         let leases: Vec<Lease> = (0..256).map(|_| arena.alloc(16 << 10).unwrap()).collect();
         for lease in leases {
             assert!(arena.in_window(arena.resolve(lease.data()).unwrap().1));
@@ -468,6 +490,28 @@ mod tests {
         let long = arena.alloc(32 << 20).unwrap();
         assert!(!arena.in_window(arena.resolve(long.data()).unwrap().1));
         arena.free(long);
+    }
+
+    #[test]
+    fn large_leases_have_pages_of_their_own() {
+        let mut arena = Arena::new(1 << 20, 2 << 20, false).unwrap();
+        let before = arena.free_bytes();
+        let large = arena.alloc_large(2 << 20).unwrap();
+        assert_eq!(arena.alloc_large(1), None);
+        let leases: Vec<Lease> = std::iter::from_fn(|| arena.alloc(4096)).collect();
+        assert_eq!(leases.len(), 256, "all of the rest, and nothing more");
+        let runs = leases
+            .iter()
+            .chain([&large])
+            .map(|lease| arena.resolve(lease.data()).unwrap().1);
+        let mut runs: Vec<_> = runs.map(|run| (run.start, u64::from(run.len))).collect();
+        runs.sort_unstable();
+        assert!(
+            runs.windows(2).all(|two| two[0].0 + two[0].1 == two[1].0),
+            "they do not overlap"
+        );
+        leases.into_iter().chain([large]).for_each(|lease| arena.free(lease));
+        assert_eq!((arena.free_bytes(), arena.largest_free_bytes()), (before, 2 << 20));
     }
 
     #[test]

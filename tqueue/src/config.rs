@@ -18,6 +18,9 @@ pub struct Config {
     pub sends: u32,
     /// Bytes of buffers; a multiple of 4096. The largest lease is the largest power of two in it.
     pub arena_bytes: usize,
+    /// Bytes of buffers besides, a multiple of 4096, for [`Queue::alloc_large`](crate::Queue::alloc_large) alone: what is leased
+    /// from there is never in the way of what is leased by [`alloc`](iomgr_core::OpQueue::alloc), nor the other way round.
+    pub large_bytes: usize,
     /// What runs the ops.
     pub engine: EngineKind,
     /// Features of the kernel that must not be used, so that tests can see the queue do without.
@@ -39,6 +42,7 @@ impl Default for Config {
             net_ops: 256,
             sends: 64,
             arena_bytes: 48 << 20,
+            large_bytes: 0,
             engine: EngineKind::Auto,
             mask: Features::empty(),
             files: 64,
@@ -61,8 +65,10 @@ impl Config {
         if !(1..=8192).contains(&self.net_ops) || self.sends > self.net_ops {
             return bad("net_ops is 1 to 8192, and no fewer than sends");
         }
-        if !self.arena_bytes.is_multiple_of(4096) || !(1 << 20..=4 << 30).contains(&self.arena_bytes) {
-            return bad("arena_bytes is 1 MiB to 4 GiB, in pages of 4096 bytes");
+        let bytes = self.arena_bytes.saturating_add(self.large_bytes);
+        let whole_pages = self.arena_bytes.is_multiple_of(4096) && self.large_bytes.is_multiple_of(4096);
+        if self.arena_bytes == 0 || !whole_pages || !(1 << 20..=4 << 30).contains(&bytes) {
+            return bad("arena_bytes and large_bytes are 1 MiB to 4 GiB together, in pages of 4096 bytes");
         }
         if !(1..=32768).contains(&self.files) {
             return bad("files is 1 to 32768");

@@ -38,7 +38,7 @@ impl Queue {
                 Ok(Self::assemble(
                     config,
                     engine,
-                    Arena::new(config.arena_bytes, false)?,
+                    Arena::new(config.arena_bytes, config.large_bytes, false)?,
                     notes,
                 ))
             }
@@ -46,14 +46,14 @@ impl Queue {
     }
 
     fn on_ring(config: &Config, mut notes: Vec<String>) -> Result<Self, Error> {
-        let arena = Arena::new(config.arena_bytes, true)?;
+        let arena = Arena::new(config.arena_bytes, config.large_bytes, true)?;
         let ring = Ring::new(config, &arena, &mut notes)?;
         Ok(Self::assemble(config, Engine::Ring(ring), arena, notes))
     }
 
     fn on_calls(config: &Config, notes: Vec<String>) -> Result<Self, Error> {
         let engine = SyncEngine::new(config.max_ops, config.net_ops);
-        let arena = Arena::new(config.arena_bytes, false)?;
+        let arena = Arena::new(config.arena_bytes, config.large_bytes, false)?;
         Ok(Self::assemble(config, Engine::Sync(engine), arena, notes))
     }
 
@@ -92,7 +92,7 @@ impl Queue {
                 engine: name,
                 features,
                 notes,
-                arena_bytes: config.arena_bytes,
+                arena_bytes: config.arena_bytes + config.large_bytes,
                 size: config.size,
             },
             not_send: PhantomData,

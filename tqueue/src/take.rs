@@ -72,6 +72,12 @@ impl OpQueue for Queue {
 }
 
 impl Queue {
+    /// Leases `len` bytes of those that are kept for large leases ([`Config::large_bytes`](crate::Config::large_bytes)). It goes
+    /// back as any lease does.
+    pub fn alloc_large(&mut self, len: u32) -> Option<Lease> {
+        self.arena.alloc_large(len)
+    }
+
     /// Checks an op and takes hold of what it needs; else how it ends.
     fn admit(&mut self, op: Op) -> Result<(Work, FileIndex, Option<Held>), AtOnce> {
         let file = self.files.take(op.file).ok_or(Err(OpError::Os(Errno::BADF)))?;
