@@ -49,7 +49,7 @@ pub use error::{Error, ErrorKind};
 pub use file::{FileExtent, FileOptions, ImageFile};
 pub use format::Format;
 pub use runtime::{BoundSocket, control_sockets, default_name, make_runtime_dir, runtime_dir};
-pub use server::{DeviceStatus, NbdStatus, Server, ServerOptions, Status, Stopper};
+pub use server::{Address, DeviceStatus, DiskExport, NbdStatus, Server, ServerOptions, Status, Stopper};
 pub use stats::{Direction, DirectionStats, LatencyStats, Stats};
 pub use tools::{ImageInfo, check, info, repair};
 

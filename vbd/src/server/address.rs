@@ -1,0 +1,52 @@
+//! Where a server can be reached, and the NBD URIs that lead there.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// A socket that clients connect to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Address {
+    /// A unix socket.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// The URI of an export here; that of the default export for an empty name.
+    pub fn uri(&self, export: &str) -> String {
+        let export = percent_encode(export);
+        match self {
+            Self::Unix(path) => format!(
+                "nbd+unix:///{export}?socket={}",
+                percent_encode(&path.to_string_lossy())
+            ),
+        }
+    }
+}
+
+/// Keeps what a URI's path and query may hold as it is.
+fn percent_encode(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
+    text.bytes()
+        .map(|byte| {
+            if plain(byte) {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uri_holds_any_path_and_name() {
+        let socket = Address::Unix("/run/a b&c.sock".into());
+        assert_eq!(socket.uri(""), "nbd+unix:///?socket=/run/a%20b%26c.sock");
+        assert_eq!(socket.uri("x?y"), "nbd+unix:///x%3Fy?socket=/run/a%20b%26c.sock");
+    }
+}

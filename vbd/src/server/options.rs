@@ -1,0 +1,137 @@
+//! How a server is started: which disks, where, with how much.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use tqueue::EngineKind;
+
+use crate::disk::Disk;
+use crate::error::{Error, ErrorKind};
+
+/// How to serve.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// The NBD socket; in the runtime folder, by the first disk's name, if not given.
+    pub socket: Option<PathBuf>,
+    /// The control socket; likewise.
+    pub control: Option<PathBuf>,
+    /// Queue threads, from 1.
+    pub threads: u16,
+    /// Requests in flight per thread and disk, from 1 to 4096.
+    pub depth: u32,
+    /// What runs the ops.
+    pub engine: EngineKind,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            socket: None,
+            control: None,
+            threads: 1,
+            depth: 128,
+            engine: EngineKind::Auto,
+        }
+    }
+}
+
+/// The bounds of [`ServerOptions::threads`] and [`ServerOptions::depth`].
+const THREADS_MAX: u16 = 64;
+const DEPTH_MAX: u32 = 4096;
+/// Ops that a queue may have outstanding.
+const OPS_MAX: u32 = 16384;
+
+impl ServerOptions {
+    pub(super) fn check(&self) -> Result<(), Error> {
+        check_range("queues", self.threads.into(), THREADS_MAX.into())?;
+        check_range("depth", self.depth, DEPTH_MAX)
+    }
+
+    /// The queue of each thread, for so many disks. What finds no room in it waits in the disk's own queue.
+    pub(super) fn queue(&self, disks: usize) -> tqueue::Config {
+        let depth = self
+            .depth
+            .saturating_mul(u32::try_from(disks).unwrap_or(u32::MAX))
+            .min(OPS_MAX);
+        let defaults = tqueue::Config::default();
+        tqueue::Config {
+            engine: self.engine.clone(),
+            size: depth.next_power_of_two().clamp(64, 4096),
+            max_ops: (depth * 2 + 1024).min(OPS_MAX),
+            files: defaults
+                .files
+                .max(u32::try_from(disks).map_or(u32::MAX, |disks| disks + 1)),
+            ..defaults
+        }
+    }
+}
+
+/// A disk, as clients see it.
+#[derive(Clone, Debug)]
+pub struct DiskExport {
+    /// What is served, under its own name.
+    pub disk: Disk,
+    /// For people, who see it when they list the exports; the image's format if not given.
+    pub description: Option<String>,
+}
+
+impl From<Disk> for DiskExport {
+    fn from(disk: Disk) -> Self {
+        Self {
+            disk,
+            description: None,
+        }
+    }
+}
+
+/// Clients choose a disk by its name, so no two may have the same.
+pub(super) fn check_names(exports: &[DiskExport]) -> Result<(), Error> {
+    if exports.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidOption, "there is no disk to serve"));
+    }
+    let mut seen = HashMap::new();
+    for DiskExport { disk, .. } in exports {
+        let info = disk.info();
+        if let Some(other) = seen.insert(info.name.clone(), info.path.clone()) {
+            let what = format!(
+                "would be called {:?}, as {} is; choose another name for one of them, as by --name",
+                info.name,
+                other.display()
+            );
+            return Err(Error::new(ErrorKind::InvalidOption, what).at(&info.path));
+        }
+    }
+    Ok(())
+}
+
+fn check_range(name: &str, value: u32, max: u32) -> Result<(), Error> {
+    if (1..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::InvalidOption,
+        format!("{name} must be from 1 to {max}, not {value}"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_have_bounds() {
+        assert!(check_range("depth", 0, 8).is_err());
+        assert!(check_range("depth", 8, 8).is_ok());
+        let too_many = check_range("depth", 9, 8).unwrap_err().to_string();
+        assert!(too_many.contains("from 1 to 8"), "{too_many}");
+    }
+
+    #[test]
+    fn a_queue_has_room_for_all_disks_within_its_bounds() {
+        let options = ServerOptions::default();
+        let (one, many) = (options.queue(1), options.queue(1000));
+        assert_eq!((one.size, one.max_ops), (128, 1280));
+        assert_eq!((many.size, many.max_ops), (4096, OPS_MAX));
+        assert!(many.files > 1000);
+    }
+}
