@@ -1,19 +1,22 @@
-//! `iomgr serve`: an image becomes a block device until somebody ends it.
+//! `iomgr serve`: images become block devices until somebody ends it.
 
+mod images;
 mod ready;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use vbd::tqueue::EngineKind;
-use vbd::{Disk, DiskOptions, ErrorKind, Server, ServerOptions};
+use vbd::{DiskExport, DiskOptions, Server, ServerOptions};
 
 use crate::args::Format;
 use crate::failure::Failure;
 use crate::output::note;
 use crate::{signals, size};
+use images::{Image, Opened};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,39 +24,49 @@ Examples:
   iomgr serve disk.vhd --queues 2 --depth 256      two queue threads
   iomgr serve /dev/sdb --cache none --read-only    a block device, by direct I/O
   iomgr serve disk.vhd --socket /tmp/disk.sock     clients connect where you say
+  iomgr serve system.vhd,read-only data.vhd        two disks, each the export of its name
 
 When ready it prints the URI, and lines to paste for nbdinfo, qemu-io and fio.
 Ctrl-C, SIGTERM and `iomgr stop NAME` end it cleanly: no new requests, those in flight finish,
-the image is flushed and closed. A second Ctrl-C ends it at once; the image is then as after
+the images are flushed and closed. A second Ctrl-C ends it at once; the images are then as after
 a crash, which is safe.";
+
+/// As clap's.
+const EXIT_USAGE: u8 = 2;
 
 const ABANDONED: &str = "ended at once; the image is as after a crash: what was flushed is there, and it opens again";
 
-/// Serve an image or block device to clients
+/// Serve images or block devices to clients
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Serve {
-    /// The image file or block device
-    image: PathBuf,
-    /// Make the image with this size first, if it does not exist
+    /// Image files or block devices, the first is the default export. Options of one alone may follow its path:
+    /// IMAGE,name=NAME,format=FORMAT,read-only
+    #[arg(required = true, value_name = "IMAGE", value_parser = OsStringValueParser::new().try_map(|text| Image::parse(&text)))]
+    images: Vec<Image>,
+    /// Make each image with this size first, if it does not exist
     #[arg(long, value_name = "SIZE", value_parser = size::parse, conflicts_with = "read_only")]
     create: Option<u64>,
     /// The format, where the extension does not tell it
     #[arg(long)]
     format: Option<Format>,
-    /// Refuse writes, and open the image for reading only
+    /// Refuse writes, and open the images for reading only
     #[arg(long)]
     read_only: bool,
     /// Restore a footer that a crash tore, so that the image can be written again
     #[arg(long, conflicts_with = "read_only")]
     repair: bool,
-    /// What to call the disk and its sockets; from the image's file name, if not given
-    #[arg(long, value_parser = disk_name)]
-    name: Option<String>,
-    /// The NBD socket; NAME.sock in the runtime folder, if not given
+    /// What to call the disk, its export and its sockets; from the image's file name, if not given. With several images,
+    /// once for each, in their order
+    #[arg(long, value_parser = images::disk_name)]
+    name: Vec<String>,
+    /// What clients are told that the disk is; once for each image, in their order
+    #[arg(long, value_name = "TEXT", value_parser = description)]
+    description: Vec<String>,
+    /// The NBD socket; NAME.sock in the runtime folder, by the first disk's name, if not given
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// The control socket; NAME.ctl in the runtime folder, if not given
+    /// The control socket; NAME.ctl in the runtime folder, likewise, if not given
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
     /// Queue threads; connections are spread over them
@@ -86,27 +99,17 @@ enum Engine {
     Sync,
 }
 
-/// What became of `--create`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Origin {
-    /// It was there, and nobody asked for another.
-    Found,
-    /// `--create` found it and left it as it is.
-    Reused,
-    /// `--create` made it.
-    Created,
-}
-
 impl Serve {
     pub(crate) fn run(&self, json: bool) -> Result<ExitCode, Failure> {
-        let (disk, origin) = self.open()?;
-        let server = Server::start(disk, &self.server_options())?;
+        let opened = images::open(&self.images()?, &self.disk_options(), self.create)?;
+        let origins: Vec<_> = opened.iter().map(|opened| opened.origin).collect();
+        let server = Server::start_all(self.exports(opened), &self.server_options())?;
         let stopper = server.stopper();
         signals::handle(ABANDONED, move |_| {
             note("closing: no new requests, finishing those in flight; once more to end at once");
             stopper.stop();
         })?;
-        ready::tell(&server, origin, json)?;
+        ready::tell(&server, &origins, json)?;
         let ended = server.wait();
         // Also after a failure: what can be closed is closed.
         let stopped = server.stop();
@@ -114,34 +117,38 @@ impl Serve {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn open(&self) -> Result<(Disk, Origin), Failure> {
-        let origin = self.create.map_or(Ok(Origin::Found), |bytes| self.create(bytes))?;
-        // `status` shows the path to people in other folders.
-        let path = std::path::absolute(&self.image).unwrap_or_else(|_| self.image.clone());
-        let disk = Disk::open(&path, &self.disk_options())?;
-        match self.create {
-            Some(bytes) if origin == Origin::Reused => check_size(&disk, bytes)?,
-            _ => {}
+    /// The images, with the names that `--name` gives them.
+    fn images(&self) -> Result<Vec<Image>, Failure> {
+        fits("--name", self.name.len(), self.images.len())?;
+        fits("--description", self.description.len(), self.images.len())?;
+        let mut images = self.images.clone();
+        for (image, name) in images.iter_mut().zip(&self.name) {
+            if image.name.replace(name.clone()).is_some() {
+                let what = format!("{}: has two names, by --name and by name=", image.path.display());
+                return Err(Failure::new(what).exit(EXIT_USAGE));
+            }
         }
-        Ok((disk, origin))
+        Ok(images)
     }
 
-    /// Tries to create and takes "exists" for an answer, so that two starts at once cannot destroy each other's image.
-    fn create(&self, bytes: u64) -> Result<Origin, Failure> {
-        let options = vbd::CreateOptions {
-            format: self.format.map(Into::into),
-            ..vbd::CreateOptions::new(bytes)
-        };
-        match vbd::create(&self.image, &options) {
-            Ok(()) => Ok(Origin::Created),
-            Err(error) if error.kind() == ErrorKind::Exists => Ok(Origin::Reused),
-            Err(error) => Err(error.into()),
-        }
+    fn exports(&self, opened: Vec<Opened>) -> Vec<DiskExport> {
+        let descriptions = self
+            .description
+            .iter()
+            .cloned()
+            .map(Some)
+            .chain(std::iter::repeat(None));
+        opened
+            .into_iter()
+            .zip(descriptions)
+            .map(|(Opened { disk, .. }, description)| DiskExport { disk, description })
+            .collect()
     }
 
+    /// What holds for all images.
     fn disk_options(&self) -> DiskOptions {
         DiskOptions {
-            name: self.name.clone(),
+            name: None,
             format: self.format.map(Into::into),
             read_only: self.read_only,
             repair: self.repair,
@@ -168,22 +175,18 @@ impl Serve {
     }
 }
 
-/// A name becomes a file's name in the runtime folder.
-fn disk_name(text: &str) -> Result<String, &'static str> {
-    if text.is_empty() || text.starts_with('.') || text.contains('/') {
-        return Err("is no name for a file: it must not be empty, begin with a dot or hold a slash");
+/// NBD bounds the texts that clients are sent.
+fn description(text: &str) -> Result<String, &'static str> {
+    if text.len() > 4096 {
+        return Err("is longer than the 4096 bytes that NBD allows");
     }
     Ok(text.to_owned())
 }
 
-fn check_size(disk: &Disk, bytes: u64) -> Result<(), vbd::Error> {
-    let info = disk.info();
-    if info.size_bytes == bytes {
+fn fits(option: &str, given: usize, images: usize) -> Result<(), Failure> {
+    if given <= images {
         return Ok(());
     }
-    let what = format!(
-        "exists with {} bytes, not the {bytes} of --create; leave --create out to serve it as it is",
-        info.size_bytes
-    );
-    Err(vbd::Error::new(ErrorKind::Exists, what).at(&info.path))
+    let what = format!("{option} is given {given} times for {images} images; give it once for each, in their order");
+    Err(Failure::new(what).exit(EXIT_USAGE))
 }

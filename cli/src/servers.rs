@@ -6,10 +6,13 @@ use std::time::Duration;
 use clap::Args;
 use vbd::ControlClient;
 
+/// A server that is well answers at once.
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(5);
+
 /// Which servers are meant.
 #[derive(Args, Debug)]
 pub(crate) struct Selection {
-    /// Servers, by name
+    /// Servers, by the name of any of their disks
     #[arg(value_name = "NAME")]
     pub(crate) names: Vec<String>,
     /// A server by its control socket, for one started with --control
@@ -18,7 +21,7 @@ pub(crate) struct Selection {
 }
 
 /// A control socket; whether anybody answers there is another question.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) name: String,
     pub(crate) control: PathBuf,
@@ -30,7 +33,7 @@ impl Selection {
         self.control.is_some() || !self.names.is_empty()
     }
 
-    /// What was named, or else everything in the runtime folder.
+    /// What was named, each server once, or else everything in the runtime folder.
     pub(crate) fn targets(&self) -> Vec<Target> {
         if let Some(control) = &self.control {
             return vec![Target {
@@ -39,17 +42,42 @@ impl Selection {
             }];
         }
         if self.names.is_empty() {
-            return vbd::control_sockets()
-                .into_iter()
-                .map(|(name, control)| Target { name, control })
-                .collect();
+            return everything();
         }
-        let folder = vbd::runtime_dir();
-        let named = |name: &String| Target {
-            name: name.clone(),
-            control: folder.join(format!("{name}.ctl")),
-        };
-        self.names.iter().map(named).collect()
+        let mut targets: Vec<Target> = Vec::new();
+        for target in self.names.iter().map(|name| find(name)) {
+            if targets.iter().all(|other| other.control != target.control) {
+                targets.push(target);
+            }
+        }
+        targets
+    }
+}
+
+fn everything() -> Vec<Target> {
+    let target = |(name, control)| Target { name, control };
+    vbd::control_sockets().into_iter().map(target).collect()
+}
+
+/// The server whose first disk has that name has its socket by it; others are asked for their disks.
+fn find(name: &str) -> Target {
+    let by_name = Target {
+        name: name.to_owned(),
+        control: vbd::runtime_dir().join(format!("{name}.ctl")),
+    };
+    if by_name.connect(ANSWER_MAX).is_ok() {
+        return by_name;
+    }
+    let serves_it = |target: &Target| {
+        let status = target.connect(ANSWER_MAX).and_then(|mut server| server.status());
+        status.is_ok_and(|status| status.devices.iter().any(|disk| disk.info.name == name))
+    };
+    match everything().into_iter().find(serves_it) {
+        Some(server) => Target {
+            name: name.to_owned(),
+            ..server
+        },
+        None => by_name,
     }
 }
 

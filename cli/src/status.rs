@@ -10,16 +10,13 @@ use vbd::{DeviceStatus, Status as ServerStatus};
 
 use crate::failure::Failure;
 use crate::output::{note, print, print_json, table};
-use crate::servers::{Selection, Target, none_runs};
+use crate::servers::{ANSWER_MAX, Selection, Target, none_runs};
 
 const EXAMPLES: &str = "\
 Examples:
   iomgr status                 every server of this user's
   iomgr status demo            one of them; exit code 1 if it does not answer
   iomgr status --json          with all statistics, latencies included";
-
-/// A server that is well answers at once.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// Show the running servers and what their disks have done
 #[derive(Args, Debug)]
@@ -102,7 +99,8 @@ fn describe(servers: &[&ServerStatus]) -> String {
     let mut text = table(&rows);
     for server in servers {
         for disk in &server.devices {
-            text += &format!("\n{}: {}\n  {}\n", disk.info.name, disk.info.path.display(), server.uri);
+            text += &format!("\n{}: {}\n", disk.info.name, disk.info.path.display());
+            disk.uris.iter().for_each(|uri| text += &format!("  {uri}\n"));
         }
     }
     text
@@ -146,6 +144,7 @@ mod tests {
         let device = json!({
             "name": "demo", "path": "/images/demo.vhd", "format": "vhd-dynamic", "size_bytes": 1u64 << 30,
             "read_only": false, "cache": "writeback", "failed": failed,
+            "uris": ["nbd+unix:///demo?socket=/run/iomgr/demo.sock"],
             "stats": { "read": figures(65536, 0), "write": figures(8 << 20, 1), "flush": figures(0, 2), "trim": figures(0, 0) },
         });
         let status = json!({
@@ -163,7 +162,7 @@ mod tests {
         demo  4711  1m 3s  vhd-dynamic  1.00 GiB  rw    2        5        64.00 KiB  8.00 MiB  3
 
         demo: /images/demo.vhd
-          nbd+unix:///?socket=/run/iomgr/demo.sock
+          nbd+unix:///demo?socket=/run/iomgr/demo.sock
         ");
     }
 

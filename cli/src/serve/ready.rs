@@ -4,24 +4,30 @@ use std::path::Path;
 
 use indicatif::BinaryBytes;
 use serde_json::json;
-use vbd::{DiskInfo, Server};
+use vbd::{Disk, DiskInfo, Server};
 
-use super::Origin;
+use super::images::Origin;
 use crate::failure::Failure;
 use crate::output::{print, print_json_line};
 
 const UBLK_CONTROL: &str = "/dev/ublk-control";
 
-/// Says it on stdout.
-pub(super) fn tell(server: &Server, origin: Origin, json: bool) -> Result<(), Failure> {
+/// Says it on stdout; `origins` are those of the server's disks.
+pub(super) fn tell(server: &Server, origins: &[Origin], json: bool) -> Result<(), Failure> {
     if json {
-        print_json_line(&event(server, origin))
+        print_json_line(&event(server, origins))
     } else {
-        print(&Ready::new(server, origin).text())
+        print(&Ready::new(server, origins).text())
     }
 }
 
-fn event(server: &Server, origin: Origin) -> serde_json::Value {
+fn event(server: &Server, origins: &[Origin]) -> serde_json::Value {
+    let devices: Vec<_> = server
+        .disks()
+        .iter()
+        .zip(origins)
+        .map(|(disk, origin)| device(server, disk, *origin))
+        .collect();
     json!({
         "event": "ready",
         "pid": std::process::id(),
@@ -29,67 +35,75 @@ fn event(server: &Server, origin: Origin) -> serde_json::Value {
         "uri": server.uri(),
         "socket": server.socket().to_string_lossy(),
         "control": server.control().to_string_lossy(),
-        "created": origin == Origin::Created,
+        // The first disk, which is the default export.
+        "created": origins[0] == Origin::Created,
         "device": server.disk().info(),
         "warnings": server.disk().warnings(),
+        "devices": devices,
     })
+}
+
+fn device(server: &Server, disk: &Disk, origin: Origin) -> serde_json::Value {
+    let uris = uris(server, &disk.info().name);
+    let mut device = json!({
+        "uri": uris[0],
+        "uris": uris,
+        "created": origin == Origin::Created,
+        "warnings": disk.warnings(),
+    });
+    let info = serde_json::to_value(disk.info()).expect("a disk's facts are plain data");
+    if let (Some(device), serde_json::Value::Object(info)) = (device.as_object_mut(), info) {
+        device.extend(info);
+    }
+    device
+}
+
+/// Where clients find an export, at each address.
+fn uris(server: &Server, export: &str) -> Vec<String> {
+    server.addresses().iter().map(|address| address.uri(export)).collect()
 }
 
 /// All that the text depends on.
 struct Ready<'a> {
-    disk: DiskInfo,
-    uri: String,
+    disks: Vec<(DiskInfo, Origin)>,
+    uris: Vec<String>,
     control: &'a Path,
     /// `stop` finds it by name: its control socket is where `stop` looks.
     by_name: bool,
-    origin: Origin,
     has_ublk: bool,
 }
 
 impl<'a> Ready<'a> {
-    fn new(server: &'a Server, origin: Origin) -> Self {
-        let disk = server.disk().info();
-        let by_name = server.control() == vbd::runtime_dir().join(format!("{}.ctl", disk.name));
-        let has_ublk = Path::new(UBLK_CONTROL).exists();
+    fn new(server: &'a Server, origins: &[Origin]) -> Self {
+        let infos = server.disks().iter().map(Disk::info);
+        let disks: Vec<_> = infos.zip(origins.iter().copied()).collect();
+        let by_name = server.control() == vbd::runtime_dir().join(format!("{}.ctl", disks[0].0.name));
+        let uris = match &disks[..] {
+            // The default export needs no name.
+            [_] => uris(server, ""),
+            several => several.iter().flat_map(|(disk, _)| uris(server, &disk.name)).collect(),
+        };
         Self {
-            disk,
-            uri: server.uri(),
+            disks,
+            uris,
             control: server.control(),
             by_name,
-            origin,
-            has_ublk,
+            has_ublk: Path::new(UBLK_CONTROL).exists(),
         }
     }
 
     fn text(&self) -> String {
-        let Self { uri, control, .. } = self;
+        let lines = |name: &str, values: Vec<String>| -> String {
+            values.iter().map(|value| format!("{name}: {value}\n")).collect()
+        };
         format!(
-            "serving: {}\nfrontend: {}\nuri: {uri}\ncontrol: {}\n\nto try it:\n{}\nto end it: {}, or Ctrl-C\n",
-            self.disk_line(),
+            "{}frontend: {}\n{}control: {}\n\nto try it:\n{}\nto end it: {}, or Ctrl-C\n",
+            lines("serving", self.disks.iter().map(disk_line).collect()),
             self.frontend_line(),
-            control.display(),
+            lines("uri", self.uris.clone()),
+            self.control.display(),
             self.try_lines(),
             self.stop_line(),
-        )
-    }
-
-    fn disk_line(&self) -> String {
-        let disk = &self.disk;
-        let origin = match self.origin {
-            Origin::Found => "",
-            Origin::Reused => ", existed and is used as it is",
-            Origin::Created => ", new",
-        };
-        let mode = if disk.read_only { "read-only" } else { "read-write" };
-        let cache = match disk.cache {
-            vbd::Cache::None => "direct I/O",
-            vbd::Cache::Writeback => "page cache",
-        };
-        format!(
-            "{} ({}, {}, {mode}, {cache}{origin})",
-            disk.path.display(),
-            disk.format,
-            BinaryBytes(disk.size_bytes)
         )
     }
 
@@ -104,8 +118,8 @@ impl<'a> Ready<'a> {
 
     /// Lines that do no harm: only a disk that is new is written to.
     fn try_lines(&self) -> String {
-        let uri = quote(&self.uri);
-        let qemu_io = match self.origin {
+        let uri = quote(&self.uris[0]);
+        let qemu_io = match self.disks[0].1 {
             Origin::Created => "qemu-io -f raw -c 'write -P 0x5a 0 64k' -c 'read -P 0x5a 0 64k'",
             Origin::Found | Origin::Reused => "qemu-io -r -f raw -c 'read 0 64k'",
         };
@@ -115,11 +129,30 @@ impl<'a> Ready<'a> {
 
     fn stop_line(&self) -> String {
         if self.by_name {
-            format!("iomgr stop {}", quote(&self.disk.name))
+            format!("iomgr stop {}", quote(&self.disks[0].0.name))
         } else {
             format!("iomgr stop --control {}", quote(&self.control.to_string_lossy()))
         }
     }
+}
+
+fn disk_line((disk, origin): &(DiskInfo, Origin)) -> String {
+    let origin = match origin {
+        Origin::Found => "",
+        Origin::Reused => ", existed and is used as it is",
+        Origin::Created => ", new",
+    };
+    let mode = if disk.read_only { "read-only" } else { "read-write" };
+    let cache = match disk.cache {
+        vbd::Cache::None => "direct I/O",
+        vbd::Cache::Writeback => "page cache",
+    };
+    format!(
+        "{} ({}, {}, {mode}, {cache}{origin})",
+        disk.path.display(),
+        disk.format,
+        BinaryBytes(disk.size_bytes)
+    )
 }
 
 /// For a shell: as it is if harmless, in single quotes otherwise.
@@ -136,24 +169,24 @@ fn quote(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn ready() -> Ready<'static> {
-        let disk = DiskInfo {
-            name: "demo".into(),
-            path: "demo.vhd".into(),
+    fn disk(name: &str) -> DiskInfo {
+        DiskInfo {
+            name: name.into(),
+            path: format!("{name}.vhd").into(),
             format: "vhd-dynamic".into(),
             size_bytes: 1 << 30,
             read_only: false,
             cache: vbd::Cache::Writeback,
             failed: false,
-        };
-        let uri = "nbd+unix:///?socket=/run/iomgr/demo.sock".into();
-        let control = Path::new("/run/iomgr/demo.ctl");
+        }
+    }
+
+    fn ready() -> Ready<'static> {
         Ready {
-            disk,
-            uri,
-            control,
+            disks: vec![(disk("demo"), Origin::Created)],
+            uris: vec!["nbd+unix:///?socket=/run/iomgr/demo.sock".into()],
+            control: Path::new("/run/iomgr/demo.ctl"),
             by_name: true,
-            origin: Origin::Created,
             has_ublk: false,
         }
     }
@@ -166,9 +199,20 @@ mod tests {
     #[test]
     fn a_read_only_disk_with_sockets_of_its_own() {
         let mut ready = ready();
-        ready.disk.read_only = true;
+        ready.disks[0].0.read_only = true;
+        ready.disks[0].1 = Origin::Found;
         ready.control = Path::new("/tmp/it's mine.ctl");
-        (ready.by_name, ready.origin, ready.has_ublk) = (false, Origin::Found, true);
+        (ready.by_name, ready.has_ublk) = (false, true);
+        insta::assert_snapshot!(ready.text());
+    }
+
+    #[test]
+    fn several_disks() {
+        let mut ready = ready();
+        ready.disks.push((disk("data"), Origin::Reused));
+        ready.uris = ["demo", "data"]
+            .map(|name| format!("nbd+unix:///{name}?socket=/run/iomgr/demo.sock"))
+            .into();
         insta::assert_snapshot!(ready.text());
     }
 

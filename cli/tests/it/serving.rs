@@ -136,6 +136,51 @@ fn status_and_stop_find_it_by_name() {
 }
 
 #[test]
+fn several_images_are_several_exports() {
+    let place = Place::new().with_vhd("a.vhd").with_vhd("b.vhd");
+    place.write("c,1.img", &[1; 4096]);
+    let args = ["a.vhd", "b.vhd,name=second", "c,1.img,read-only"];
+    let (served, ready) = Served::json(&place, &[&args[..], &["--description", "the first"]].concat());
+    let devices = ready["devices"].as_array().unwrap();
+    let names: Vec<_> = devices.iter().map(|device| device["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["a", "second", "c_1"]);
+    assert_eq!(devices[2]["read_only"], true, "{ready}");
+    let socket = ready["socket"].as_str().unwrap();
+    assert_eq!(devices[1]["uri"], format!("nbd+unix:///second?socket={socket}"));
+    assert_eq!(ready["uri"], format!("nbd+unix:///?socket={socket}"));
+    assert_eq!(ready["device"]["name"], "a");
+
+    // Any of the names leads to the server, and several to the same one.
+    let status = place.ok(&["status", "c_1", "a", "--json"]).json();
+    assert_eq!(status.as_array().unwrap().len(), 1, "{status}");
+    assert_eq!(status[0]["status"]["devices"][1]["name"], "second", "{status}");
+    assert_eq!(place.ok(&["stop", "second"]).stdout, "second: stopped\n");
+    assert_eq!(served.ended().code, Some(0));
+    assert!(no_sockets(&place));
+}
+
+#[test]
+fn names_are_unique_and_images_are_given_once() {
+    let place = Place::new().with_vhd("a.vhd");
+    place.write("a.img", &[0; 4096]);
+    let same_name = place.run(&["serve", "a.vhd", "a.img", "--json"]);
+    assert_eq!(same_name.json_error()["kind"], "invalid-option", "{same_name:?}");
+    assert!(same_name.stderr.contains("--name"), "{same_name:?}");
+    let twice = place.run(&["serve", "a.vhd", "./a.vhd,name=b", "--json"]);
+    assert_eq!(twice.json_error()["kind"], "locked", "{twice:?}");
+    assert!(twice.stderr.contains("give it once"), "{twice:?}");
+    let too_many = place.run(&["serve", "a.vhd", "--name", "a", "--name", "b"]);
+    assert_eq!(too_many.code, Some(2), "{too_many:?}");
+    let two_names = place.run(&["serve", "a.vhd,name=a", "--name", "b"]);
+    assert_eq!(two_names.code, Some(2), "{two_names:?}");
+
+    // Readers do not mind each other.
+    let (served, _) = Served::json(&place, &["a.vhd", "a.vhd", "--read-only", "--name", "a", "--name", "b"]);
+    place.ok(&["stop", "b"]);
+    assert_eq!(served.ended().code, Some(0));
+}
+
+#[test]
 fn sockets_may_lie_anywhere() {
     let place = Place::new().with_vhd("a.vhd");
     let control = place.path("my own.ctl").to_string_lossy().into_owned();
