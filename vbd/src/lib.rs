@@ -22,6 +22,7 @@
 
 mod block_status;
 mod blocking;
+mod claim;
 mod control;
 mod convert;
 mod create;
@@ -34,6 +35,7 @@ mod metadata;
 mod queue;
 mod runtime;
 mod server;
+mod socket;
 mod stable;
 mod stats;
 #[cfg(feature = "test-utils")]
@@ -48,8 +50,9 @@ pub use disk::{Cache, Disk, DiskInfo, DiskOptions};
 pub use error::{Error, ErrorKind};
 pub use file::{FileExtent, FileOptions, ImageFile};
 pub use format::Format;
-pub use runtime::{BoundSocket, control_sockets, default_name, make_runtime_dir, runtime_dir};
+pub use runtime::{control_sockets, default_name, make_runtime_dir, runtime_dir};
 pub use server::{Address, DeviceStatus, DiskExport, NbdStatus, Server, ServerOptions, Status, Stopper};
+pub use socket::BoundSocket;
 pub use stats::{Direction, DirectionStats, LatencyStats, Stats};
 pub use tools::{ImageInfo, check, info, repair};
 

@@ -2,9 +2,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use crate::error::{Error, ErrorKind};
 
@@ -73,80 +71,6 @@ pub fn default_name(image: &Path) -> String {
     if clean.is_empty() { "disk".to_owned() } else { clean }
 }
 
-/// A unix socket that listens; the file goes away with it.
-#[derive(Debug)]
-pub struct BoundSocket {
-    path: PathBuf,
-    identity: Identity,
-}
-
-/// An inode and its birth: its number alone is soon used again, and its other times change when somebody changes its mode.
-type Identity = (u64, u64, Option<SystemTime>);
-
-fn identity(meta: &fs::Metadata) -> Identity {
-    (meta.dev(), meta.ino(), meta.created().ok())
-}
-
-impl BoundSocket {
-    /// Listens on `path`, for the owner only (0600). A socket that a dead server left behind is replaced; a live one's,
-    /// or a file of another kind, is not.
-    pub fn bind(path: &Path) -> Result<(Self, UnixListener), Error> {
-        remove_stale(path)?;
-        let fail = |error| {
-            Error::new(ErrorKind::Server, "cannot listen here")
-                .at(path)
-                .because(error)
-        };
-        let listener = UnixListener::bind(path).map_err(fail)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(fail)?;
-        let meta = fs::symlink_metadata(path).map_err(fail)?;
-        Ok((
-            Self {
-                path: path.to_path_buf(),
-                identity: identity(&meta),
-            },
-            listener,
-        ))
-    }
-
-    /// Where.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for BoundSocket {
-    fn drop(&mut self) {
-        // Only our own: another server may have taken the place meanwhile.
-        let ours = fs::symlink_metadata(&self.path).is_ok_and(|meta| identity(&meta) == self.identity);
-        if ours && let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "socket_left: cannot remove it");
-        }
-    }
-}
-
-fn remove_stale(path: &Path) -> Result<(), Error> {
-    use std::os::unix::fs::FileTypeExt;
-    let Ok(meta) = fs::symlink_metadata(path) else {
-        return Ok(());
-    };
-    let refuse = |what: &str| Err(Error::new(ErrorKind::Server, what.to_owned()).at(path));
-    if !meta.file_type().is_socket() {
-        return refuse("exists and is no socket; choose another path");
-    }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(_) => return refuse("is a socket of another kind, or may not be connected to; choose another path"),
-        Ok(_) => return refuse("a server listens here already; choose another --name or --socket"),
-    }
-    fs::remove_file(path).map_err(|error| {
-        Error::new(ErrorKind::Server, "cannot replace the old socket")
-            .at(path)
-            .because(error)
-    })
-}
-
 /// The control sockets in the runtime folder, by name, sorted. Some may belong to dead servers.
 pub fn control_sockets() -> Vec<(String, PathBuf)> {
     let mut found: Vec<_> = fs::read_dir(runtime_dir())
@@ -170,50 +94,5 @@ mod tests {
         assert_eq!(default_name(Path::new("/a/My disk.vhd")), "My_disk");
         assert_eq!(default_name(Path::new("/dev/loop0")), "loop0");
         assert_eq!(default_name(Path::new("/")), "disk");
-    }
-
-    #[test]
-    fn a_stale_socket_is_replaced_a_live_one_is_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        drop(UnixListener::bind(&path).unwrap());
-        let (bound, _listener) = BoundSocket::bind(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(BoundSocket::bind(&path).unwrap_err().kind(), ErrorKind::Server);
-        drop(bound);
-        assert!(!path.exists());
-        fs::write(&path, "no socket").unwrap();
-        assert!(BoundSocket::bind(&path).is_err());
-        assert!(path.exists());
-    }
-
-    #[test]
-    fn a_socket_of_another_kind_is_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        let _log = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
-        assert_eq!(BoundSocket::bind(&path).unwrap_err().kind(), ErrorKind::Server);
-        assert!(path.exists());
-    }
-
-    #[test]
-    fn a_socket_whose_mode_was_changed_is_removed_all_the_same() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        let (bound, _listener) = BoundSocket::bind(&path).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).unwrap();
-        drop(bound);
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn another_servers_socket_is_not_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        let (bound, listener) = BoundSocket::bind(&path).unwrap();
-        drop(listener);
-        let (_other, _listener) = BoundSocket::bind(&path).unwrap();
-        drop(bound);
-        assert!(path.exists());
     }
 }

@@ -22,7 +22,8 @@ pub use status::{DeviceStatus, NbdStatus, Status};
 use crate::control::{Control, ControlContext, Farewell};
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind};
-use crate::runtime::{BoundSocket, make_runtime_dir};
+use crate::runtime::make_runtime_dir;
+use crate::socket::BoundSocket;
 use status::Source;
 
 /// A running server. [`Server::wait`] for its end, then [`Server::stop`] it; a dropped server stops, too, but tells nobody
