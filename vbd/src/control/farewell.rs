@@ -1,0 +1,42 @@
+//! Who wants to hear how a server ended.
+
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{ControlAnswer, answer};
+
+/// Clients that asked for the end and wait for it. They are answered by who has ended the server, not by threads of
+/// their own: those would race the end of the process.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Farewell(Arc<Mutex<Waiting>>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    clients: Vec<UnixStream>,
+    /// How it ended, once it has.
+    last: Option<ControlAnswer>,
+}
+
+impl Farewell {
+    pub(super) fn wait(&self, mut client: UnixStream) -> std::io::Result<()> {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &waiting.last {
+            Some(last) => answer(&mut client, last),
+            None => {
+                waiting.clients.push(client);
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells all of them how the server ended.
+    pub(crate) fn tell(&self, error: Option<String>) {
+        let last = error.map_or_else(ControlAnswer::stopped, ControlAnswer::error);
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for mut client in waiting.clients.drain(..) {
+            // Who went away does not want to know.
+            let _ = answer(&mut client, &last);
+        }
+        waiting.last = Some(last);
+    }
+}
