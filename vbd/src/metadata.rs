@@ -14,7 +14,7 @@ use vhd::{Allocator, Step, StepAction, StepId};
 
 use crate::disk::Shared;
 use crate::layout::Owned;
-use crate::queue::{ALLOCATOR_LANE, Answer, Message, Neighbours, step_token};
+use crate::queue::{ALLOCATOR_LANE, Answer, Message, Neighbours, lease_all, step_token};
 use crate::{Error, ErrorKind};
 pub(crate) use second::SecondChances;
 
@@ -104,8 +104,8 @@ impl Metadata {
     /// The memory for steps, of the thread's queue.
     pub(crate) fn buffers(io: &mut dyn OpQueue) -> Result<Vec<Lease>, Error> {
         let bytes = u32::try_from(Allocator::STEP_BYTES_MAX).expect("steps are short");
-        let buffers: Option<_> = (0..STEP_BUFFERS).map(|_| io.alloc(bytes)).collect();
-        buffers.ok_or_else(|| Error::new(ErrorKind::Queue, "the queue has no memory for the allocator"))
+        lease_all(io, STEP_BUFFERS, bytes)
+            .ok_or_else(|| Error::new(ErrorKind::Queue, "the queue has no memory for the allocator"))
     }
 
     pub(crate) fn new(

@@ -20,7 +20,7 @@ use crate::disk::Shared;
 use crate::layout::{Allocation, BlockLayout, Owned, OwnerPort};
 use crate::metadata::{Metadata, SecondChances, Want, Wish};
 use crate::queue::slot::{Pending, Slot};
-use crate::queue::{Next, OpKind};
+use crate::queue::{Next, OpKind, lease_all};
 use crate::{Error, ErrorKind};
 
 /// Memory per queue for bitmaps of partly written blocks: 512 of the usual size.
@@ -110,24 +110,27 @@ impl BlockQueue {
         shared: &Arc<Shared>,
         layout: &BlockLayout,
         file: FileSlot,
-        cx: QueueContext<'_>,
+        cx: &mut QueueContext<'_>,
     ) -> Result<Self, Error> {
-        let fail = |what: &str| Error::new(ErrorKind::Queue, what.to_owned());
         let bitmap_bytes = u32::try_from(layout.map.shape().bitmap_bytes()).expect("bitmaps have at most 64 KiB");
-        let bitmap_buffers = (0..BITMAP_READS_MAX)
-            .map(|_| cx.io.alloc(bitmap_bytes))
-            .collect::<Option<Vec<_>>>()
-            .ok_or_else(|| fail("the queue has no memory for bitmaps"))?;
+        let bitmap_buffers = lease_all(cx.io, BITMAP_READS_MAX, bitmap_bytes)
+            .ok_or_else(|| Error::new(ErrorKind::Queue, "the queue has no memory for bitmaps"))?;
         let (index, owner, map) = (cx.index, cx.owner, Arc::clone(&layout.map));
-        let (port, domain) = match index {
+        let opened = match index {
             // Nothing is ever mapped anew: there is nobody to ask, and nobody to wait for.
-            _ if shared.is_read_only() => (Port::ReadOnly, EpochDomain::new(cx.count.into())),
-            0 => open_owner(shared, layout, file, cx)?,
-            _ => open_remote(layout, cx)?,
+            _ if shared.is_read_only() => {
+                epochs_of(&EpochDomain::new(cx.count.into()), cx).map(|epochs| (Port::ReadOnly, epochs))
+            }
+            0 => open_owner(shared, layout, file, cx),
+            _ => open_remote(layout, cx),
         };
-        let epochs = domain
-            .queue(index.into())
-            .ok_or_else(|| fail("this queue of the disk is open already"))?;
+        let (port, epochs) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                bitmap_buffers.into_iter().for_each(|buffer| cx.io.free(buffer));
+                return Err(error);
+            }
+        };
         Ok(Self {
             owner,
             file,
@@ -444,23 +447,35 @@ fn open_owner(
     shared: &Arc<Shared>,
     layout: &BlockLayout,
     file: FileSlot,
-    cx: QueueContext<'_>,
-) -> Result<(Port, EpochDomain), Error> {
-    let buffers = Metadata::buffers(cx.io)?;
+    cx: &mut QueueContext<'_>,
+) -> Result<(Port, EpochQueue), Error> {
     // Each request has at most one wish under way, and each queue introduces itself once.
     let capacity = usize::from(cx.count) * (cx.depth as usize + 1);
     let owned = own(layout, cx.count, capacity)?;
     let (domain, (inbox, messages)) = (owned.domain.clone(), bounded(capacity));
+    let found = epochs_of(&domain, cx).and_then(|epochs| Ok((epochs, Metadata::buffers(cx.io)?)));
+    let (epochs, buffers) = match found {
+        Ok(found) => found,
+        Err(error) => {
+            layout.rest(owned);
+            return Err(error);
+        }
+    };
     let port = OwnerPort {
         inbox,
         waker: cx.waker.clone(),
         domain: domain.clone(),
         drain_awaited: Arc::default(),
     };
-    let second_chances = SecondChances::new(domain.clone(), Arc::clone(&port.drain_awaited), &cx);
+    let second_chances = SecondChances::new(domain.clone(), Arc::clone(&port.drain_awaited), cx);
     *layout.owner.lock().unwrap_or_else(PoisonError::into_inner) = Some(port);
-    let metadata = Metadata::new(owned, Arc::clone(shared), messages, file, buffers, second_chances, &cx);
-    Ok((Port::Owner(Box::new(metadata)), domain))
+    let metadata = Metadata::new(owned, Arc::clone(shared), messages, file, buffers, second_chances, cx);
+    Ok((Port::Owner(Box::new(metadata)), epochs))
+}
+
+fn epochs_of(domain: &EpochDomain, cx: &QueueContext<'_>) -> Result<EpochQueue, Error> {
+    let epochs = domain.queue(cx.index.into());
+    epochs.ok_or_else(|| Error::new(ErrorKind::Queue, "this queue of the disk is open already"))
 }
 
 /// The allocator for so many queues and wishes. What does not fit stays where it is.
@@ -494,7 +509,7 @@ fn own(layout: &BlockLayout, queues: u16, capacity: usize) -> Result<Owned, Erro
     }
 }
 
-fn open_remote(layout: &BlockLayout, cx: QueueContext<'_>) -> Result<(Port, EpochDomain), Error> {
+fn open_remote(layout: &BlockLayout, cx: &QueueContext<'_>) -> Result<(Port, EpochQueue), Error> {
     let fail = |what: &str| Error::new(ErrorKind::Queue, what.to_owned());
     let owner = layout.owner.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let OwnerPort {
@@ -503,11 +518,12 @@ fn open_remote(layout: &BlockLayout, cx: QueueContext<'_>) -> Result<(Port, Epoc
         domain,
         drain_awaited,
     } = owner.ok_or_else(|| fail("queue 0 of the disk is not open"))?;
+    let epochs = epochs_of(&domain, cx)?;
     let (sender, answers) = bounded(cx.depth as usize);
     let join = Join {
         queue: cx.index,
         answers: sender,
-        waker: cx.waker,
+        waker: cx.waker.clone(),
     };
     inbox
         .try_send(Message::Join(join))
@@ -520,6 +536,6 @@ fn open_remote(layout: &BlockLayout, cx: QueueContext<'_>) -> Result<(Port, Epoc
             drain_awaited,
             stirred: true,
         },
-        domain,
+        epochs,
     ))
 }

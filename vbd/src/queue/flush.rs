@@ -11,8 +11,9 @@
 //!                                                     └─yes─► until they have ended ──┘
 //! ```
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use iomgr_core::{Tag, Waker};
 
@@ -29,7 +30,8 @@ pub(crate) struct FlushBoard {
     next_ticket: AtomicU64,
     /// Queues that wait for other lanes.
     parked: AtomicU32,
-    wakers: Mutex<Vec<Waker>>,
+    /// By lane.
+    wakers: Mutex<BTreeMap<usize, Waker>>,
 }
 
 impl FlushBoard {
@@ -42,9 +44,18 @@ impl FlushBoard {
         }
     }
 
-    /// Whoever gets parked is woken by this.
-    pub(crate) fn join(&self, waker: Waker) {
-        self.wakers.lock().unwrap_or_else(PoisonError::into_inner).push(waker);
+    /// Who gets parked on `lane` is woken by this.
+    pub(super) fn join(&self, lane: usize, waker: Waker) {
+        self.wakers().insert(lane, waker);
+    }
+
+    /// Nobody gets parked there any more.
+    pub(super) fn leave(&self, lane: usize) {
+        self.wakers().remove(&lane);
+    }
+
+    fn wakers(&self) -> MutexGuard<'_, BTreeMap<usize, Waker>> {
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A flush of `lane` is about to be queued.
@@ -58,11 +69,7 @@ impl FlushBoard {
         // Sequentially consistent with `park`: either we see the parked queue, or it sees our lane empty.
         self.lanes[lane].store(0, Ordering::SeqCst);
         if self.parked.load(Ordering::SeqCst) > 0 {
-            self.wakers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .iter()
-                .for_each(Waker::wake);
+            self.wakers().values().for_each(Waker::wake);
         }
     }
 
@@ -136,6 +143,11 @@ impl Flushes {
             stage: Stage::Idle,
             neighbours: Neighbours::new(),
         }
+    }
+
+    /// The queue closes: nothing is under way.
+    pub(super) fn close(&self, board: &FlushBoard) {
+        board.leave(self.lane);
     }
 
     /// A request wants a flush, of everything that has ended so far.

@@ -19,8 +19,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use iomgr_core::{
-    Action, BlockStatus, Busy, CancelOutcome, DeviceQueue, Done, Errno, FileSlot, Op, OpDone, OpQueue, Operation,
-    Owner, Pass, QueueContext, Request, RequestFlags, SECTOR_BYTES, SectorRange, Tag, Token,
+    Action, BlockStatus, Busy, CancelOutcome, DeviceQueue, Done, Errno, FileSlot, Lease, Op, OpDone, OpQueue,
+    Operation, Owner, Pass, QueueContext, Request, RequestFlags, SECTOR_BYTES, SectorRange, Tag, Token,
 };
 
 use crate::disk::Shared;
@@ -111,11 +111,11 @@ enum Backing {
 }
 
 impl DiskQueue {
-    pub(crate) fn open(shared: Arc<Shared>, stats: QueueStats, cx: QueueContext<'_>) -> Result<Self, crate::Error> {
+    /// Where that fails, nothing is left behind in the thread's queue.
+    pub(crate) fn open(shared: Arc<Shared>, stats: QueueStats, mut cx: QueueContext<'_>) -> Result<Self, crate::Error> {
         let QueueContext {
             owner, depth, index, ..
         } = cx;
-        shared.flush_board.join(cx.waker.clone());
         let fail = |what: &str| crate::Error::new(crate::ErrorKind::Queue, what.to_owned());
         let file = cx
             .io
@@ -125,8 +125,12 @@ impl DiskQueue {
             Layout::Plain(plain) => Backing::Plain {
                 offset: plain.offset_bytes,
             },
-            Layout::Blocks(blocks) => Backing::Blocks(Box::new(BlockQueue::open(&shared, blocks, file, cx)?)),
+            Layout::Blocks(blocks) => {
+                let opened = BlockQueue::open(&shared, blocks, file, &mut cx);
+                Backing::Blocks(Box::new(opened.inspect_err(|_| cx.io.remove_file(file))?))
+            }
         };
+        shared.flush_board.join(index.into(), cx.waker);
         Ok(Self {
             owner,
             file,
@@ -439,13 +443,28 @@ impl DeviceQueue for DiskQueue {
     fn close(self: Box<Self>, io: &mut dyn OpQueue) {
         debug_assert!(self.is_idle(), "a queue closes when it is idle");
         let Self {
-            backing, shared, file, ..
+            backing,
+            shared,
+            file,
+            flushes,
+            ..
         } = *self;
+        flushes.close(&shared.flush_board);
         if let (Backing::Blocks(blocks), Layout::Blocks(layout)) = (backing, &shared.layout) {
             blocks.close(layout, io);
         }
         io.remove_file(file);
     }
+}
+
+/// So many leases of `bytes` each, or none at all.
+pub(crate) fn lease_all(io: &mut dyn OpQueue, count: usize, bytes: u32) -> Option<Vec<Lease>> {
+    let leases: Vec<_> = (0..count).map_while(|_| io.alloc(bytes)).collect();
+    if leases.len() == count {
+        return Some(leases);
+    }
+    leases.into_iter().for_each(|lease| io.free(lease));
+    None
 }
 
 /// A plain disk serves any range by one op.

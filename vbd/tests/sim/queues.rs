@@ -1,8 +1,8 @@
 //! Opening and closing a disk's queues, on simulated files.
 
-use iomgr_core::{Device, RequestFlags, Sector};
-use tqueue::EngineKind;
+use iomgr_core::{Device, DeviceQueue, OpQueue, Owner, QueueContext, RequestFlags, Sector, Waker};
 use tqueue::sim::{SimConfig, SimHandle};
+use tqueue::{Config, EngineKind, Queue};
 use vbd::{BlockingDisk, Disk};
 
 use crate::rig::{Lanes, dynamic};
@@ -45,4 +45,58 @@ fn a_refused_number_of_queues_takes_nothing_from_the_next() {
     drop(again);
     disk.close().unwrap();
     assert_eq!(disk.limits().size.0, 64);
+}
+
+fn open(disk: &Disk, index: u16, io: &mut Queue) -> Option<Box<dyn DeviceQueue>> {
+    let cx = QueueContext {
+        index,
+        count: 2,
+        owner: Owner(1),
+        depth: 8,
+        waker: Waker::none(),
+        io,
+    };
+    disk.open_queue(cx).ok()
+}
+
+/// Files and free memory, in the queue's own words.
+fn resources(queue: &Queue) -> String {
+    let dump = queue.dump();
+    dump.lines().find(|line| line.contains("files: ")).unwrap().to_owned()
+}
+
+#[test]
+fn a_queue_that_cannot_be_opened_leaves_nothing_behind() {
+    let sim = SimHandle::new(SimConfig::new(4));
+    let disk = Disk::simulated(dynamic(&sim, 8, 4096), false).unwrap();
+    let config = Config {
+        engine: EngineKind::Sim(sim.clone()),
+        arena_bytes: 1 << 20,
+        files: 1,
+        ..Config::default()
+    };
+    let mut queue = Queue::new(&config).unwrap();
+    let fresh = resources(&queue);
+    for _ in 0..3 {
+        assert!(open(&disk, 1, &mut queue).is_none(), "queue 0 is not open");
+        assert_eq!(resources(&queue), fresh);
+    }
+    // Less and less memory: whatever it fails for, it gives everything back.
+    let mut leases: Vec<_> = (0..256).map(|_| queue.alloc(4096).unwrap()).collect();
+    let opened = loop {
+        let before = resources(&queue);
+        match open(&disk, 0, &mut queue) {
+            Some(opened) => break opened,
+            None => assert_eq!(resources(&queue), before),
+        }
+        queue.free(leases.pop().unwrap());
+    };
+    assert!(
+        leases.len() < 250,
+        "it does with {} pages less than there are",
+        leases.len()
+    );
+    opened.close(&mut queue);
+    leases.into_iter().for_each(|lease| queue.free(lease));
+    assert_eq!(resources(&queue), fresh);
 }
