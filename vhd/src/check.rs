@@ -14,7 +14,7 @@ use crate::finding::{Finding, Severity};
 use crate::footers::{Chosen, Footers, State};
 use crate::layout::{BAT_UNUSED, DiskType};
 use crate::shape::{PAGE, Shape};
-use crate::structure::{self, Batmap, Frame};
+use crate::structure::{self, Batmap, Bits, Frame};
 use crate::table::{self, Judgement, Table};
 
 /// What a check says in one word.
@@ -114,11 +114,10 @@ impl Checker<'_> {
     }
 
     fn dynamic(&mut self, footers: &Footers, chosen: &Chosen) -> Result<(), Error> {
-        let frame = Frame::read(self.storage, chosen)?;
+        let (frame, Table { entries, .. }) = table::read(self.storage, chosen)?;
         self.report
             .findings
             .extend(structure::oddities(&chosen.footer, footers.eof_at, Some(&frame)));
-        let Table { entries, .. } = Table::read(self.storage, &frame)?;
         self.report.stats.blocks = frame.shape.blocks();
         let judgement = table::judge(&frame, &entries, chosen.limit);
         self.report
@@ -168,7 +167,12 @@ impl Checker<'_> {
     }
 
     fn batmap(&self, frame: &Frame) -> Result<Vec<u8>, Error> {
-        let Batmap::Valid { header, .. } = &frame.batmap else {
+        let Batmap::Valid {
+            header,
+            bits: Bits::Set,
+            ..
+        } = &frame.batmap
+        else {
             return Ok(Vec::new());
         };
         // Its size was held against the file's when the frame was read.

@@ -115,8 +115,7 @@ impl Image {
         chosen: Chosen,
         options: &OpenOptions,
     ) -> Result<Self, Error> {
-        let frame = Frame::read(storage, &chosen)?;
-        let table = Table::read(storage, &frame)?;
+        let (frame, table) = table::read(storage, &chosen)?;
         let judgement = table::judge(&frame, &table.entries, chosen.limit);
         if !options.read_only {
             refuse_writing(&chosen.footer, &frame, &judgement)?;

@@ -14,8 +14,8 @@ use crate::error::Error;
 use crate::footers::{Chosen, Footers};
 use crate::layout::{DiskType, FOOTER_BYTES, FooterRepr};
 use crate::shape::{PAGE, PAGE_BYTES};
-use crate::structure::{self, Frame};
-use crate::table::{self, Table};
+use crate::structure;
+use crate::table;
 
 /// Something that a repair changed, or would change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -78,8 +78,7 @@ impl Repair {
 
 fn plan(storage: &dyn Storage, footers: &Footers, chosen: &Chosen) -> Result<Option<Repair>, Error> {
     // Whichever footer is left, what it leads to must be right before it is copied.
-    let frame = Frame::read(storage, chosen)?;
-    let table = Table::read(storage, &frame)?;
+    let (frame, table) = table::read(storage, chosen)?;
     let judgement = table::judge(&frame, &table.entries, chosen.limit);
     if let Some(flaw) = judgement.flaws.first() {
         let at = frame.header.table_offset + flaw.block * 4;

@@ -6,8 +6,8 @@ use crate::error::{Error, ErrorKind};
 use crate::finding::{Finding, Severity};
 use crate::footers::Chosen;
 use crate::layout::{
-    BATMAP_HEADER_BYTES, BatmapRepr, DYNAMIC_HEADER_BYTES, DiskType, DynamicHeaderRepr, FOOTER_BYTES, Flaw, FooterRepr,
-    NO_OFFSET, NO_OFFSET_32, batmap_checksum,
+    BAT_UNUSED, BATMAP_HEADER_BYTES, BatmapRepr, DYNAMIC_HEADER_BYTES, DiskType, DynamicHeaderRepr, FOOTER_BYTES,
+    FooterRepr, NO_OFFSET, NO_OFFSET_32, batmap_checksum,
 };
 use crate::shape::{MAX_BLOCKS, MAX_DYNAMIC_BYTES, Shape};
 
@@ -45,8 +45,20 @@ pub(crate) enum Batmap {
     Valid {
         header_at: u64,
         header: Box<BatmapRepr>,
-        empty: bool,
+        bits: Bits,
     },
+}
+
+/// What a batmap's bits are worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bits {
+    /// There are none.
+    Empty,
+    /// They say what they should.
+    Set,
+    /// They are not the header's: a power cut came between map and header. Nothing of them is believed, and both are made
+    /// anew.
+    Stale,
 }
 
 /// What every footer must hold, fixed or dynamic.
@@ -144,6 +156,24 @@ impl Frame {
         self.regions().map(|region| (region.start, region.end)).chain(locators)
     }
 
+    /// Where blocks lie on a stale batmap they are right, and it was none: its place is taken for granted by nobody else.
+    pub(crate) fn doubt_batmap(&mut self, entries: &[u32]) {
+        if !matches!(self.batmap, Batmap::Valid { bits: Bits::Stale, .. }) {
+            return;
+        }
+        let places: Vec<Region> = self
+            .regions()
+            .filter(|region| region.name.starts_with("batmap"))
+            .collect();
+        let lies_there = |&entry: &u32| {
+            let (start, end) = (Shape::bitmap_at(entry), self.shape.slot_end(entry));
+            entry != BAT_UNUSED && places.iter().any(|region| region.meets(start, end))
+        };
+        if entries.iter().any(lies_there) {
+            self.batmap = Batmap::Invalid("blocks lie on it".into());
+        }
+    }
+
     fn check_table_place(&self, limit: u64) -> Result<(), Error> {
         let (at, field) = (self.header.table_offset, "dynamic header: table offset");
         let bad = |detail: String| Err(Error::corrupt(field, self.header_at + 16, detail));
@@ -218,18 +248,15 @@ impl Frame {
             .map_err(Error::io("reading the batmap", header.map_offset))?;
         let computed = batmap_checksum(header.version, &map, footer.current_size);
         let whole = batmap_checksum(header.version, &map, u64::MAX);
-        if header.checksum != computed && header.checksum != whole {
-            let flaw = Flaw::Checksum {
-                stored: header.checksum,
-                computed,
-            };
-            return Ok(Batmap::Invalid(flaw.to_string()));
-        }
-        let empty = map.iter().all(|&byte| byte == 0);
+        let bits = match header.checksum {
+            sum if sum != computed && sum != whole => Bits::Stale,
+            _ if map.iter().all(|&byte| byte == 0) => Bits::Empty,
+            _ => Bits::Set,
+        };
         Ok(Batmap::Valid {
             header_at,
             header: Box::new(header),
-            empty,
+            bits,
         })
     }
 }
@@ -349,6 +376,10 @@ impl Frame {
         let batmap_at = self.header.table_offset + self.table_bytes();
         if let Batmap::Invalid(why) = &self.batmap {
             warn("batmap-invalid", batmap_at, format!("batmap: ignored: {why}"));
+        }
+        if matches!(self.batmap, Batmap::Valid { bits: Bits::Stale, .. }) {
+            let text = "batmap: its checksum does not fit; it is made anew when the image is next written";
+            warn("batmap-stale", batmap_at, text.into());
         }
         if self.encrypted() {
             let text = "batmap header: the data are encrypted; they are given as they are";

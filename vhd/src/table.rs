@@ -4,6 +4,7 @@ use iomgr_core::{SECTOR_BYTES, Storage};
 
 use crate::error::Error;
 use crate::finding::{Finding, Severity};
+use crate::footers::Chosen;
 use crate::layout::BAT_UNUSED;
 use crate::shape::{PAGE, Shape};
 use crate::structure::{Frame, Region};
@@ -106,13 +107,21 @@ pub(crate) struct Judgement {
     pub(crate) flaws: Vec<EntryFlaw>,
     /// Behind this byte there is nothing but the footer.
     pub(crate) data_end: u64,
-    /// Room between the parts, each as start and end, in order. It holds nothing, or leaked slots.
+    /// Room between the parts, each as start and end, in order. It holds nothing, or free slots.
     pub(crate) gaps: Vec<(u64, u64)>,
+}
+
+/// Reads frame and table.
+pub(crate) fn read(storage: &dyn Storage, chosen: &Chosen) -> Result<(Frame, Table), Error> {
+    let mut frame = Frame::read(storage, chosen)?;
+    let table = Table::read(storage, &frame)?;
+    frame.doubt_batmap(&table.entries);
+    Ok((frame, table))
 }
 
 impl Table {
     /// Reads what matters of the table. Its place was judged by [`Frame::read`]: it lies within the file.
-    pub(crate) fn read(storage: &dyn Storage, frame: &Frame) -> Result<Self, Error> {
+    fn read(storage: &dyn Storage, frame: &Frame) -> Result<Self, Error> {
         let blocks = usize::try_from(frame.shape.blocks()).expect("bounded by MAX_BLOCKS");
         let units = Units::new(frame);
         let last = units.of(frame.shape.blocks() - 1);

@@ -43,7 +43,7 @@ use iomgr_core::Errno;
 
 use crate::layout::{FOOTER_BYTES, FooterRepr};
 use crate::map::{Map, Slot};
-use crate::structure::{Batmap, Frame};
+use crate::structure::{Batmap, Bits, Frame};
 use crate::table::Units;
 use batmap::BatmapClear;
 use fill::Fills;
@@ -160,7 +160,7 @@ impl Allocator {
             data_end,
             gaps,
         };
-        let stale = matches!(frame.batmap, Batmap::Valid { empty: false, .. });
+        let stale = matches!(&frame.batmap, Batmap::Valid { bits, .. } if *bits != Bits::Empty);
         Self {
             units: Units::new(&frame),
             table_tail: table_tail.into(),
