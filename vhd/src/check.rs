@@ -53,7 +53,10 @@ pub struct Stats {
     pub full: u64,
     /// How many have their data off 4096 boundaries.
     pub misaligned: u64,
-    /// Bytes of whole slots that nothing refers to.
+    /// Bytes of whole slots between others that nothing refers to: new blocks take them first.
+    pub free_bytes: u64,
+    /// Bytes of whole slots behind all others that nothing refers to: what a crash left of space reserved ahead, to be cut
+    /// off at the next clean close.
     pub leaked_bytes: u64,
 }
 
@@ -125,7 +128,7 @@ impl Checker<'_> {
             .extend(judgement.flaws.iter().map(|flaw| flaw.finding(&frame)));
         self.slots(&frame, &entries, &judgement)?;
         self.alignment(&frame, &entries);
-        self.leaks(&frame, chosen, &judgement);
+        self.unused(&frame, chosen, &judgement);
         Ok(())
     }
 
@@ -206,23 +209,24 @@ impl Checker<'_> {
     }
 
     /// Room for whole slots that nothing refers to. With the footer lost nobody knows where the image ends.
-    fn leaks(&mut self, frame: &Frame, chosen: &Chosen, judgement: &Judgement) {
-        let mut gaps = judgement.gaps.clone();
-        if chosen.state == State::Clean && !self.storage.is_block_device() {
-            gaps.push((judgement.data_end.next_multiple_of(PAGE), chosen.limit));
+    fn unused(&mut self, frame: &Frame, chosen: &Chosen, judgement: &Judgement) {
+        let room = |(start, end): (u64, u64)| end.saturating_sub(start) / frame.shape.stride() * frame.shape.stride();
+        let free = judgement.gaps.iter().copied().map(room).sum();
+        if let Some(&(first, _)) = judgement.gaps.first() {
+            let text = format!("{free} bytes of free slots, which new blocks take first");
+            self.add(Severity::Info, "free", first, text);
         }
-        for (start, end) in gaps {
-            let bytes = end.saturating_sub(start) / frame.shape.stride() * frame.shape.stride();
-            if bytes > 0 {
-                self.report.stats.leaked_bytes += bytes;
-                self.add(
-                    Severity::Leak,
-                    "leak",
-                    start,
-                    format!("{bytes} bytes of slots that nothing refers to"),
-                );
-            }
+        let end = judgement.data_end.next_multiple_of(PAGE);
+        let leaked = match chosen.state == State::Clean && !self.storage.is_block_device() {
+            true => room((end, chosen.limit)),
+            false => 0,
+        };
+        if leaked > 0 {
+            let text = format!("{leaked} bytes of slots that nothing refers to");
+            self.add(Severity::Leak, "leak", end, text);
         }
+        self.report.stats.free_bytes = free;
+        self.report.stats.leaked_bytes = leaked;
     }
 
     fn add(&mut self, severity: Severity, code: &'static str, offset: u64, text: String) {

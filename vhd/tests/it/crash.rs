@@ -127,7 +127,7 @@ fn our_image_survives_power_cuts_and_kills() {
         let disk = torture_twice(ours(24 * 4096 - 512, 4096), seed, Faults::default());
         let report = vhd::check(&disk).unwrap();
         assert!(
-            report.findings.iter().all(|finding| finding.code == "leak"),
+            report.findings.iter().all(|finding| finding.code == "free"),
             "{report:?}"
         );
     });
