@@ -376,11 +376,6 @@ impl Shared {
         shared.layout.close(shared.medium.storage()).map_err(fail)
     }
 
-    /// Do reads and writes go through the page cache?
-    pub(crate) fn is_cached(&self) -> bool {
-        self.cache == Cache::Writeback
-    }
-
     /// Did a flush fail?
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)

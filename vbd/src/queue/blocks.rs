@@ -261,20 +261,20 @@ impl BlockQueue {
         Next::Op { action, sectors }
     }
 
-    /// What lies in the file, whatever its bits say.
+    /// What lies in the file, whatever its bits say. Past the page cache there is nothing to be filled.
     fn prefetch(&self, slot: &Slot) -> Next {
         let (at, left) = slot.rest();
         let extent = self.map.lookup(at, left);
         let sectors = extent.count().0;
         match self.place_in_file(extent, at) {
-            Some(offset) => Next::Op {
+            Some(offset) if !self.durable_writes => Next::Op {
                 action: Action::Prefetch {
                     offset,
                     len: sectors * SECTOR_BYTES,
                 },
                 sectors,
             },
-            None => Next::Skip { sectors },
+            _ => Next::Skip { sectors },
         }
     }
 

@@ -172,9 +172,6 @@ impl DiskQueue {
         while !self.slot(tag).is_mapped() {
             let slot = &mut self.slots[tag.0 as usize];
             let next = match &mut self.backing {
-                _ if slot.is(Operation::Prefetch) && !self.shared.is_cached() => Next::Skip {
-                    sectors: slot.rest().1.0,
-                },
                 Backing::Plain { offset } => plain_next(*offset, self.shared.durable_writes, slot),
                 Backing::Blocks(blocks) => blocks.next(pass, slot),
             };
@@ -490,6 +487,8 @@ fn plain_next(base: u64, durable_writes: bool, slot: &mut Slot) -> Next {
             unmap: !request.flags.contains(RequestFlags::NO_UNMAP),
             fast: request.flags.contains(RequestFlags::FAST_ZERO),
         },
+        // Past the page cache there is nothing to be filled.
+        Operation::Prefetch if durable_writes => return Next::Skip { sectors },
         Operation::Prefetch => Action::Prefetch { offset, len },
         Operation::Flush => unreachable!("a flush has no sectors"),
     };
