@@ -1,10 +1,14 @@
 //! Group `loop`: loop devices below the product, and real block devices on top of it.
 
 use std::fs::{self, OpenOptions};
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use iomgr_core::{BlockStatus, Device, RequestFlags, Sector, SectorCount, SectorRange};
 use iomgr_tests::{Loop, Mount, NbdFuse, Server, Tool, need};
+use tqueue::EngineKind;
+use vbd::{BlockingDisk, DiskOptions, Format};
 
 use crate::clients;
 use crate::disk::{Disk, Kind, soak};
@@ -60,6 +64,59 @@ fn loop_direct_io_keeps_its_bytes() {
             Tool::new("qemu-io").args(read).arg(device).run();
         }
     }
+}
+
+/// The kernel may fill a block device with zeros for want of something better, but not where it is asked for a hole.
+#[test]
+fn loop_zeros_are_fast_or_refused() {
+    if !need::loop_devices() {
+        return;
+    }
+    let disk = Disk::new(Kind::LoopDevice, 16 * MIB);
+    let options = DiskOptions {
+        format: Some(Format::Raw),
+        ..DiskOptions::default()
+    };
+    let opened = vbd::Disk::open(disk.image(), &options).unwrap();
+    let mut queue = BlockingDisk::open(&opened, EngineKind::Auto).unwrap();
+    let range = SectorRange::new(Sector(8), SectorCount(16)).unwrap();
+    let mut read = vec![0; 16 * 512];
+    queue.write(&[7; 16 * 512], range.start(), RequestFlags::FUA).unwrap();
+    let kept = queue.write_zeroes(range, RequestFlags::FAST_ZERO | RequestFlags::NO_UNMAP);
+    assert_eq!(kept.unwrap_err().kind(), ErrorKind::Unsupported);
+    queue.read(&mut read, range.start()).unwrap();
+    assert!(read.iter().all(|&byte| byte == 7), "nothing was changed");
+    if queue.write_zeroes(range, RequestFlags::FAST_ZERO).is_ok() {
+        queue.read(&mut read, range.start()).unwrap();
+        assert!(read.iter().all(|&byte| byte == 0));
+    }
+    // A device does not tell where its holes are.
+    assert_eq!(queue.block_status(range), BlockStatus::data(range.count()));
+    queue.prefetch(range).unwrap();
+}
+
+/// The device grows with its file once it is told to look.
+#[test]
+fn loop_an_enlarged_device_is_served_to_its_new_end() {
+    if !need::loop_devices() {
+        return;
+    }
+    let disk = Disk::new(Kind::LoopDevice, 16 * MIB);
+    let options = DiskOptions {
+        format: Some(Format::Raw),
+        ..DiskOptions::default()
+    };
+    let opened = vbd::Disk::open(disk.image(), &options).unwrap();
+    let mut queue = BlockingDisk::open(&opened, EngineKind::Auto).unwrap();
+    let file = OpenOptions::new().write(true).open(disk.dir.join("disk.raw")).unwrap();
+    file.set_len(32 * MIB).unwrap();
+    Tool::new("losetup").arg("--set-capacity").arg(disk.image()).run();
+    assert_eq!(opened.limits().size, SectorCount(32 * MIB / 512));
+    let last = Sector(32 * MIB / 512 - 1);
+    queue.write(&[9; 512], last, RequestFlags::FUA).unwrap();
+    let mut read = [0; 512];
+    queue.read(&mut read, last).unwrap();
+    assert_eq!(read, [9; 512]);
 }
 
 /// `--force` is about files that exist, not about devices that somebody has mounted.
