@@ -266,6 +266,10 @@ impl<'a> Life<'a> {
         let mut flags = RequestFlags::empty();
         flags.set(RequestFlags::FUA, op.is_write() && self.rng.u8(..) < self.load.fua);
         flags.set(RequestFlags::NO_UNMAP, op == Operation::WriteZeroes && self.rng.bool());
+        // The simulated files have holes: zeros may always be asked to be fast, and nothing else may come of it. Drawing no
+        // lot for that keeps the kept seeds what they are.
+        let may_unmap = op == Operation::WriteZeroes && !flags.contains(RequestFlags::NO_UNMAP);
+        flags.set(RequestFlags::FAST_ZERO, may_unmap && *self.next_stamp % 2 == 0);
         (op, flags)
     }
 
