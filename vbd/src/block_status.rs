@@ -4,35 +4,63 @@
 //! What is called zero reads as zeros. What is called data may be anything, so what is not known is data.
 
 use std::io;
+use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 use iomgr_core::{BlockStatus, SECTOR_BYTES, Sector, SectorCount, SectorRange};
 use vhd::Extent;
 
-use crate::disk::{Medium, Shared};
+use crate::disk::Shared;
 use crate::file::FileExtent;
-use crate::layout::{Layout, PlainLayout};
+use crate::layout::Layout;
 
 impl Shared {
     /// What is known about the first sectors of `range`, which lies on the disk.
     pub(crate) fn block_status(&self, range: SectorRange) -> io::Result<BlockStatus> {
         match &self.layout {
-            Layout::Plain(plain) => plain_status(plain, &self.medium, range),
+            Layout::Plain(plain) => {
+                let from = plain.offset_bytes + range.offset_bytes();
+                Ok(plain_status(range, from, self.medium.extent_at(from)?))
+            }
             Layout::Blocks(blocks) => Ok(mapped_status(range, |at, most| blocks.map.lookup(at, most))),
         }
     }
 }
 
+/// The data that a queue found last in the file of a plain disk. To find where data end costs time by their length on some
+/// file systems, and who asks once asks again right behind; so as long as the disk makes no holes, the answer holds.
+#[derive(Debug, Default)]
+pub(crate) struct FoundData {
+    bytes: Range<u64>,
+    /// See [`Shared::holes_made`].
+    holes_made: u64,
+}
+
+impl FoundData {
+    /// What is known about `range`, which begins at byte `from` of the file.
+    pub(crate) fn status(&mut self, shared: &Shared, range: SectorRange, from: u64) -> io::Result<BlockStatus> {
+        let holes_made = shared.holes_made.load(Ordering::Acquire);
+        let extent = match self.holes_made == holes_made && self.bytes.contains(&from) {
+            true => FileExtent::Data { end: self.bytes.end },
+            false => shared.medium.extent_at(from)?,
+        };
+        if let FileExtent::Data { end } = extent {
+            (self.bytes, self.holes_made) = (from..end, holes_made);
+        }
+        Ok(plain_status(range, from, extent))
+    }
+}
+
 /// Of a disk that is one run of its file. Sectors that the file has only a part of are data.
-fn plain_status(plain: &PlainLayout, medium: &Medium, range: SectorRange) -> io::Result<BlockStatus> {
-    let from = plain.offset_bytes + range.offset_bytes();
+fn plain_status(range: SectorRange, from: u64, extent: FileExtent) -> BlockStatus {
     let most = range.count();
-    Ok(match medium.extent_at(from)? {
+    match extent {
         FileExtent::Hole { end } => match SectorCount::from_bytes_floor(end - from).min(most) {
             SectorCount::ZERO => BlockStatus::data(SectorCount(1)),
             count => BlockStatus::hole(count),
         },
         FileExtent::Data { end } => BlockStatus::data(SectorCount((end - from).div_ceil(SECTOR_BYTES)).min(most)),
-    })
+    }
 }
 
 /// Of a disk of blocks, as `lookup` finds them: runs of one kind are merged, to the end of `range`.

@@ -96,6 +96,8 @@ pub(crate) struct Shared {
     limits: Limits,
     /// Sectors, when they were last counted.
     size: AtomicU64,
+    /// Discards and write-zeroes that have ended.
+    pub(crate) holes_made: AtomicU64,
     pub(crate) medium: Medium,
     pub(crate) layout: Layout,
     cache: Cache,
@@ -311,6 +313,7 @@ impl Shared {
             name,
             size: AtomicU64::new(limits.size.0),
             limits,
+            holes_made: AtomicU64::new(0),
             medium,
             layout,
             cache,

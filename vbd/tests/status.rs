@@ -111,6 +111,30 @@ fn what_is_called_zero_reads_as_zeros() {
     }
 }
 
+#[test]
+fn a_hole_made_in_known_data_is_seen() {
+    let dir = TempDir::new().unwrap();
+    let disk = open(&image(&dir, "a.img", false));
+    let mut queue = queue(&disk);
+    queue.write(&[7; 1 << 20], Sector(0), RequestFlags::empty()).unwrap();
+    let mib = range(0, 2048);
+    assert_eq!(queue.block_status(mib), BlockStatus::data(SectorCount(2048)));
+    queue.write_zeroes(range(512, 512), RequestFlags::empty()).unwrap();
+    assert_eq!(queue.block_status(mib), disk.block_status(mib).unwrap());
+    assert_eq!(
+        queue.block_status(range(512, 600)),
+        disk.block_status(range(512, 600)).unwrap()
+    );
+    assert_eq!(
+        queue.block_status(range(1030, 100)),
+        BlockStatus::data(SectorCount(100))
+    );
+    assert_eq!(
+        queue.block_status(range(600, 1)),
+        disk.block_status(range(600, 1)).unwrap()
+    );
+}
+
 /// Which blocks the image's table has a place for, read without the library.
 fn allocated(path: &Path) -> Vec<bool> {
     let file = std::fs::read(path).unwrap();

@@ -17,12 +17,14 @@ mod slot;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use iomgr_core::{
     Action, BlockStatus, Busy, CancelOutcome, DeviceQueue, Done, Errno, FileSlot, Lease, Op, OpDone, OpQueue,
     Operation, Owner, Pass, QueueContext, Request, RequestFlags, SECTOR_BYTES, SectorRange, Tag, Token,
 };
 
+use crate::block_status::FoundData;
 use crate::disk::Shared;
 use crate::layout::Layout;
 pub(crate) use crate::queue::blocks::{Answer, Message};
@@ -105,7 +107,7 @@ pub(crate) struct DiskQueue {
 #[derive(Debug)]
 enum Backing {
     /// The disk is one run of the file, from this byte.
-    Plain { offset: u64 },
+    Plain { offset: u64, found: FoundData },
     /// The disk is blocks, mapped one by one.
     Blocks(Box<BlockQueue>),
 }
@@ -124,6 +126,7 @@ impl DiskQueue {
         let backing = match &shared.layout {
             Layout::Plain(plain) => Backing::Plain {
                 offset: plain.offset_bytes,
+                found: FoundData::default(),
             },
             Layout::Blocks(blocks) => {
                 let opened = BlockQueue::open(&shared, blocks, file, &mut cx);
@@ -172,7 +175,7 @@ impl DiskQueue {
         while !self.slot(tag).is_mapped() {
             let slot = &mut self.slots[tag.0 as usize];
             let next = match &mut self.backing {
-                Backing::Plain { offset } => plain_next(*offset, self.shared.durable_writes, slot),
+                Backing::Plain { offset, .. } => plain_next(*offset, self.shared.durable_writes, slot),
                 Backing::Blocks(blocks) => blocks.next(pass, slot),
             };
             if !self.take(pass, tag, next) {
@@ -303,6 +306,9 @@ impl DiskQueue {
         let result = slot.error.map_or(Ok(()), Err);
         let request = slot.end().expect("only a running request finishes");
         self.in_flight -= 1;
+        if matches!(request.op, Operation::Discard | Operation::WriteZeroes) {
+            self.shared.holes_made.fetch_add(1, Ordering::AcqRel);
+        }
         self.complete(pass, &request, result);
     }
 
@@ -412,7 +418,10 @@ impl DeviceQueue for DiskQueue {
     fn block_status(&mut self, range: SectorRange) -> BlockStatus {
         let known = match &mut self.backing {
             _ if !range.fits(self.shared.size()) => None,
-            Backing::Plain { .. } => self.shared.block_status(range).ok(),
+            Backing::Plain { offset, found } => {
+                let from = *offset + range.offset_bytes();
+                found.status(&self.shared, range, from).ok()
+            }
             Backing::Blocks(blocks) => Some(blocks.block_status(range)),
         };
         known.unwrap_or(BlockStatus::data(range.count()))
