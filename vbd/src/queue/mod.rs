@@ -13,6 +13,7 @@
 
 mod blocks;
 mod flush;
+mod plain;
 mod slot;
 
 use std::collections::VecDeque;
@@ -21,7 +22,7 @@ use std::sync::atomic::Ordering;
 
 use iomgr_core::{
     Action, BlockStatus, Busy, CancelOutcome, DeviceQueue, Done, Errno, FileSlot, Lease, Op, OpDone, OpQueue,
-    Operation, Owner, Pass, QueueContext, Request, RequestFlags, SECTOR_BYTES, SectorRange, Tag, Token,
+    Operation, Owner, Pass, QueueContext, Request, SECTOR_BYTES, SectorRange, Tag, Token,
 };
 
 use crate::block_status::FoundData;
@@ -175,7 +176,7 @@ impl DiskQueue {
         while !self.slot(tag).is_mapped() {
             let slot = &mut self.slots[tag.0 as usize];
             let next = match &mut self.backing {
-                Backing::Plain { offset, .. } => plain_next(*offset, self.shared.durable_writes, slot),
+                Backing::Plain { offset, .. } => plain::next(*offset, self.shared.durable_writes, slot),
                 Backing::Blocks(blocks) => blocks.next(pass, slot),
             };
             if !self.take(pass, tag, next) {
@@ -471,37 +472,4 @@ pub(crate) fn lease_all(io: &mut dyn OpQueue, count: usize, bytes: u32) -> Optio
     }
     leases.into_iter().for_each(|lease| io.free(lease));
     None
-}
-
-/// A plain disk serves any range by one op.
-fn plain_next(base: u64, durable_writes: bool, slot: &mut Slot) -> Next {
-    let request = slot.request.as_ref().expect("a driven slot holds a request");
-    let (offset, len) = (base + request.range.offset_bytes(), request.range.len_bytes());
-    let fua = request.flags.contains(RequestFlags::FUA);
-    let sectors = request.range.count().0;
-    let action = match request.op {
-        Operation::Read => Action::Read {
-            offset,
-            data: request.data,
-        },
-        Operation::Write => Action::Write {
-            offset,
-            data: request.data,
-            durable: fua && durable_writes,
-        },
-        Operation::Discard => Action::Discard { offset, len },
-        Operation::WriteZeroes => Action::WriteZeroes {
-            offset,
-            len,
-            unmap: !request.flags.contains(RequestFlags::NO_UNMAP),
-            fast: request.flags.contains(RequestFlags::FAST_ZERO),
-        },
-        // Past the page cache there is nothing to be filled.
-        Operation::Prefetch if durable_writes => return Next::Skip { sectors },
-        Operation::Prefetch => Action::Prefetch { offset, len },
-        Operation::Flush => unreachable!("a flush has no sectors"),
-    };
-    slot.durable = fua && durable_writes && request.op == Operation::Write;
-    slot.flush_after |= fua && !slot.durable;
-    Next::Op { action, sectors }
 }
