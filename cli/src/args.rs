@@ -3,11 +3,13 @@
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::check::Check;
+use crate::compare::Compare;
 use crate::completions::Completions;
 use crate::convert::Convert;
 use crate::create::Create;
 use crate::doctor::Doctor;
 use crate::info::Info;
+use crate::map::Map;
 use crate::repair::Repair;
 use crate::serve::Serve;
 use crate::status::Status;
@@ -55,6 +57,8 @@ pub(crate) enum Verb {
     Check(Check),
     Repair(Repair),
     Convert(Convert),
+    Compare(Compare),
+    Map(Map),
     Serve(Serve),
     Stop(Stop),
     Status(Status),

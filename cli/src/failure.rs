@@ -45,6 +45,12 @@ impl Failure {
         self
     }
 
+    /// Sets the code of an error that has none of its own.
+    #[must_use]
+    pub(crate) fn or_exit(self, code: u8) -> Self {
+        if self.exit == EXIT_ERROR { self.exit(code) } else { self }
+    }
+
     /// Says it on stderr.
     pub(crate) fn report(&self, json: bool) -> ExitCode {
         let line = if json {

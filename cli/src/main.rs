@@ -12,6 +12,7 @@
 
 mod args;
 mod check;
+mod compare;
 mod completions;
 mod convert;
 mod create;
@@ -19,6 +20,7 @@ mod doctor;
 mod failure;
 mod info;
 mod logging;
+mod map;
 mod output;
 mod repair;
 mod serve;
@@ -27,6 +29,7 @@ mod signals;
 mod size;
 mod status;
 mod stop;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -55,6 +58,8 @@ fn run(verb: Verb, json: bool) -> Result<ExitCode, Failure> {
         Verb::Check(check) => check.run(json),
         Verb::Repair(repair) => repair.run(json),
         Verb::Convert(convert) => convert.run(json),
+        Verb::Compare(compare) => compare.run(json),
+        Verb::Map(map) => map.run(json),
         Verb::Serve(serve) => serve.run(json),
         Verb::Stop(stop) => stop.run(json),
         Verb::Status(status) => status.run(json),

@@ -14,6 +14,7 @@ use iomgr_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind};
+use crate::extents::Extents;
 use crate::file::{FileExtent, FileOptions, ImageFile};
 use crate::format::Format;
 use crate::layout::Layout;
@@ -222,6 +223,11 @@ impl Disk {
     /// What it has done since it was opened.
     pub fn stats(&self) -> Stats {
         self.stable.stats()
+    }
+
+    /// What it is made of, from a sector on. Reads metadata, never data.
+    pub fn extents(&self, from: Sector) -> Extents {
+        Extents::new(self.stable.generation(), from)
     }
 
     /// What is known, without reading data, about the first sectors of `range`: a blocking look, for tools. It

@@ -23,6 +23,10 @@ pub enum ErrorKind {
     Exists,
     /// Reading or writing failed.
     Io,
+    /// Somebody asked for an end before the work was done.
+    Interrupted,
+    /// A copy is not what its source is.
+    Differs,
     /// The queue of ops could not be set up.
     Queue,
     /// The frontend could not be set up.
