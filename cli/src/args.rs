@@ -9,6 +9,7 @@ use crate::convert::Convert;
 use crate::create::Create;
 use crate::doctor::Doctor;
 use crate::info::Info;
+use crate::man::Man;
 use crate::map::Map;
 use crate::repair::Repair;
 use crate::serve::Serve;
@@ -23,7 +24,8 @@ Examples:
   iomgr doctor                          what this machine offers
 
 Every verb has examples in its own --help.
-Exit codes: 0 well, 1 error, 2 wrong usage; `check` also: 2 corrupt, 3 leaked space only.";
+Exit codes: 0 well, 1 error, 2 wrong usage, 130 and 143 after SIGINT and SIGTERM;
+`check`: 2 corrupt, 3 leaked space only; `compare`: 1 different, 3 could not be compared.";
 
 /// Serve disk images and block devices as virtual block devices, in user space.
 #[derive(Debug, Parser)]
@@ -64,6 +66,7 @@ pub(crate) enum Verb {
     Status(Status),
     Doctor(Doctor),
     Completions(Completions),
+    Man(Man),
 }
 
 /// How log lines look.

@@ -46,7 +46,9 @@ pub(crate) struct Compare {
 
 impl Compare {
     pub(crate) fn run(&self, json: bool) -> Result<ExitCode, Failure> {
-        let comparison = self.compare(json).map_err(|failure| failure.or_exit(EXIT_NOT_COMPARED))?;
+        let comparison = self
+            .compare(json)
+            .map_err(|failure| failure.or_exit(EXIT_NOT_COMPARED))?;
         if json {
             print_json(&self.answer(&comparison))?;
         } else {
@@ -94,7 +96,9 @@ impl Compare {
             }
         };
         if a != b && comparison.difference != Some(Difference::Size) {
-            note(&format!("the disks differ in size ({sizes}); the shorter one counts as followed by zeros"));
+            note(&format!(
+                "the disks differ in size ({sizes}); the shorter one counts as followed by zeros"
+            ));
         }
         print(&format!("{verdict}\n"))
     }

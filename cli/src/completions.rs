@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
+use serde_json::json;
 
 use crate::args::Cli;
 use crate::failure::Failure;
-use crate::output::print;
+use crate::output::{print, print_json};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,10 +25,15 @@ pub(crate) struct Completions {
 }
 
 impl Completions {
-    pub(crate) fn run(&self) -> Result<ExitCode, Failure> {
+    pub(crate) fn run(&self, json: bool) -> Result<ExitCode, Failure> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "iomgr", &mut script);
-        print(&String::from_utf8_lossy(&script))?;
+        let script = String::from_utf8_lossy(&script);
+        if json {
+            print_json(&json!({ "shell": self.shell.to_string(), "script": script }))?;
+        } else {
+            print(&script)?;
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -1,28 +1,30 @@
 //! `iomgr convert`: an image copied into another, zeros left out.
 
-use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
+use vbd::{Copied, Means};
 
 use crate::args::Format;
 use crate::failure::Failure;
 use crate::output::{print, print_json};
-use crate::{signals, size};
+use crate::size;
+use crate::watch::Watch;
 
 const EXAMPLES: &str = "\
 Examples:
   iomgr convert disk.img disk.vhd                raw to dynamic VHD
   iomgr convert disk.vhd disk.img                VHD to a sparse raw file
   iomgr convert --fixed --force a.vhd b.vhd      to a fixed VHD, over an older b.vhd
-  iomgr convert --from raw /dev/loop0 disk.vhd   a block device into an image
+  iomgr convert --resume --verify a.vhd b.img    go on after an interruption, and compare at the end
+  iomgr convert /dev/vg/old disk.vhd             a block device into an image
+  iomgr convert --force disk.vhd /dev/vg/new     and an image onto a block device
 
-Ctrl-C removes the unfinished target.";
+The target gets its name when it is complete; until then it is TARGET.iomgr-part. Ctrl-C removes that,
+or with --resume keeps it, and the same command goes on with it. Zeros and holes take no space.
+Where the file system can share blocks, they are shared (reflink).";
 
 /// Copy an image into a new one of another format
 #[derive(Args, Debug)]
@@ -41,77 +43,79 @@ pub(crate) struct Convert {
     /// VHD: make a fixed image instead of a dynamic one
     #[arg(long)]
     fixed: bool,
-    /// Replace the target if it exists
+    /// Replace the target if it exists; a block device always does
     #[arg(long)]
     force: bool,
+    /// Go on with what an interrupted run with --resume left; keep what there is when interrupted
+    #[arg(long)]
+    resume: bool,
+    /// Read the copy from the disk again and compare it with the source before it gets its name
+    #[arg(long)]
+    verify: bool,
 }
 
 impl Convert {
     pub(crate) fn run(&self, json: bool) -> Result<ExitCode, Failure> {
-        let signal = Arc::new(AtomicI32::new(0));
-        let seen = Arc::clone(&signal);
-        signals::handle("abandoned; the unfinished target is still there", move |number| {
-            seen.store(number, Ordering::Relaxed);
-        })?;
-        let copied = self.copy(&signal).map_err(|failure| self.explain(failure, &signal))?;
-        self.tell(copied, json)?;
-        Ok(ExitCode::SUCCESS)
-    }
-
-    fn copy(&self, signal: &AtomicI32) -> Result<vbd::Copied, Failure> {
+        let watch = Watch::start("abandoned; what was copied is still there", json)?;
         let options = vbd::ConvertOptions {
             from: self.from.map(Into::into),
             to: self.to.map(Into::into),
             fixed: self.fixed,
             force: self.force,
+            resume: self.resume,
+            verify: self.verify,
         };
-        let bar = self.progress_bar();
-        let mut progress = |done| {
-            bar.set_position(done);
-            signal.load(Ordering::Relaxed) == 0
+        let copied = vbd::convert(&self.source, &self.target, &options, &mut |progress| {
+            watch.tell(progress)
+        });
+        let copied = match (copied, watch.end()) {
+            (Ok(copied), _) => copied,
+            (Err(error), Some(code)) if error.kind() == vbd::ErrorKind::Interrupted => {
+                return Err(self.interrupted(code));
+            }
+            (Err(error), _) => return Err(error.into()),
         };
-        let copied = vbd::convert(&self.source, &self.target, &options, &mut progress);
-        bar.finish_and_clear();
-        Ok(copied?)
-    }
-
-    /// A bar on a terminal, nothing elsewhere.
-    fn progress_bar(&self) -> ProgressBar {
-        if !io::stderr().is_terminal() {
-            return ProgressBar::hidden();
-        }
-        // An image that cannot be looked at fails in the copy, with the full story.
-        let size = vbd::info(&self.source, self.from.map(Into::into)).map_or(0, |info| info.size_bytes);
-        let style =
-            ProgressStyle::with_template("{bar:40} {percent:>3}%  {binary_bytes} of {binary_total_bytes}  {eta} left")
-                .expect("the template is fixed and right");
-        ProgressBar::with_draw_target(Some(size), ProgressDrawTarget::stderr()).with_style(style)
-    }
-
-    fn explain(&self, failure: Failure, signal: &AtomicI32) -> Failure {
-        match signal.load(Ordering::Relaxed) {
-            0 => failure,
-            number => Failure::new(format!(
-                "{}: interrupted; the unfinished target is removed",
-                self.target.display()
-            ))
-            .exit(signals::exit_code(number)),
-        }
-    }
-
-    fn tell(&self, copied: vbd::Copied, json: bool) -> Result<(), Failure> {
         if json {
-            return print_json(&json!({
-                "source": self.source.to_string_lossy(),
-                "target": self.target.to_string_lossy(),
-                "size_bytes": copied.size_bytes,
-                "written_bytes": copied.written_bytes,
-            }));
+            print_json(&self.answer(copied))?;
+        } else {
+            print(&self.describe(copied))?;
         }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn interrupted(&self, code: u8) -> Failure {
+        let end = if self.resume {
+            "the same command goes on with it"
+        } else {
+            "the unfinished target is removed"
+        };
+        Failure::new(format!("{}: interrupted; {end}", self.target.display())).exit(code)
+    }
+
+    fn answer(&self, copied: Copied) -> serde_json::Value {
+        let mut answer = serde_json::to_value(copied).expect("plain data with text for keys");
+        answer["source"] = json!(self.source.to_string_lossy());
+        answer["target"] = json!(self.target.to_string_lossy());
+        answer
+    }
+
+    fn describe(&self, copied: Copied) -> String {
         let (size, written) = (size::both(copied.size_bytes), size::both(copied.written_bytes));
-        print(&format!(
-            "{}: {size}, of which {written} were not zero\n",
-            self.target.display()
-        ))
+        let mut text = format!("{}: {size}, of which {written} were not zero", self.target.display());
+        if copied.resumed_at_bytes > 0 {
+            text += &format!(" after the {} of an earlier run", size::both(copied.resumed_at_bytes));
+        }
+        let shared = size::both(copied.offloaded_bytes);
+        match copied.means {
+            Means::Reflink if copied.offloaded_bytes > 0 => text += &format!("; {shared} are shared with the source"),
+            Means::ServerCopy if copied.offloaded_bytes > 0 => {
+                text += &format!("; {shared} were copied by the file server")
+            }
+            _ => {}
+        }
+        if copied.verified {
+            text += "; verified";
+        }
+        text + "\n"
     }
 }

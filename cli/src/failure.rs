@@ -3,31 +3,80 @@
 use std::error::Error;
 use std::fmt;
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde_json::json;
 
 /// The code of every error that has none of its own.
 const EXIT_ERROR: u8 = 1;
+/// The command line cannot be understood.
+const EXIT_USAGE: u8 = 2;
 
 /// Why a verb did not do what it was asked to.
 #[derive(Debug)]
 pub(crate) struct Failure {
+    kind: Kind,
+    file: Option<PathBuf>,
+    field: Option<String>,
     what: String,
-    kind: Option<vbd::ErrorKind>,
+    hint: Option<String>,
     causes: Vec<String>,
     exit: u8,
+}
+
+/// What kind of failure, in a word.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Of(vbd::ErrorKind),
+    Usage,
+    Other,
 }
 
 impl Failure {
     /// `what` is lower case, without a full stop.
     pub(crate) fn new(what: impl Into<String>) -> Self {
         Self {
+            kind: Kind::Other,
+            file: None,
+            field: None,
             what: what.into(),
-            kind: None,
+            hint: None,
             causes: Vec::new(),
             exit: EXIT_ERROR,
         }
+    }
+
+    /// What clap says about the command line.
+    pub(crate) fn usage(error: &clap::Error) -> Self {
+        let text = error.to_string();
+        let mut parts = text
+            .split("\n\n")
+            .map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "));
+        let what = parts.next().unwrap_or_default();
+        let field = error.get(clap::error::ContextKind::InvalidArg).map(ToString::to_string);
+        let hint = "`iomgr VERB --help` shows what can be said".to_owned();
+        Self {
+            kind: Kind::Usage,
+            field,
+            hint: Some(hint),
+            exit: EXIT_USAGE,
+            ..Self::new(what.trim_start_matches("error: "))
+        }
+    }
+
+    /// Names the file.
+    #[must_use]
+    pub(crate) fn at(mut self, file: &Path) -> Self {
+        self.file = Some(file.to_path_buf());
+        self
+    }
+
+    /// Says the way out.
+    #[must_use]
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
     }
 
     /// Names the cause, and the causes of that.
@@ -63,24 +112,54 @@ impl Failure {
         ExitCode::from(self.exit)
     }
 
+    /// All of it in one line under `error`, and its parts under their names.
     fn to_json(&self) -> serde_json::Value {
-        json!({ "error": self.what, "kind": self.kind.map_or("other".to_owned(), kind_name), "causes": self.causes })
+        json!({
+            "error": self.line(),
+            "kind": self.kind.name(),
+            "file": self.file.as_ref().map(|file| file.to_string_lossy()),
+            "field": self.field,
+            "hint": self.hint,
+            "causes": self.causes,
+        })
+    }
+
+    /// `file: field: what; hint`, as far as there are such.
+    fn line(&self) -> String {
+        let file = self.file.as_ref().map(|file| file.display().to_string());
+        let subject = [file.as_ref(), self.field.as_ref(), Some(&self.what)];
+        let subject = subject
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(": ");
+        self.hint.iter().fold(subject, |line, hint| format!("{line}; {hint}"))
     }
 }
 
 impl From<vbd::Error> for Failure {
     fn from(error: vbd::Error) -> Self {
+        let vbd::ErrorParts {
+            path,
+            field,
+            what,
+            hint,
+        } = error.parts();
         Self {
-            kind: Some(error.kind()),
+            kind: Kind::Of(error.kind()),
+            file: path.map(Path::to_path_buf),
+            field: field.map(str::to_owned),
+            hint: hint.map(str::to_owned),
             causes: causes(&error),
-            ..Self::new(error.to_string())
+            ..Self::new(what)
         }
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what)?;
+        f.write_str(&self.line())?;
         self.causes.iter().try_for_each(|cause| write!(f, "; cause: {cause}"))
     }
 }
@@ -92,16 +171,22 @@ pub(crate) fn causes(error: &dyn Error) -> Vec<String> {
         .collect()
 }
 
-/// `NeedsRepair` is `needs-repair` in JSON.
-fn kind_name(kind: vbd::ErrorKind) -> String {
-    let mut name = String::new();
-    for letter in format!("{kind:?}").chars() {
-        if letter.is_uppercase() && !name.is_empty() {
-            name.push('-');
+impl Kind {
+    /// `NeedsRepair` is `needs-repair`.
+    fn name(self) -> String {
+        let words = match self {
+            Self::Of(kind) => format!("{kind:?}"),
+            Self::Usage | Self::Other => format!("{self:?}"),
+        };
+        let mut name = String::new();
+        for letter in words.chars() {
+            if letter.is_uppercase() && !name.is_empty() {
+                name.push('-');
+            }
+            name.push(letter.to_ascii_lowercase());
         }
-        name.push(letter.to_ascii_lowercase());
+        name
     }
-    name
 }
 
 #[cfg(test)]
@@ -112,21 +197,26 @@ mod tests {
         let io = io::Error::other("no space");
         vbd::Error::new(vbd::ErrorKind::NeedsRepair, "is torn")
             .at("a.vhd".as_ref())
+            .field("footer")
+            .hint("repair it")
             .because(io)
             .into()
     }
 
     #[test]
-    fn text_names_file_what_and_causes() {
-        assert_eq!(failure().to_string(), "a.vhd: is torn; cause: no space");
+    fn text_names_file_field_what_hint_and_causes() {
+        assert_eq!(
+            failure().to_string(),
+            "a.vhd: footer: is torn; repair it; cause: no space"
+        );
     }
 
     #[test]
-    fn json_holds_the_same() {
-        let json = failure().to_json();
+    fn json_holds_the_same_and_its_parts() {
+        let line = failure().to_json().to_string();
         assert_eq!(
-            json.to_string(),
-            r#"{"causes":["no space"],"error":"a.vhd: is torn","kind":"needs-repair"}"#
+            line,
+            r#"{"causes":["no space"],"error":"a.vhd: footer: is torn; repair it","field":"footer","file":"a.vhd","hint":"repair it","kind":"needs-repair"}"#
         );
     }
 }

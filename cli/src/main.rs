@@ -6,8 +6,8 @@
 //! # Contract
 //! - stdout holds what was asked for, stderr what there is to say besides: errors, logs, progress.
 //! - With `--json`, stdout holds one JSON document and an error is one JSON line on stderr.
-//! - Exit codes: 0 well; 1 an error; 2 wrong usage; `check`: 2 corrupt, 3 leaked space only; 130 and 143 after a signal
-//!   that cut work short.
+//! - Exit codes: 0 well; 1 an error; 2 wrong usage; `check`: 2 corrupt, 3 leaked space only; `compare`: 1 different, 3 could
+//!   not be compared; 130 and 143 after a signal that cut work short.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -20,6 +20,7 @@ mod doctor;
 mod failure;
 mod info;
 mod logging;
+mod man;
 mod map;
 mod output;
 mod repair;
@@ -39,7 +40,10 @@ use args::{Cli, Verb};
 use failure::Failure;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
     // The doctor's answer holds what would be a warning elsewhere.
     let quietest = if matches!(cli.verb, Verb::Doctor(_)) {
         "error"
@@ -49,6 +53,17 @@ fn main() -> ExitCode {
     logging::start(quietest, cli.common.verbose, cli.common.log_format);
     let json = cli.common.json;
     run(cli.verb, json).unwrap_or_else(|failure| failure.report(json))
+}
+
+/// Says what is wrong with the words of the command line; or what was asked for, if that was help.
+fn usage(error: &clap::Error) -> ExitCode {
+    let wants_json = std::env::args_os().any(|word| word == "--json");
+    if wants_json && error.use_stderr() {
+        return Failure::usage(error).report(true);
+    }
+    // Who closed the stream does not want to know.
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).expect("clap ends with 0 or 2"))
 }
 
 fn run(verb: Verb, json: bool) -> Result<ExitCode, Failure> {
@@ -64,6 +79,7 @@ fn run(verb: Verb, json: bool) -> Result<ExitCode, Failure> {
         Verb::Stop(stop) => stop.run(json),
         Verb::Status(status) => status.run(json),
         Verb::Doctor(doctor) => doctor.run(json),
-        Verb::Completions(completions) => completions.run(),
+        Verb::Completions(completions) => completions.run(json),
+        Verb::Man(man) => man.run(json),
     }
 }

@@ -40,7 +40,9 @@ impl Map {
             result.inspect_err(|error| reader_left |= error.kind() == io::ErrorKind::BrokenPipe)
         };
         let format = self.format.map(Into::into);
-        let mapped = vbd::map(&self.image, format, &mut |entry| note_reader(sink.entry(&mut out, entry)));
+        let mapped = vbd::map(&self.image, format, &mut |entry| {
+            note_reader(sink.entry(&mut out, entry))
+        });
         let ended = mapped.map_err(Failure::from).and_then(|()| {
             let ended = note_reader(sink.end(&mut out));
             ended.map_err(|error| Failure::new("cannot write to stdout").because(error))

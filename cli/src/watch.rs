@@ -10,7 +10,8 @@ use vbd::{Phase, Progress};
 use crate::failure::Failure;
 use crate::signals;
 
-const STYLE: &str = "{msg} {bar:40} {percent:>3}%  {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left";
+const STYLE: &str =
+    "{msg} {bar:40} {percent:>3}%  {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left";
 
 /// Who watches over the work.
 #[derive(Debug)]

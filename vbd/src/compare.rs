@@ -7,9 +7,7 @@
 use std::io;
 use std::path::Path;
 
-use iomgr_core::{
-    Data, Device, Done, Lease, Operation, SECTOR_BYTES, Sector, SectorCount, SectorRange, Tag,
-};
+use iomgr_core::{Data, Device, Done, Lease, Operation, SECTOR_BYTES, Sector, SectorCount, SectorRange, Tag};
 use serde::Serialize;
 
 use crate::disk::{Disk, DiskOptions};
@@ -274,7 +272,8 @@ impl<'a> Comparing<'a> {
         lane.outstanding -= 1;
         if let Err(errno) = done.result {
             let path = &self.disks[side as usize].info().path;
-            self.fault.get_or_insert_with(|| Fault::read(errno, lane.range).at(path));
+            self.fault
+                .get_or_insert_with(|| Fault::read(errno, lane.range).at(path));
         }
         if lane.outstanding == 0 && self.fault.is_none() {
             let at = self.first_difference(index);

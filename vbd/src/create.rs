@@ -64,11 +64,32 @@ pub fn create(path: &Path, options: &CreateOptions) -> Result<(), Error> {
 
 fn write(file: &ImageFile, format: Format, options: &CreateOptions) -> Result<(), Error> {
     match format {
+        Format::Raw if file.is_block_device() => zero_device(file, options.size_bytes),
         Format::Raw => file
             .set_len(options.size_bytes)
             .and_then(|()| file.sync())
             .map_err(|error| Error::new(ErrorKind::Io, "cannot be made that long").because(error)),
         Format::Vhd => vhd::create(file, &vhd_options(options)).map_err(no_vhd),
+    }
+}
+
+/// A device has its size, and old bytes: all of them become zeros.
+fn zero_device(device: &ImageFile, size_bytes: u64) -> Result<(), Error> {
+    let fail = |error| Error::new(ErrorKind::Io, "cannot be filled with zeros").because(error);
+    let has = device.len_bytes().map_err(fail)?;
+    if has < size_bytes {
+        let what = format!("the device has {has} bytes, fewer than the {size_bytes} of the disk");
+        return Err(Error::new(ErrorKind::InvalidOption, what).field("size"));
+    }
+    device.zero_range(0, has).and_then(|()| device.sync()).map_err(fail)
+}
+
+/// `raw`, `vhd-fixed` or `vhd-dynamic`.
+pub(crate) fn format_name(format: Format, fixed: bool) -> &'static str {
+    match format {
+        Format::Raw => "raw",
+        Format::Vhd if fixed => "vhd-fixed",
+        Format::Vhd => "vhd-dynamic",
     }
 }
 
@@ -99,7 +120,7 @@ pub(crate) fn vhd_now() -> u32 {
 }
 
 /// A new name survives a power cut only when its folder is synced.
-fn sync_folder(path: &Path) -> Result<(), Error> {
+pub(crate) fn sync_folder(path: &Path) -> Result<(), Error> {
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())

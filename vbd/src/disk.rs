@@ -259,6 +259,27 @@ impl Disk {
         Ok(None)
     }
 
+    /// The image's file, if it is a regular one.
+    pub(crate) fn regular_file(&self) -> Option<FileHandle> {
+        let shared = self.stable.generation();
+        (!shared.medium.storage().is_block_device()).then(|| shared.medium.handle())
+    }
+
+    /// The same, if the disk is the file's bytes from the first on.
+    pub(crate) fn plain_file(&self) -> Option<FileHandle> {
+        let is_plain = matches!(&self.stable.generation().layout, Layout::Plain(plain) if plain.offset_bytes == 0);
+        is_plain.then(|| self.regular_file()).flatten()
+    }
+
+    /// Lets the page cache forget what is flushed, so that what is read next comes from the disk below.
+    pub(crate) fn forget_cached(&self) {
+        let handle = self.stable.generation().medium.handle();
+        let Some(file) = handle.fd() else { return };
+        if let Err(error) = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed) {
+            tracing::warn!(%error, "cache_kept: what is read may come from memory");
+        }
+    }
+
     /// Closes the image cleanly: flushes it and gives reserved space back. All queues must be closed before; without this
     /// call the image is left as a crash would leave it, which is safe, too.
     pub fn close(&self) -> Result<(), Error> {

@@ -35,12 +35,27 @@ pub enum ErrorKind {
     Control,
 }
 
+/// What an error's words are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ErrorParts<'a> {
+    /// The file.
+    pub path: Option<&'a Path>,
+    /// The field of the file, or the option.
+    pub field: Option<&'a str>,
+    /// What is wrong.
+    pub what: &'a str,
+    /// The way out, where it is not part of what is wrong.
+    pub hint: Option<&'a str>,
+}
+
 /// An error of this crate: what kind, what it was about, and what caused it.
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
     path: Option<PathBuf>,
+    field: Option<String>,
     what: String,
+    hint: Option<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -50,7 +65,9 @@ impl Error {
         Self {
             kind,
             path: None,
+            field: None,
             what: what.into(),
+            hint: None,
             source: None,
         }
     }
@@ -59,6 +76,20 @@ impl Error {
     #[must_use]
     pub fn at(mut self, path: &Path) -> Self {
         self.path = Some(path.to_path_buf());
+        self
+    }
+
+    /// Names the field of the file, or the option, that is at fault.
+    #[must_use]
+    pub fn field(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
+    /// Says the way out, in words that may follow a semicolon.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
         self
     }
 
@@ -73,14 +104,29 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
+
+    /// Its parts, for programs.
+    pub fn parts(&self) -> ErrorParts<'_> {
+        ErrorParts {
+            path: self.path.as_deref(),
+            field: self.field.as_deref(),
+            what: &self.what,
+            hint: self.hint.as_deref(),
+        }
+    }
 }
 
 impl fmt::Display for Error {
+    /// `path: field: what; hint`, as far as there are such.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.path {
-            Some(path) => write!(f, "{}: {}", path.display(), self.what),
-            None => f.write_str(&self.what),
+        if let Some(path) = &self.path {
+            write!(f, "{}: ", path.display())?;
         }
+        if let Some(field) = &self.field {
+            write!(f, "{field}: ")?;
+        }
+        f.write_str(&self.what)?;
+        self.hint.iter().try_for_each(|hint| write!(f, "; {hint}"))
     }
 }
 

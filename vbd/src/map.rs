@@ -58,11 +58,7 @@ impl From<Extent> for MapEntry {
 /// # Errors
 /// The image cannot be opened, its metadata cannot be read, or `each` failed: that error comes back as
 /// [`ErrorKind::Io`].
-pub fn map(
-    path: &Path,
-    format: Option<Format>,
-    each: &mut dyn FnMut(MapEntry) -> io::Result<()>,
-) -> Result<(), Error> {
+pub fn map(path: &Path, format: Option<Format>, each: &mut dyn FnMut(MapEntry) -> io::Result<()>) -> Result<(), Error> {
     let options = DiskOptions {
         format,
         read_only: true,
@@ -75,8 +71,7 @@ pub fn map(
                 .at(path)
                 .because(error)
         })?;
-        each(extent.into())
-            .map_err(|error| Error::new(ErrorKind::Io, "the map cannot be passed on").because(error))?;
+        each(extent.into()).map_err(|error| Error::new(ErrorKind::Io, "the map cannot be passed on").because(error))?;
     }
     Ok(())
 }

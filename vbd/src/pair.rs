@@ -78,7 +78,8 @@ impl Pair {
     /// Memory for one chunk.
     pub(crate) fn lease(&mut self) -> Result<Lease, Error> {
         let lease = self.queue.alloc(CHUNK_BYTES);
-        lease.ok_or_else(|| Error::new(ErrorKind::Queue, "no memory for a chunk").because(io::Error::from(Errno::NOMEM)))
+        lease
+            .ok_or_else(|| Error::new(ErrorKind::Queue, "no memory for a chunk").because(io::Error::from(Errno::NOMEM)))
     }
 
     /// The memory of a request that has ended.
@@ -186,9 +187,16 @@ impl Fault {
         Self::request("written", errno, range)
     }
 
+    pub(crate) fn flush(errno: Errno) -> Error {
+        Error::new(ErrorKind::Io, "cannot be flushed").because(io::Error::from(errno))
+    }
+
     fn request(done: &str, errno: Errno, range: SectorRange) -> Error {
         let (start, len) = (range.offset_bytes(), range.len_bytes());
-        Error::new(ErrorKind::Io, format!("{len} bytes at byte {start} of the disk cannot be {done}"))
-            .because(io::Error::from(errno))
+        Error::new(
+            ErrorKind::Io,
+            format!("{len} bytes at byte {start} of the disk cannot be {done}"),
+        )
+        .because(io::Error::from(errno))
     }
 }

@@ -112,6 +112,31 @@ fn with_json_an_error_is_a_line_of_json() {
 }
 
 #[test]
+fn with_json_wrong_usage_is_a_line_of_json_too() {
+    let place = Place::new();
+    let ended = place.run(&["create", "a.vhd", "--size", "1Q", "--json"]);
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""), "{ended:?}");
+    let error = ended.json_error();
+    assert_eq!(
+        (&error["kind"], ended.stderr.lines().count()),
+        (&"usage".into(), 1),
+        "{error}"
+    );
+    assert!(
+        error["error"].as_str().unwrap().contains("is no size; say 1G"),
+        "{error}"
+    );
+    assert!(error["field"].as_str().unwrap().contains("--size"), "{error}");
+    let ended = place.run(&["--json"]);
+    assert_eq!(
+        (ended.code, &ended.json_error()["kind"]),
+        (Some(2), &"usage".into()),
+        "{ended:?}"
+    );
+    assert!(place.ok(&["create", "--json", "--help"]).stdout.contains("Examples:"));
+}
+
+#[test]
 fn who_stops_reading_does_no_harm() {
     let place = Place::new();
     let mut child = place
