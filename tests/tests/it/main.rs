@@ -16,3 +16,4 @@ mod hooks;
 mod loop_;
 mod nbd;
 mod sim;
+mod tools;

@@ -110,11 +110,12 @@ impl<'a> Copier<'a> {
             if !progress(self.progress()) {
                 self.fault.get_or_insert_with(interrupted);
             }
-            if self.is_idle() {
+            if !self.is_idle() {
+                self.wait()?;
+            } else if self.work.is_done() || self.fault.is_some() {
                 break;
             }
-            self.wait()?;
-            self.begin_checkpoint(CHECKPOINT_BYTES);
+            self.begin_checkpoint();
         }
         if self.fault.is_none() || self.keep.is_some() {
             self.flush_all()?;
@@ -243,10 +244,10 @@ impl<'a> Copier<'a> {
         self.fault.get_or_insert_with(|| error.at(path));
     }
 
-    /// Flushes for a checkpoint, if one is kept, none is under way, and the copy has gone on by `step`.
-    fn begin_checkpoint(&mut self, step: u64) {
+    /// Flushes for a checkpoint, if they are kept, none is under way, and the copy has gone on far enough.
+    fn begin_checkpoint(&mut self) {
         let position = self.position();
-        let due = position >= self.kept + step / SECTOR_BYTES;
+        let due = position >= self.kept + CHECKPOINT_BYTES / SECTOR_BYTES;
         if self.keep.is_some() && self.flushing.is_none() && due && self.fault.is_none() {
             self.flush(position);
         }

@@ -59,6 +59,11 @@ impl Work {
         self.at
     }
 
+    /// Has everything been handed out?
+    pub(crate) fn is_done(&self) -> bool {
+        self.at >= self.end
+    }
+
     /// The next piece; `None` at the end.
     pub(crate) fn next(&mut self) -> Result<Option<Piece>, Error> {
         while self.at < self.end {
