@@ -124,10 +124,12 @@ impl Failure {
         })
     }
 
-    /// `file: field: what; hint`, as far as there are such.
+    /// `file: field: what; hint`, as far as there are such. A field that a cause names anyway is left to that.
     fn line(&self) -> String {
         let file = self.file.as_ref().map(|file| file.display().to_string());
-        let subject = [file.as_ref(), self.field.as_ref(), Some(&self.what)];
+        let is_named = |field: &&String| self.causes.iter().any(|cause| cause.contains(field.as_str()));
+        let field = self.field.as_ref().filter(|field| !is_named(field));
+        let subject = [file.as_ref(), field, Some(&self.what)];
         let subject = subject
             .into_iter()
             .flatten()

@@ -41,11 +41,13 @@ impl CreateOptions {
 pub fn create(path: &Path, options: &CreateOptions) -> Result<(), Error> {
     let format = Format::resolve(options.format, path)?;
     if options.size_bytes == 0 || !options.size_bytes.is_multiple_of(SECTOR_BYTES) {
-        let what = format!(
-            "a disk's size is a positive multiple of 512 bytes, not {}",
-            options.size_bytes
-        );
-        return Err(Error::new(ErrorKind::InvalidOption, what).at(path));
+        let what = format!("{} is no positive multiple of 512 bytes", options.size_bytes);
+        let next = options.size_bytes.max(1).checked_next_multiple_of(SECTOR_BYTES);
+        let hint = next.map_or("take a smaller one".to_owned(), |next| format!("the next is {next}"));
+        return Err(Error::new(ErrorKind::InvalidOption, what)
+            .at(path)
+            .field("size")
+            .hint(hint));
     }
     if format == Format::Vhd {
         // Before what is there is emptied.
@@ -79,7 +81,8 @@ fn zero_device(device: &ImageFile, size_bytes: u64) -> Result<(), Error> {
     let has = device.len_bytes().map_err(fail)?;
     if has < size_bytes {
         let what = format!("the device has {has} bytes, fewer than the {size_bytes} of the disk");
-        return Err(Error::new(ErrorKind::InvalidOption, what).field("size"));
+        let error = Error::new(ErrorKind::InvalidOption, what).field("size");
+        return Err(error.hint("take a larger device, or a smaller disk"));
     }
     device.zero_range(0, has).and_then(|()| device.sync()).map_err(fail)
 }

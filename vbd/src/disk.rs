@@ -470,10 +470,10 @@ pub(crate) fn raw_size(file: &ImageFile, warnings: &mut Vec<String>) -> Result<S
         warnings.push(format!("the last {tail} bytes are no whole sector and are not served"));
     }
     if bytes < SECTOR_BYTES {
-        return Err(Error::new(
-            ErrorKind::Format,
-            format!("is too short for a disk: {bytes} bytes"),
-        ));
+        return Err(
+            Error::new(ErrorKind::Format, format!("is too short for a disk: {bytes} bytes"))
+                .hint("a disk has at least a sector of 512 bytes"),
+        );
     }
     Ok(SectorCount::from_bytes_floor(bytes))
 }

@@ -105,14 +105,48 @@ impl Error {
         self.kind
     }
 
-    /// Its parts, for programs.
+    /// Its parts, for programs. Field and way out are the cause's where none were given.
     pub fn parts(&self) -> ErrorParts<'_> {
+        let image = self
+            .source
+            .as_ref()
+            .and_then(|source| source.downcast_ref::<vhd::Error>());
         ErrorParts {
             path: self.path.as_deref(),
-            field: self.field.as_deref(),
+            field: self.field.as_deref().or(image.map(|error| error.context().field)),
             what: &self.what,
-            hint: self.hint.as_deref(),
+            hint: self.hint.as_deref().or_else(|| way_out(self.source.as_deref()?)),
         }
+    }
+}
+
+/// What can be done about a cause, where that is known for all that it may cause.
+fn way_out(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    if let Some(error) = cause.downcast_ref::<vhd::Error>() {
+        return match error.kind() {
+            vhd::ErrorKind::TooShort | vhd::ErrorKind::NotVhd => Some("if it is a raw image, say --format raw"),
+            vhd::ErrorKind::Corrupt => Some("`iomgr check` names all that is wrong with it"),
+            vhd::ErrorKind::Unsupported => Some("convert it with the tool that made it"),
+            vhd::ErrorKind::Invalid if error.context().field == "size" => {
+                Some("a fixed VHD or a raw image may be larger")
+            }
+            vhd::ErrorKind::Invalid => Some("`iomgr create --help` says what it may be"),
+            _ => cause.source().and_then(way_out),
+        };
+    }
+    let errno = cause.downcast_ref::<rustix::io::Errno>().copied();
+    let from_io = |error: &std::io::Error| error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
+    match errno.or_else(|| cause.downcast_ref().and_then(from_io))? {
+        rustix::io::Errno::NOSPC => Some("make room on the file system"),
+        rustix::io::Errno::DQUOT => Some("this user's quota is used up"),
+        rustix::io::Errno::FBIG => Some("the file system takes no file so large; try another"),
+        rustix::io::Errno::ACCESS | rustix::io::Errno::PERM => Some("this user may not; ask for the permission"),
+        rustix::io::Errno::ROFS => Some("the file system is read-only; try another"),
+        rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR => Some("see whether the path is right"),
+        rustix::io::Errno::IO => Some("the storage below failed; the kernel's log says more"),
+        rustix::io::Errno::MFILE | rustix::io::Errno::NFILE => Some("raise the limit of open files (`ulimit -n`)"),
+        rustix::io::Errno::NOMEM => Some("make memory free"),
+        _ => None,
     }
 }
 
@@ -126,12 +160,36 @@ impl fmt::Display for Error {
             write!(f, "{field}: ")?;
         }
         f.write_str(&self.what)?;
-        self.hint.iter().try_for_each(|hint| write!(f, "; {hint}"))
+        self.parts().hint.into_iter().try_for_each(|hint| write!(f, "; {hint}"))
     }
 }
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_ref().map(|source| &**source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_that_is_known_shows_the_way_out() {
+        let full = std::io::Error::from_raw_os_error(28);
+        let error = Error::new(ErrorKind::Io, "cannot be written")
+            .at("a.img".as_ref())
+            .because(full);
+        assert_eq!(
+            error.to_string(),
+            "a.img: cannot be written; make room on the file system"
+        );
+        let error = error.hint("try another disk").field("footer");
+        assert_eq!(error.to_string(), "a.img: footer: cannot be written; try another disk");
+        let empty = crate::ImageFile::create(&tempfile::tempdir().unwrap().path().join("a.vhd"), false).unwrap();
+        let short = vhd::info(&empty);
+        let error = Error::new(ErrorKind::Image, "is none").because(short.unwrap_err());
+        assert_eq!(error.parts().hint, Some("if it is a raw image, say --format raw"));
+        assert!(error.parts().field.is_some());
     }
 }

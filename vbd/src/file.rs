@@ -73,7 +73,9 @@ impl ImageFile {
     pub fn create(path: &Path, replace: bool) -> Result<Self, Error> {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | creation(path, replace);
         let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o644)).map_err(|errno| match errno {
-            rustix::io::Errno::EXIST => Error::new(ErrorKind::Exists, "exists already; --force replaces it").at(path),
+            rustix::io::Errno::EXIST => Error::new(ErrorKind::Exists, "exists already")
+                .at(path)
+                .hint("--force replaces it"),
             rustix::io::Errno::BUSY => in_use(path),
             _ => Error::new(ErrorKind::Open, "cannot be created").at(path).because(errno),
         })?;
@@ -264,15 +266,18 @@ fn open_fd(path: &Path, read_only: bool) -> Result<Option<OwnedFd>, Error> {
         }
         Err(rustix::io::Errno::BUSY) => Ok(None),
         Err(errno) => {
-            let what = match errno {
-                rustix::io::Errno::NOENT => "does not exist; `iomgr create` makes an image, `serve --create SIZE` too",
+            let error = match errno {
+                rustix::io::Errno::NOENT => Error::new(ErrorKind::Open, "does not exist")
+                    .hint("`iomgr create` makes an image, `serve --create SIZE` too"),
                 rustix::io::Errno::ACCESS | rustix::io::Errno::PERM if !read_only => {
-                    "may not be written by this user; --read-only needs less"
+                    Error::new(ErrorKind::Open, "may not be written by this user").hint("--read-only needs less")
                 }
-                rustix::io::Errno::ROFS => "lies on a read-only file system; try --read-only",
-                _ => "cannot be opened",
+                rustix::io::Errno::ROFS => {
+                    Error::new(ErrorKind::Open, "lies on a read-only file system").hint("try --read-only")
+                }
+                _ => Error::new(ErrorKind::Open, "cannot be opened"),
             };
-            Err(Error::new(ErrorKind::Open, what).at(path).because(errno))
+            Err(error.at(path).because(errno))
         }
     }
 }
@@ -300,11 +305,9 @@ fn is_block_device(file: &File, path: &Path) -> Result<bool, Error> {
         return Ok(kind.is_block_device());
     }
     let what = if kind.is_dir() { "a directory" } else { "not a file" };
-    Err(Error::new(
-        ErrorKind::Open,
-        format!("is {what}; images are regular files or block devices"),
-    )
-    .at(path))
+    Err(Error::new(ErrorKind::Open, format!("is {what}"))
+        .at(path)
+        .hint("images are regular files or block devices"))
 }
 
 /// Tries for the lock; `Ok(None)`: somebody else has it.
@@ -350,11 +353,11 @@ fn wait_for<T>(
 }
 
 fn in_use(path: &Path) -> Error {
-    let what = format!(
-        "is in use by {}; end that first (after a crash, its last writes may still be on their way: `serve --lock-timeout` waits)",
-        users_of(path)
-    );
-    Error::new(ErrorKind::Locked, what).at(path)
+    let hint =
+        "end that first (after a crash, its last writes may still be on their way: `serve --lock-timeout` waits)";
+    Error::new(ErrorKind::Locked, format!("is in use by {}", users_of(path)))
+        .at(path)
+        .hint(hint)
 }
 
 /// The processes that have the file open, as far as this one may see; the kernel does not tell who holds such a lock.

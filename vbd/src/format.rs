@@ -32,11 +32,9 @@ impl Format {
         match extension.as_str() {
             "vhd" | "vpc" => Ok(Self::Vhd),
             "raw" | "img" | "iso" | "bin" => Ok(Self::Raw),
-            _ => Err(Error::new(
-                ErrorKind::Format,
-                "the extension tells no format; say --format raw or --format vhd",
-            )
-            .at(path)),
+            _ => Err(Error::new(ErrorKind::Format, "the extension tells no format")
+                .at(path)
+                .hint("say --format raw or --format vhd")),
         }
     }
 
@@ -62,10 +60,7 @@ impl FromStr for Format {
         match text {
             "raw" => Ok(Self::Raw),
             "vhd" => Ok(Self::Vhd),
-            _ => Err(Error::new(
-                ErrorKind::Format,
-                format!("no format {text:?}; there are raw and vhd"),
-            )),
+            _ => Err(Error::new(ErrorKind::Format, format!("no format {text:?}")).hint("there are raw and vhd")),
         }
     }
 }

@@ -207,15 +207,13 @@ fn repair(file: &ImageFile, warnings: &mut Vec<String>) -> Result<(), Error> {
 
 /// A VHD's error as ours.
 pub(crate) fn image_error(error: vhd::Error) -> Error {
-    let kind = if error.kind() == vhd::ErrorKind::NeedsRepair {
-        ErrorKind::NeedsRepair
-    } else {
-        ErrorKind::Image
-    };
-    let what = if kind == ErrorKind::NeedsRepair {
-        "needs its footer restored before it may be written: `iomgr repair`, or `serve --repair`"
-    } else {
-        "is no VHD that can be used"
-    };
-    Error::new(kind, what).because(error)
+    if error.kind() == vhd::ErrorKind::NeedsRepair {
+        return Error::new(
+            ErrorKind::NeedsRepair,
+            "needs its footer restored before it may be written",
+        )
+        .hint("`iomgr repair`, or `serve --repair`")
+        .because(error);
+    }
+    Error::new(ErrorKind::Image, "is no VHD that can be used").because(error)
 }

@@ -82,7 +82,8 @@ fn require_vhd(path: &Path, format: Option<Format>, done: &str) -> Result<(), Er
             ErrorKind::Format,
             format!("a raw image has no structure that could be {done}"),
         )
-        .at(path)),
+        .at(path)
+        .hint("if it is a VHD, say --format vhd")),
     }
 }
 

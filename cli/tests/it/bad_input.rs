@@ -84,6 +84,7 @@ fn sizes_must_be_whole_sectors() {
     let place = Place::new();
     assert!(fails(&place, &["create", "a.img", "--size", "1000"]).contains("multiple of 512"));
     assert!(fails(&place, &["create", "a.vhd", "--size", "0"]).contains("multiple of 512"));
+    assert!(fails(&place, &["create", "a.img", "--size", "18446744073709551615"]).contains("take a smaller one"));
     assert!(!place.path("a.img").exists() && !place.path("a.vhd").exists());
 }
 

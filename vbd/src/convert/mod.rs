@@ -207,7 +207,12 @@ impl Conversion<'_> {
             return Ok(to);
         }
         let what = format!("holds a disk of {has} bytes, the source has {needs}");
-        Err(Error::new(ErrorKind::InvalidOption, what).at(path).field("size"))
+        let error = Error::new(ErrorKind::InvalidOption, what).at(path).field("size");
+        Err(error.hint(if self.place.is_device() {
+            "take another device"
+        } else {
+            "remove it to begin anew"
+        }))
     }
 
     /// Compares the copy with the source, as it is on the disk.
