@@ -13,9 +13,12 @@ const EXIT_ERROR: u8 = 1;
 /// The command line cannot be understood.
 const EXIT_USAGE: u8 = 2;
 
-/// Why a verb did not do what it was asked to.
+/// Why a verb did not do what it was asked to. In a box, as it is large and rare.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub(crate) struct Failure(Box<Parts>);
+
+#[derive(Debug)]
+struct Parts {
     kind: Kind,
     file: Option<PathBuf>,
     field: Option<String>,
@@ -36,7 +39,7 @@ enum Kind {
 impl Failure {
     /// `what` is lower case, without a full stop.
     pub(crate) fn new(what: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Parts {
             kind: Kind::Other,
             file: None,
             field: None,
@@ -44,60 +47,59 @@ impl Failure {
             hint: None,
             causes: Vec::new(),
             exit: EXIT_ERROR,
-        }
+        }))
     }
 
     /// What clap says about the command line.
     pub(crate) fn usage(error: &clap::Error) -> Self {
         let text = error.to_string();
-        let mut parts = text
-            .split("\n\n")
-            .map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "));
-        let what = parts.next().unwrap_or_default();
-        let field = error.get(clap::error::ContextKind::InvalidArg).map(ToString::to_string);
-        let hint = "`iomgr VERB --help` shows what can be said".to_owned();
-        Self {
-            kind: Kind::Usage,
-            field,
-            hint: Some(hint),
-            exit: EXIT_USAGE,
-            ..Self::new(what.trim_start_matches("error: "))
-        }
+        let what = text.split("\n\n").next().unwrap_or_default();
+        let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
+        let mut failure = Self::new(what.trim_start_matches("error: "));
+        failure.0.kind = Kind::Usage;
+        failure.0.field = error.get(clap::error::ContextKind::InvalidArg).map(ToString::to_string);
+        failure
+            .hint("`iomgr VERB --help` shows what can be said")
+            .exit(EXIT_USAGE)
     }
 
     /// Names the file.
     #[must_use]
     pub(crate) fn at(mut self, file: &Path) -> Self {
-        self.file = Some(file.to_path_buf());
+        self.0.file = Some(file.to_path_buf());
         self
     }
 
     /// Says the way out.
     #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.0.hint = Some(hint.into());
         self
     }
 
     /// Names the cause, and the causes of that.
     #[must_use]
     pub(crate) fn because(mut self, error: impl Error) -> Self {
-        self.causes.push(error.to_string());
-        self.causes.extend(causes(&error));
+        self.0.causes.push(error.to_string());
+        self.0.causes.extend(causes(&error));
         self
     }
 
     /// Sets the process's exit code.
     #[must_use]
     pub(crate) fn exit(mut self, code: u8) -> Self {
-        self.exit = code;
+        self.0.exit = code;
         self
     }
 
     /// Sets the code of an error that has none of its own.
     #[must_use]
     pub(crate) fn or_exit(self, code: u8) -> Self {
-        if self.exit == EXIT_ERROR { self.exit(code) } else { self }
+        if self.0.exit == EXIT_ERROR {
+            self.exit(code)
+        } else {
+            self
+        }
     }
 
     /// Says it on stderr.
@@ -109,34 +111,36 @@ impl Failure {
         };
         // Who closed stderr does not want to know.
         let _ = writeln!(io::stderr(), "{line}");
-        ExitCode::from(self.exit)
+        ExitCode::from(self.0.exit)
     }
 
     /// All of it in one line under `error`, and its parts under their names.
     fn to_json(&self) -> serde_json::Value {
         json!({
             "error": self.line(),
-            "kind": self.kind.name(),
-            "file": self.file.as_ref().map(|file| file.to_string_lossy()),
-            "field": self.field,
-            "hint": self.hint,
-            "causes": self.causes,
+            "kind": self.0.kind.name(),
+            "file": self.0.file.as_ref().map(|file| file.to_string_lossy()),
+            "field": self.0.field,
+            "hint": self.0.hint,
+            "causes": self.0.causes,
         })
     }
 
-    /// `file: field: what; hint`, as far as there are such. A field that a cause names anyway is left to that.
+    /// `file: field: what; hint`, as far as there are such. A field that is named in words is not
+    /// named twice.
     fn line(&self) -> String {
-        let file = self.file.as_ref().map(|file| file.display().to_string());
-        let is_named = |field: &&String| self.causes.iter().any(|cause| cause.contains(field.as_str()));
-        let field = self.field.as_ref().filter(|field| !is_named(field));
-        let subject = [file.as_ref(), field, Some(&self.what)];
+        let file = self.0.file.as_ref().map(|file| file.display().to_string());
+        let words = self.0.causes.iter().chain([&self.0.what]);
+        let is_named = |field: &&String| words.clone().any(|words| words.contains(field.as_str()));
+        let field = self.0.field.as_ref().filter(|field| !is_named(field));
+        let subject = [file.as_ref(), field, Some(&self.0.what)];
         let subject = subject
             .into_iter()
             .flatten()
             .map(String::as_str)
             .collect::<Vec<_>>()
             .join(": ");
-        self.hint.iter().fold(subject, |line, hint| format!("{line}; {hint}"))
+        self.0.hint.iter().fold(subject, |line, hint| format!("{line}; {hint}"))
     }
 }
 
@@ -148,21 +152,22 @@ impl From<vbd::Error> for Failure {
             what,
             hint,
         } = error.parts();
-        Self {
+        Self(Box::new(Parts {
             kind: Kind::Of(error.kind()),
             file: path.map(Path::to_path_buf),
             field: field.map(str::to_owned),
+            what: what.to_owned(),
             hint: hint.map(str::to_owned),
             causes: causes(&error),
-            ..Self::new(what)
-        }
+            exit: EXIT_ERROR,
+        }))
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.line())?;
-        self.causes.iter().try_for_each(|cause| write!(f, "; cause: {cause}"))
+        self.0.causes.iter().try_for_each(|cause| write!(f, "; cause: {cause}"))
     }
 }
 

@@ -4,7 +4,6 @@
 //! The difference that is reported is the first one on the disk, to the byte. A disk that is shorter counts as followed by
 //! zeros, unless it is asked to be strict.
 
-use std::io;
 use std::path::Path;
 
 use iomgr_core::{Data, Device, Done, Lease, Operation, SECTOR_BYTES, Sector, SectorCount, SectorRange, Tag};
@@ -128,10 +127,10 @@ struct Walk {
 
 impl Walk {
     /// Are the sectors from `at` zeros, and up to where is that so? Behind the end all is zeros.
-    fn look(&mut self, at: u64) -> io::Result<(bool, u64)> {
+    fn look(&mut self, at: u64) -> Result<(bool, u64), Error> {
         while self.current.is_none_or(|extent| extent.range.end().0 <= at) {
             match self.extents.next() {
-                Some(extent) => self.current = Some(extent?),
+                Some(extent) => self.current = Some(extent.map_err(Fault::metadata)?.readable()?),
                 None => return Ok((true, u64::MAX)),
             }
         }
@@ -235,8 +234,8 @@ impl<'a> Comparing<'a> {
         while self.at < self.end {
             let mut look = |side: Side| {
                 let walk = &mut self.walks[side as usize];
-                walk.look(self.at)
-                    .map_err(|error| Fault::metadata(error).at(&self.disks[side as usize].info().path))
+                let looked = walk.look(self.at);
+                looked.map_err(|error| error.at(&self.disks[side as usize].info().path))
             };
             let [(zero_a, end_a), (zero_b, end_b)] = [look(Side::First)?, look(Side::Second)?];
             let start = self.at;

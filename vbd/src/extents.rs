@@ -16,6 +16,7 @@ use serde::Serialize;
 use vhd::BitmapRef;
 
 use crate::disk::{Medium, Shared};
+use crate::error::{Error, ErrorKind};
 use crate::file::FileExtent;
 use crate::layout::{BlockLayout, Layout, PlainLayout};
 
@@ -59,6 +60,19 @@ impl Extent {
             kind,
             file_offset,
         }
+    }
+
+    /// Refuses one that cannot be read.
+    pub(crate) fn readable(self) -> Result<Self, Error> {
+        if self.kind != ExtentKind::Bad {
+            return Ok(self);
+        }
+        let what = format!(
+            "names an impossible place for byte {} of the disk",
+            self.range.offset_bytes()
+        );
+        let error = Error::new(ErrorKind::Image, what).field("BAT entry");
+        Err(error.hint("`iomgr check` names all such entries"))
     }
 
     /// Both as one, if `next` goes on where this ends, on the disk and in the file.

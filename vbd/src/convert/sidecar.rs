@@ -104,7 +104,7 @@ impl Sidecar {
         };
         let content: Content = serde_json::from_slice(&text)
             .map_err(|error| begin_anew(&path, part, "is no note of an unfinished conversion", None).because(error))?;
-        let beyond = content.done_bytes > content.identity.size_bytes || content.done_bytes % 512 != 0;
+        let beyond = content.done_bytes > content.identity.size_bytes || !content.done_bytes.is_multiple_of(512);
         let wrong = [("v", content.v != VERSION), ("done_bytes", beyond)];
         if let Some((field, _)) = wrong.into_iter().find(|(_, wrong)| *wrong) {
             return Err(begin_anew(&path, part, "holds a value that cannot be", Some(field)));

@@ -92,7 +92,7 @@ impl Work {
                 file_offset: None,
             };
             let found = self.extents.next().transpose().map_err(Fault::metadata)?;
-            self.current = Some(found.unwrap_or(behind));
+            self.current = Some(found.unwrap_or(behind).readable()?);
         }
         Ok(self.current.expect("the loop ends with one"))
     }
