@@ -40,6 +40,9 @@ pub(crate) struct Groups {
     /// The binary's verbs, exit codes and texts, images by other tools
     #[arg(long)]
     cli: bool,
+    /// Converting, comparing and mapping, against QEMU's tools
+    #[arg(long)]
+    tools: bool,
     /// Servers killed in the middle of writes, locks
     #[arg(long)]
     crash: bool,
@@ -59,6 +62,7 @@ impl Groups {
             (self.loop_, "loop_::"),
             (self.nbd, "nbd::"),
             (self.cli, "cli::"),
+            (self.tools, "tools::"),
             (self.crash, "crash::"),
             (self.full, "full::"),
             (self.hooks, "hooks"),

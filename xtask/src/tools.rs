@@ -38,6 +38,7 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("losetup", "mount", "loop devices"),
     tool("setpriv", "util-linux", "servers that end with their test"),
     tool("xz", "xz-utils", "packed images"),
+    tool("groff", "groff-base", "a reader of manual pages"),
     tool("python3", "python3", "the generator of hostile images"),
 ];
 
