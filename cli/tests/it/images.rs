@@ -215,3 +215,95 @@ fn an_image_is_not_converted_into_itself() {
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(place.read("a.img") == patterned(), "the source was changed");
 }
+
+#[test]
+fn a_conversion_says_how_it_went_in_json() {
+    let place = Place::new();
+    place.write("a.img", &patterned());
+    let copied = place.ok(&["convert", "a.img", "b.vhd", "--verify", "--json"]).json();
+    // Where temporary files lie, blocks may be shared.
+    let written = copied["written_bytes"].as_u64().unwrap() + copied["offloaded_bytes"].as_u64().unwrap();
+    assert_eq!(
+        (&copied["verified"], &copied["resumed_at_bytes"], written),
+        (&true.into(), &0.into(), 2 << 20)
+    );
+    assert_eq!(
+        (&copied["source"], &copied["target"]),
+        (&"a.img".into(), &"b.vhd".into())
+    );
+    assert!(
+        place
+            .ok(&["convert", "b.vhd", "c.img", "--verify"])
+            .stdout
+            .ends_with("; verified\n")
+    );
+}
+
+#[test]
+fn maps_are_shown_run_by_run() {
+    let place = Place::new();
+    place.write("a.img", &patterned());
+    place.ok(&["convert", "a.img", "b.img"]);
+    place.ok(&["convert", "a.img", "c.vhd"]);
+    check("map_raw", &place.ok(&["map", "b.img"]).shown(&place));
+    // Which block gets its place first depends on which read ends first.
+    let dynamic = place.ok(&["map", "c.vhd"]).shown(&place);
+    check(
+        "map_dynamic",
+        &dynamic
+            .replace(" 12288\n", " PLACE\n")
+            .replace(" 2113536\n", " PLACE\n"),
+    );
+    check("map_json", &place.ok(&["map", "b.img", "--json"]).shown(&place));
+    let empty = Place::new().with_vhd("d.vhd");
+    let map = empty.ok(&["map", "d.vhd", "--json"]).json();
+    assert_eq!(
+        (map.as_array().unwrap().len(), &map[0]["length"]),
+        (1, &(64 << 20).into())
+    );
+}
+
+#[test]
+fn comparing_has_three_ends() {
+    let place = Place::new();
+    let mut other = patterned();
+    place.write("a.img", &other);
+    place.ok(&["convert", "a.img", "a.vhd"]);
+    other.push(0);
+    other.resize(4 << 20, 0);
+    place.write("longer.img", &other);
+    other[2 << 20] ^= 1;
+    place.write("other.img", &other);
+    for (name, args) in [
+        ("same", &["a.img", "a.vhd"][..]),
+        ("longer", &["a.img", "longer.img"]),
+        ("strict", &["a.img", "longer.img", "--strict"]),
+        ("different", &["a.vhd", "other.img"]),
+        ("missing", &["a.vhd", "none.img"]),
+    ] {
+        let ended = place.run(&[&["compare"], args].concat());
+        check(&format!("compare_{name}"), &ended.shown(&place));
+        let json = place.run(&[&["compare", "--json"], args].concat());
+        assert_eq!(json.code, ended.code, "{json:?}");
+        if ended.code != Some(3) {
+            assert_eq!(json.json()["identical"], ended.code == Some(0), "{json:?}");
+        }
+    }
+}
+
+#[test]
+fn a_manual_page_is_printed_or_written() {
+    let place = Place::new();
+    let page = place.ok(&["man", "convert"]).stdout;
+    assert!(
+        page.contains(".TH iomgr-convert 1") && page.contains("resume"),
+        "{page}"
+    );
+    let pages = place.ok(&["man", "--out", "man/man1", "--json"]).json();
+    for path in pages["files"].as_array().unwrap() {
+        let text = String::from_utf8(place.read(path.as_str().unwrap())).unwrap();
+        assert!(text.contains(".SH EXAMPLES"), "{path}");
+    }
+    assert_eq!(place.read("man/man1/iomgr-convert.1"), page.as_bytes());
+    assert_eq!(place.run(&["man", "convert", "--out", "x"]).code, Some(2));
+}
