@@ -222,10 +222,10 @@ impl Resumed {
 fn tools_a_killed_conversion_is_resumed() {
     for (extension, seed) in [("raw", 1), ("vhd", 2)] {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let resumed = Resumed::new(extension, 512);
+        let resumed = Resumed::new(extension, 320);
         let mut kills = 0;
-        for _ in 0..6 {
-            let at = resumed.done_bytes() + rng.u64(1..=128 * MIB);
+        for _ in 0..4 {
+            let at = resumed.done_bytes() + rng.u64(1..=96 * MIB);
             kills += u32::from(resumed.kill_at(at));
         }
         let finished = iomgr(
@@ -249,7 +249,7 @@ fn tools_a_killed_conversion_is_resumed() {
 /// SIGTERM with `--resume` keeps all that was copied; the next run does not read it again.
 #[test]
 fn tools_a_terminated_conversion_goes_on() {
-    let resumed = Resumed::new("raw", 512);
+    let resumed = Resumed::new("raw", 320);
     let tool = iomgr("convert", &resumed.source, &resumed.target, &["--resume"]);
     let process = Process::start(tool, Stdio::null(), Stdio::null());
     wait::until(|| resumed.note().exists() || resumed.target.exists());
@@ -295,6 +295,54 @@ fn tools_an_image_goes_onto_a_block_device() {
     let refused = iomgr("convert", &large, device.path(), &["--force"]).run_for_code(1);
     assert!(refused.stderr.contains("size"), "{refused:?}");
     iomgr("compare", &source, device.path(), &[]).run();
+}
+
+/// A device takes a VHD as well, and gives it back.
+#[test]
+fn tools_a_device_holds_a_vhd() {
+    if !need::loop_devices() {
+        return;
+    }
+    let dir = TempDir::new();
+    let [backing, source, back] = ["backing", "source.raw", "back.raw"].map(|name| dir.join(name));
+    fs::write(&backing, vec![0xa5; usize::try_from(32 * MIB).unwrap()]).unwrap();
+    raw_image(&source, 20 * MIB, 10, MIB, 6);
+    let device = Loop::attach(&backing);
+    for more in [&["--to", "vhd", "--fixed"][..], &["--to", "vhd"]] {
+        let more = [more, &["--force", "--verify"]].concat();
+        iomgr("convert", &source, device.path(), &more).run();
+        iomgr("compare", &source, device.path(), &["--strict", "--format-b", "vhd"]).run();
+        iomgr("convert", device.path(), &back, &["--from", "vhd", "--force"]).run();
+        iomgr("compare", &source, &back, &["--strict"]).run();
+    }
+}
+
+/// A full file system ends a conversion with words that say so; with more room it goes on.
+#[test]
+fn tools_a_conversion_that_met_a_full_disk_goes_on() {
+    if !need::root() {
+        return;
+    }
+    let dir = TempDir::new();
+    let source = dir.join("source.raw");
+    raw_image(&source, 64 * MIB, 40, 2 * MIB, 9);
+    for name in ["copy.raw", "copy.vhd"] {
+        let mount = Mount::tmpfs(&dir.join("full"), "12M");
+        let target = mount.join(name);
+        let full = iomgr("convert", &source, &target, &["--json"]).run_for_code(1);
+        let error: Value = serde_json::from_str(full.stderr.lines().last().unwrap()).unwrap();
+        assert!(error["hint"] == "make room on the file system", "{error}");
+        assert_eq!(
+            fs::read_dir(mount.path()).unwrap().count(),
+            0,
+            "{name}: something is left"
+        );
+        iomgr("convert", &source, &target, &["--resume"]).run_for_code(1);
+        assert!(!target.exists());
+        mount.resize("200M");
+        iomgr("convert", &source, &target, &["--resume", "--verify"]).run();
+        iomgr("compare", &source, &target, &["--strict"]).run();
+    }
 }
 
 /// A new raw disk on a block device holds zeros, whatever was there.
