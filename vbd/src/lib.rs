@@ -49,6 +49,7 @@ pub mod test_utils;
 mod tools;
 mod zeros;
 
+pub use blkdev_nbd::ConnectionLimits;
 pub use blocking::BlockingDisk;
 pub use compare::{CompareOptions, Comparison, Difference, compare};
 pub use control::{ControlAnswer, ControlClient, ControlRequest, Verb};
@@ -63,7 +64,10 @@ pub use map::{MapEntry, map};
 pub use pidfile::PidFile;
 pub use progress::{Phase, Progress};
 pub use runtime::{control_sockets, default_name, make_runtime_dir, runtime_dir};
-pub use server::{Address, DeviceStatus, DiskExport, NbdStatus, Server, ServerOptions, Status, Stopper};
+pub use server::{
+    Address, ConnectionStatus, CountStatus, DeviceStatus, DiskExport, Inherited, LimitsStatus, NbdStatus, Server,
+    ServerOptions, Status, Stopper,
+};
 pub use socket::BoundSocket;
 pub use stats::{Direction, DirectionStats, LatencyStats, Stats};
 pub use tools::{ImageInfo, check, info, repair};

@@ -13,7 +13,7 @@ use crate::claim::{Claim, FolderLock};
 use crate::error::{Error, ErrorKind};
 
 /// Clients that may wait to be accepted. The kernel has a bound of its own, `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+pub(crate) const BACKLOG: i32 = 4096;
 
 /// A unix socket that listens; the file goes away with it.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! Where a server can be reached, and the NBD URIs that lead there.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub enum Address {
     /// A unix socket.
     Unix(PathBuf),
+    /// A TCP port.
+    Tcp(SocketAddr),
 }
 
 impl Address {
@@ -21,6 +24,7 @@ impl Address {
                 "nbd+unix:///{export}?socket={}",
                 percent_encode(&path.to_string_lossy())
             ),
+            Self::Tcp(address) => format!("nbd://{address}/{export}"),
         }
     }
 }
@@ -48,5 +52,8 @@ mod tests {
         let socket = Address::Unix("/run/a b&c.sock".into());
         assert_eq!(socket.uri(""), "nbd+unix:///?socket=/run/a%20b%26c.sock");
         assert_eq!(socket.uri("x?y"), "nbd+unix:///x%3Fy?socket=/run/a%20b%26c.sock");
+        let net = Address::Tcp("[::1]:10809".parse().unwrap());
+        assert_eq!(net.uri(""), "nbd://[::1]:10809/");
+        assert_eq!(net.uri("a"), "nbd://[::1]:10809/a");
     }
 }

@@ -1,29 +1,32 @@
 //! Disks, served: the NBD frontend, the manager registry, the control socket, and an orderly end.
 
 mod address;
+mod doors;
+mod end;
 mod options;
 mod status;
 
-use std::os::unix::net::UnixListener;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use blkdev_nbd::{Export, ServerConfig};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use blkdev_nbd::{Export, Listener, ServerConfig};
 use iomgr_core::manager::Registry;
-use iomgr_core::{Device, Wake, Waker};
+use iomgr_core::{Device, Waker};
 
 pub use address::Address;
+pub use doors::Inherited;
+pub use end::Stopper;
 pub use options::{DiskExport, ServerOptions};
-pub use status::{DeviceStatus, NbdStatus, Status};
+pub use status::{ConnectionStatus, CountStatus, DeviceStatus, LimitsStatus, NbdStatus, Status};
 
 use crate::control::{Control, ControlContext, Farewell};
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind};
-use crate::runtime::make_runtime_dir;
+use crate::pidfile::PidFile;
 use crate::socket::BoundSocket;
+use doors::{ControlDoor, Doors};
+use end::End;
 use status::Source;
 
 /// A running server. [`Server::wait`] for its end, then [`Server::stop`] it; a dropped server stops, too, but tells nobody
@@ -34,42 +37,19 @@ pub struct Server {
     nbd: Frontend,
     disks: Vec<Disk>,
     registry: Registry,
-    addresses: Arc<[Address]>,
-    socket: BoundSocket,
+    addresses: Vec<Address>,
+    socket: Option<BoundSocket>,
+    control_path: PathBuf,
     /// Ends before its socket goes away.
     _control: Control,
-    control_socket: BoundSocket,
-    stop: Receiver<()>,
-    failure: Arc<Failure>,
-    stopper: Stopper,
+    _control_socket: Option<BoundSocket>,
+    _pidfile: Option<PidFile>,
+    end: End,
     /// Says how it ended, to whoever asked for it on the control socket.
     farewell: Farewell,
 }
 
-/// The frontend's way to end [`Server::wait`].
-#[derive(Debug)]
-struct Failure(AtomicBool, Stopper);
-
-impl Wake for Failure {
-    fn wake(&self) {
-        self.0.store(true, Ordering::Release);
-        self.1.stop();
-    }
-}
-
 type Frontend = Arc<Mutex<Option<blkdev_nbd::Server>>>;
-
-/// Makes [`Server::wait`] return. Any thread, any number of times.
-#[derive(Clone, Debug)]
-pub struct Stopper(Sender<()>);
-
-impl Stopper {
-    /// Ask for the end.
-    pub fn stop(&self) {
-        // A full channel holds the same wish already.
-        let _ = self.0.try_send(());
-    }
-}
 
 impl Server {
     /// Serves one disk; returns when clients can connect.
@@ -81,43 +61,39 @@ impl Server {
     pub fn start_all(exports: Vec<DiskExport>, options: &ServerOptions) -> Result<Self, Error> {
         options.check()?;
         options::check_names(&exports)?;
+        options.pidfile.as_deref().map_or(Ok(()), PidFile::check)?;
         let disks: Vec<_> = exports.iter().map(|export| export.disk.clone()).collect();
-        let (socket, listener) = bind(options.socket.as_deref(), disks[0].name(), "sock")?;
-        let (control_socket, control_listener) = bind(options.control.as_deref(), disks[0].name(), "ctl")?;
-        let registry = Registry::new();
-        let (stop_tx, stop) = bounded(1);
-        let farewell = Farewell::default();
-        let stopper = Stopper(stop_tx);
-        let failure = Arc::new(Failure(AtomicBool::new(false), stopper.clone()));
-        let on_failure = Waker::new(Arc::clone(&failure) as Arc<dyn Wake>);
-        let nbd = start_nbd(exports, &registry, listener, options, on_failure)?;
+        let doors = Doors::open(options, disks[0].name())?;
+        let control = ControlDoor::open(options, disks[0].name())?;
+        let (registry, end, farewell) = (Registry::new(), End::new(), Farewell::default());
+        let nbd = start_nbd(exports, &registry, doors.listeners, options, end.on_failure())?;
         let nbd = Arc::new(Mutex::new(Some(nbd)));
-        let addresses: Arc<[_]> = Arc::new([Address::Unix(socket.path().to_owned())]);
         let source = Source {
             disks: disks.clone(),
             registry: registry.clone(),
             nbd: Arc::clone(&nbd),
-            addresses: Arc::clone(&addresses),
+            addresses: doors.addresses.clone(),
+            limits: LimitsStatus::from(&options.limits),
             started: Instant::now(),
         };
         let context = ControlContext {
             status: Arc::new(move || source.status()),
-            stopper: stopper.clone(),
+            stopper: end.stopper(),
             farewell: farewell.clone(),
         };
-        let control = Control::start(control_listener, context)
+        let served = Control::start(control.listener, context)
             .map_err(|error| Error::new(ErrorKind::Server, "no thread for the control socket").because(error))?;
         Ok(Self {
             nbd,
             disks,
             registry,
-            addresses,
-            socket,
-            _control: control,
-            control_socket,
-            stop,
-            failure,
-            stopper,
+            addresses: doors.addresses,
+            socket: doors.socket,
+            control_path: control.path,
+            _control: served,
+            _control_socket: control.socket,
+            _pidfile: options.pidfile.as_deref().map(PidFile::write).transpose()?,
+            end,
             farewell,
         })
     }
@@ -132,14 +108,14 @@ impl Server {
         &self.addresses
     }
 
-    /// The NBD socket.
-    pub fn socket(&self) -> &Path {
-        self.socket.path()
+    /// The unix socket that it has made for NBD; none where it has taken over what somebody passed to it.
+    pub fn socket(&self) -> Option<&Path> {
+        self.socket.as_ref().map(BoundSocket::path)
     }
 
     /// The control socket.
     pub fn control(&self) -> &Path {
-        self.control_socket.path()
+        &self.control_path
     }
 
     /// The first disk.
@@ -159,19 +135,23 @@ impl Server {
 
     /// For signal handlers and other threads.
     pub fn stopper(&self) -> Stopper {
-        self.stopper.clone()
+        self.end.stopper()
     }
 
     /// Blocks until somebody asks for the end, or the frontend has failed.
     pub fn wait(&self) -> Result<(), Error> {
-        // The server itself holds a sender, so the channel never closes.
-        self.stop
-            .recv()
-            .expect("the server can be stopped as long as it is there");
-        match self.failure.0.load(Ordering::Acquire) {
-            true => Err(Error::new(ErrorKind::Server, "a queue thread ended; its log says why")),
-            false => Ok(()),
-        }
+        self.end.wait()
+    }
+
+    /// Returns when each queue thread has ended a pass of its loop: it is alive. False once it was stopped or has failed.
+    pub fn is_alive(&self) -> bool {
+        let asked = self.frontend().as_ref().map(blkdev_nbd::Server::connections);
+        asked.is_some() && !self.failed()
+    }
+
+    /// Has the frontend failed? Then [`Server::wait`] returns.
+    pub fn failed(&self) -> bool {
+        self.end.failed()
     }
 
     fn frontend(&self) -> MutexGuard<'_, Option<blkdev_nbd::Server>> {
@@ -224,17 +204,10 @@ fn close(disks: &[Disk]) -> Result<(), Error> {
     first.map_or(Ok(()), Err)
 }
 
-fn bind(given: Option<&Path>, name: &str, extension: &str) -> Result<(BoundSocket, UnixListener), Error> {
-    match given {
-        Some(path) => BoundSocket::bind(path),
-        None => BoundSocket::bind(&make_runtime_dir()?.join(format!("{name}.{extension}"))),
-    }
-}
-
 fn start_nbd(
     exports: Vec<DiskExport>,
     registry: &Registry,
-    listener: UnixListener,
+    listeners: Vec<Listener>,
     options: &ServerOptions,
     on_failure: Waker,
 ) -> Result<blkdev_nbd::Server, Error> {
@@ -244,11 +217,13 @@ fn start_nbd(
     let queue = options.queue(exports.len());
     let exports: Result<Vec<_>, _> = exports.into_iter().map(|export| attach(export, registry)).collect();
     let config = ServerConfig {
+        listeners,
+        exports: exports.map_err(|error| fail(error.into()))?,
         threads: options.threads,
         depth: options.depth,
         queue,
+        limits: options.limits.clone(),
         on_failure,
-        ..ServerConfig::new(listener, exports.map_err(|error| fail(error.into()))?)
     };
     blkdev_nbd::Server::start(config).map_err(|error| fail(error.into()))
 }

@@ -1,10 +1,13 @@
 //! How a server is started: which disks, where, with how much.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use blkdev_nbd::ConnectionLimits;
 use tqueue::EngineKind;
 
+use super::Inherited;
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind};
 
@@ -15,12 +18,22 @@ pub struct ServerOptions {
     pub socket: Option<PathBuf>,
     /// The control socket; likewise.
     pub control: Option<PathBuf>,
+    /// TCP addresses to listen on as well; port 0 is any that is free.
+    pub listen: Vec<SocketAddr>,
+    /// Listen where other machines can connect, too: there is no TLS yet.
+    pub insecure: bool,
+    /// Sockets that listen already.
+    pub inherited: Inherited,
+    /// A file for the process id, there while clients can connect.
+    pub pidfile: Option<PathBuf>,
     /// Queue threads, from 1.
     pub threads: u16,
     /// Requests in flight per thread and disk, from 1 to 4096.
     pub depth: u32,
     /// What runs the ops.
     pub engine: EngineKind,
+    /// Bounds on what clients may take.
+    pub limits: ConnectionLimits,
 }
 
 impl Default for ServerOptions {
@@ -28,9 +41,14 @@ impl Default for ServerOptions {
         Self {
             socket: None,
             control: None,
+            listen: Vec::new(),
+            insecure: false,
+            inherited: Inherited::default(),
+            pidfile: None,
             threads: 1,
             depth: 128,
             engine: EngineKind::Auto,
+            limits: ConnectionLimits::default(),
         }
     }
 }

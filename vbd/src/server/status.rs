@@ -1,8 +1,9 @@
 //! What a running server says of itself.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::time::Instant;
 
+use blkdev_nbd::{ConnectionLimits, ConnectionStats, OpCount};
 use iomgr_core::manager::Registry;
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,12 @@ pub struct Status {
     pub nbd: NbdStatus,
     /// The disks.
     pub devices: Vec<DeviceStatus>,
+    /// The connections that are open, the oldest first.
+    #[serde(default)]
+    pub connections: Vec<ConnectionStatus>,
+    /// The bounds on what clients may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<LimitsStatus>,
 }
 
 /// How the NBD frontend is.
@@ -68,12 +75,105 @@ pub struct DeviceStatus {
     pub stats: Stats,
 }
 
+/// How a connection is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ConnectionStatus {
+    /// Its number; no two connections of a server have the same.
+    pub id: u64,
+    /// Who it is: `unix pid 123 uid 0`, or `127.0.0.1:4000`.
+    pub peer: String,
+    /// The disk, once it has chosen one.
+    pub export: Option<String>,
+    /// Are replies structured?
+    pub structured: bool,
+    /// Seconds since it came.
+    pub opened_for_s: f64,
+    /// Seconds since it last asked for something or took a reply.
+    pub idle_for_s: f64,
+    /// Commands that are not answered yet.
+    pub in_flight: u32,
+    /// Bytes of payload memory that it holds.
+    pub held_bytes: u64,
+    /// Reads and prefetches.
+    pub read: CountStatus,
+    /// Writes.
+    pub write: CountStatus,
+    /// Flushes.
+    pub flush: CountStatus,
+    /// Discards and write-zeroes.
+    pub trim: CountStatus,
+}
+
+/// What a connection has done in one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CountStatus {
+    /// Requests ended.
+    pub ops: u64,
+    /// Bytes of those that ended well.
+    pub bytes: u64,
+    /// Requests ended with an error.
+    pub errors: u64,
+}
+
+impl From<OpCount> for CountStatus {
+    fn from(OpCount { ops, bytes, errors }: OpCount) -> Self {
+        Self { ops, bytes, errors }
+    }
+}
+
+impl From<ConnectionStats> for ConnectionStatus {
+    fn from(stats: ConnectionStats) -> Self {
+        Self {
+            id: stats.id,
+            peer: stats.peer,
+            export: stats.export,
+            structured: stats.structured,
+            opened_for_s: stats.opened_for.as_secs_f64(),
+            idle_for_s: stats.last_active_ago.as_secs_f64(),
+            in_flight: stats.in_flight,
+            held_bytes: stats.held_bytes,
+            read: stats.read.into(),
+            write: stats.write.into(),
+            flush: stats.flush.into(),
+            trim: stats.trim.into(),
+        }
+    }
+}
+
+/// The bounds on what clients may take.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct LimitsStatus {
+    /// Connections at the same time.
+    pub connections: u32,
+    /// Commands in flight on each.
+    pub in_flight: u32,
+    /// Seconds from connecting to choosing a disk.
+    pub handshake_timeout_s: f64,
+    /// Seconds without a command; as many as a client likes if not given.
+    pub idle_timeout_s: Option<f64>,
+    /// Seconds that a client may hold memory which another waits for.
+    pub stall_timeout_s: f64,
+}
+
+impl From<&ConnectionLimits> for LimitsStatus {
+    fn from(limits: &ConnectionLimits) -> Self {
+        Self {
+            connections: limits.connections,
+            in_flight: limits.in_flight,
+            handshake_timeout_s: limits.handshake_timeout.as_secs_f64(),
+            idle_timeout_s: limits.idle_timeout.map(|time| time.as_secs_f64()),
+            stall_timeout_s: limits.stall_timeout.as_secs_f64(),
+        }
+    }
+}
+
 /// Whatever a status is made from, as long as the server runs.
 pub(super) struct Source {
     pub(super) disks: Vec<Disk>,
     pub(super) registry: Registry,
     pub(super) nbd: Frontend,
-    pub(super) addresses: Arc<[Address]>,
+    pub(super) addresses: Vec<Address>,
+    pub(super) limits: LimitsStatus,
     pub(super) started: Instant,
 }
 
@@ -81,6 +181,7 @@ impl Source {
     pub(super) fn status(&self) -> Status {
         let nbd = self.nbd.lock().unwrap_or_else(PoisonError::into_inner);
         let stats = nbd.as_ref().map(blkdev_nbd::Server::stats);
+        let connections = nbd.as_ref().map(blkdev_nbd::Server::connections);
         Status {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -90,6 +191,8 @@ impl Source {
             pending: self.registry.pending_total(),
             nbd: stats.map(NbdStatus::from).unwrap_or_default(),
             devices: self.disks.iter().map(|disk| self.device(disk)).collect(),
+            connections: connections.into_iter().flatten().map(Into::into).collect(),
+            limits: Some(self.limits),
         }
     }
 
