@@ -18,10 +18,12 @@ pub(crate) fn parse_u32(text: &str) -> Result<u32, &'static str> {
     u32::try_from(parse(text)?).map_err(|_| "is 4 GiB or more")
 }
 
-/// Reads seconds: `2`, `0.5`.
+/// Reads seconds: `2`, `0.5`; or a time with its unit: `500ms`, `2min`.
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "is no number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+    match text.parse() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
+        Err(_) => humantime::parse_duration(text).map_err(|_| "is no time; say 2, 0.5, 500ms or 2min".to_owned()),
+    }
 }
 
 /// `1073741824 bytes (1.00 GiB)`.
@@ -59,6 +61,8 @@ mod tests {
     #[test]
     fn seconds_may_be_parts() {
         assert_eq!(seconds("0.5").unwrap(), Duration::from_millis(500));
+        assert_eq!(seconds("500ms").unwrap(), Duration::from_millis(500));
+        assert_eq!(seconds("2min").unwrap(), Duration::from_secs(120));
         assert!(seconds("-1").is_err());
         assert!(seconds("soon").is_err());
         assert!(seconds("inf").is_err());

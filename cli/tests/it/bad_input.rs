@@ -22,7 +22,7 @@ fn wrong_usage_is_code_2() {
     assert!(refused(&["create", "a.vhd", "--size", "1M", "--format", "qcow2"]).contains("possible values: raw, vhd"));
     assert!(refused(&["create", "a.vhd", "--size", "1M", "--fixed", "--block-size", "2M"]).contains("cannot be used"));
     assert!(refused(&["serve", "a.vhd", "--name", "a/b"]).contains("is no name for a file"));
-    assert!(refused(&["serve", "a.vhd", "--lock-timeout", "soon"]).contains("is no number of seconds"));
+    assert!(refused(&["serve", "a.vhd", "--lock-timeout", "soon"]).contains("is no time; say 2"));
     assert!(refused(&["serve", "a.vhd", "--read-only", "--repair"]).contains("cannot be used"));
     assert!(refused(&["stop"]).contains("--all"));
     assert!(refused(&["stop", "--all", "a"]).contains("cannot be used"));
