@@ -1,22 +1,30 @@
 //! `iomgr serve`: images become block devices until somebody ends it.
 
+mod activation;
+mod command;
 mod images;
+mod notify;
 mod ready;
 
+use std::fs::Permissions;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
+use tempfile::TempDir;
 use vbd::tqueue::EngineKind;
-use vbd::{DiskExport, DiskOptions, Server, ServerOptions};
+use vbd::{ConnectionLimits, DiskExport, DiskOptions, Inherited, Server, ServerOptions};
 
 use crate::args::Format;
 use crate::failure::Failure;
 use crate::output::note;
 use crate::{signals, size};
-use images::{Image, Opened};
+use images::{Image, Opened, Origin};
+use notify::Manager;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -69,6 +77,34 @@ pub(crate) struct Serve {
     /// The control socket; NAME.ctl in the runtime folder, likewise, if not given
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+    /// Listen on this TCP address as well; port 10809 if not given, port 0 for any that is free
+    #[arg(long, value_name = "ADDRESS[:PORT]", value_parser = tcp_address, help_heading = NETWORK)]
+    listen: Vec<SocketAddr>,
+    /// Listen on TCP addresses that other machines can reach, although there is no TLS yet
+    #[arg(long, help_heading = NETWORK)]
+    insecure: bool,
+    /// Connections at the same time; one more is closed at once
+    #[arg(long, value_name = "N", default_value_t = limits().connections, help_heading = NETWORK)]
+    max_connections: u32,
+    /// Commands of one connection in flight; beyond, nothing is received from it
+    #[arg(long, value_name = "N", default_value_t = limits().in_flight, help_heading = NETWORK)]
+    in_flight: u32,
+    /// How long a client may take from connecting to choosing a disk
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = timeout, help_heading = NETWORK)]
+    handshake_timeout: Duration,
+    /// How long a client may ask for nothing; as long as it likes, if not given
+    #[arg(long, value_name = "TIME", value_parser = timeout, help_heading = NETWORK)]
+    idle_timeout: Option<Duration>,
+    /// How long a client that stands still may hold memory which others wait for
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = timeout, help_heading = NETWORK)]
+    stall_timeout: Duration,
+    /// Run this command by the shell, with $uri and others in its environment, and serve until it ends; its exit code
+    /// is ours
+    #[arg(long, value_name = "COMMAND")]
+    run: Option<String>,
+    /// Write the process id here when clients can connect
+    #[arg(long, value_name = "PATH")]
+    pidfile: Option<PathBuf>,
     /// Queue threads; connections are spread over them
     #[arg(long, value_name = "N", default_value_t = ServerOptions::default().threads)]
     queues: u16,
@@ -99,22 +135,32 @@ enum Engine {
     Sync,
 }
 
+/// The heading of what clients may and may not.
+const NETWORK: &str = "Clients";
+/// The port that is registered for NBD.
+const NBD_PORT: u16 = 10809;
+
+fn limits() -> ConnectionLimits {
+    ConnectionLimits::default()
+}
+
 impl Serve {
     pub(crate) fn run(&self, json: bool) -> Result<ExitCode, Failure> {
-        let opened = images::open(&self.images()?, &self.disk_options(), self.create)?;
+        let images = self.images()?;
+        let mut options = self.server_options(activation::take()?);
+        let manager = Manager::from_env();
+        let opened = images::open(&images, &self.disk_options(), self.create)?;
         let origins: Vec<_> = opened.iter().map(|opened| opened.origin).collect();
-        let server = Server::start_all(self.exports(opened), &self.server_options())?;
-        let stopper = server.stopper();
-        signals::handle(ABANDONED, move |_| {
-            note("closing: no new requests, finishing those in flight; once more to end at once");
-            stopper.stop();
-        })?;
-        ready::tell(&server, &origins, json)?;
-        let ended = server.wait();
-        // Also after a failure: what can be closed is closed.
-        let stopped = server.stop();
-        ended.and(stopped)?;
-        Ok(ExitCode::SUCCESS)
+        // For the command alone, so that nobody else meets its sockets; removed last.
+        let _folder = self.run.as_ref().map(|_| private_sockets(&mut options)).transpose()?;
+        let server = Server::start_all(self.exports(opened), &options)?;
+        match &self.run {
+            Some(line) => {
+                manager.ready(&server);
+                command::run(server, line, &manager)
+            }
+            None => serve(server, &manager, &origins, json),
+        }
     }
 
     /// The images, with the names that `--name` gives them.
@@ -160,10 +206,14 @@ impl Serve {
         }
     }
 
-    fn server_options(&self) -> ServerOptions {
+    fn server_options(&self, inherited: Inherited) -> ServerOptions {
         ServerOptions {
             socket: self.socket.clone(),
             control: self.control.clone(),
+            listen: self.listen.clone(),
+            insecure: self.insecure,
+            inherited,
+            pidfile: self.pidfile.clone(),
             threads: self.queues,
             depth: self.depth,
             engine: match self.engine {
@@ -171,7 +221,67 @@ impl Serve {
                 Engine::Uring => EngineKind::Uring,
                 Engine::Sync => EngineKind::Sync,
             },
+            limits: ConnectionLimits {
+                connections: self.max_connections,
+                in_flight: self.in_flight,
+                handshake_timeout: self.handshake_timeout,
+                idle_timeout: self.idle_timeout,
+                stall_timeout: self.stall_timeout,
+                ..limits()
+            },
         }
+    }
+}
+
+/// Serves until somebody asks for the end.
+fn serve(server: Server, manager: &Manager, origins: &[Origin], json: bool) -> Result<ExitCode, Failure> {
+    let stopper = server.stopper();
+    signals::handle(ABANDONED, move |_| {
+        note("closing: no new requests, finishing those in flight; once more to end at once");
+        stopper.stop();
+    })?;
+    ready::tell(&server, origins, json)?;
+    manager.ready(&server);
+    let ended = manager.wait(&server);
+    manager.stopping();
+    // Also after a failure: what can be closed is closed.
+    let stopped = server.stop();
+    ended.and(stopped)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Puts the sockets that have no place yet into a folder of their own.
+fn private_sockets(options: &mut ServerOptions) -> Result<TempDir, Failure> {
+    let folder = tempfile::Builder::new()
+        .prefix("iomgr-")
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir()
+        .map_err(|error| Failure::new("--run: no folder for its sockets can be made; set TMPDIR").because(error))?;
+    if options.inherited.nbd.is_empty() {
+        options.socket.get_or_insert_with(|| folder.path().join("nbd.sock"));
+    }
+    options.control.get_or_insert_with(|| folder.path().join("control.ctl"));
+    Ok(folder)
+}
+
+/// An IP address, with a port or without.
+fn tcp_address(text: &str) -> Result<SocketAddr, String> {
+    if let Some(port) = text.strip_prefix("localhost") {
+        return tcp_address(&format!("127.0.0.1{port}"));
+    }
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    let with_default_port = || Some(SocketAddr::new(bare.parse::<IpAddr>().ok()?, NBD_PORT));
+    text.parse()
+        .ok()
+        .or_else(with_default_port)
+        .ok_or_else(|| "is no address; say 127.0.0.1, 127.0.0.1:10809, [::1]:10809 or localhost".to_owned())
+}
+
+/// A time that is not zero.
+fn timeout(text: &str) -> Result<Duration, String> {
+    match size::seconds(text)? {
+        Duration::ZERO => Err("is no time at all; leave it out, or say how long".into()),
+        time => Ok(time),
     }
 }
 
@@ -189,4 +299,33 @@ fn fits(option: &str, given: usize, images: usize) -> Result<(), Failure> {
     }
     let what = format!("{option} is given {given} times for {images} images; give it once for each, in their order");
     Err(Failure::new(what).exit(EXIT_USAGE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_may_leave_the_port_out() {
+        for (text, address) in [
+            ("127.0.0.1", "127.0.0.1:10809"),
+            ("127.0.0.1:7", "127.0.0.1:7"),
+            ("localhost", "127.0.0.1:10809"),
+            ("localhost:0", "127.0.0.1:0"),
+            ("::1", "[::1]:10809"),
+            ("[::1]", "[::1]:10809"),
+            ("[::1]:7", "[::1]:7"),
+        ] {
+            assert_eq!(tcp_address(text).unwrap().to_string(), address, "{text}");
+        }
+        for wrong in ["", "7", "127.0.0.1:", "127.0.0.1:70000", "example.org", "localhosts"] {
+            assert!(tcp_address(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn no_time_is_no_timeout() {
+        assert!(timeout("0").is_err());
+        assert_eq!(timeout("90").unwrap(), Duration::from_secs(90));
+    }
 }

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: the first asks for an orderly end, the second does not wait for it.
+//! Ctrl-C and SIGTERM.
 
 use std::thread;
 
@@ -11,23 +11,29 @@ use crate::output::note;
 /// From now on the first SIGINT or SIGTERM calls `first` with its number, on a thread of its own; the next one ends the
 /// process with 128 + its number, after saying `abandoned`.
 pub(crate) fn handle(abandoned: &'static str, first: impl FnOnce(i32) + Send + 'static) -> Result<(), Failure> {
+    let mut first = Some(first);
+    handle_each(move |signal| match first.take() {
+        Some(first) => first(signal),
+        None => abandon(abandoned, signal),
+    })
+}
+
+/// From now on every SIGINT and SIGTERM calls `each` with its number, on a thread of its own.
+pub(crate) fn handle_each(mut each: impl FnMut(i32) + Send + 'static) -> Result<(), Failure> {
     let fail = |error| Failure::new("cannot handle signals").because(error);
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(fail)?;
-    let wait = move || {
-        let mut arrived = signals.forever();
-        if let Some(signal) = arrived.next() {
-            first(signal);
-        }
-        if let Some(signal) = arrived.next() {
-            note(abandoned);
-            std::process::exit(i32::from(exit_code(signal)));
-        }
-    };
+    let wait = move || signals.forever().for_each(&mut each);
     thread::Builder::new()
         .name("signals".into())
         .spawn(wait)
         .map_err(fail)?;
     Ok(())
+}
+
+/// Ends the process at once, after saying what that means.
+pub(crate) fn abandon(what: &str, signal: i32) -> ! {
+    note(what);
+    std::process::exit(i32::from(exit_code(signal)))
 }
 
 /// What a process that a signal ended says, by the shells' convention.

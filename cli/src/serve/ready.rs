@@ -4,7 +4,7 @@ use std::path::Path;
 
 use indicatif::BinaryBytes;
 use serde_json::json;
-use vbd::{Disk, DiskInfo, Server};
+use vbd::{Address, Disk, DiskInfo, Server};
 
 use super::images::Origin;
 use crate::failure::Failure;
@@ -33,7 +33,7 @@ fn event(server: &Server, origins: &[Origin]) -> serde_json::Value {
         "pid": std::process::id(),
         "frontend": "nbd",
         "uri": server.uri(),
-        "socket": server.socket().to_string_lossy(),
+        "socket": server.socket().map(Path::to_string_lossy),
         "control": server.control().to_string_lossy(),
         // The first disk, which is the default export.
         "created": origins[0] == Origin::Created,
@@ -70,6 +70,7 @@ struct Ready<'a> {
     control: &'a Path,
     /// `stop` finds it by name: its control socket is where `stop` looks.
     by_name: bool,
+    transport: &'static str,
     has_ublk: bool,
 }
 
@@ -88,6 +89,7 @@ impl<'a> Ready<'a> {
             uris,
             control: server.control(),
             by_name,
+            transport: transport(server.addresses()),
             has_ublk: Path::new(UBLK_CONTROL).exists(),
         }
     }
@@ -113,7 +115,8 @@ impl<'a> Ready<'a> {
         } else {
             "is not there either"
         };
-        format!("NBD on a unix socket (this version has no ublk frontend yet; {UBLK_CONTROL} {there})")
+        let transport = self.transport;
+        format!("NBD on {transport} (this version has no ublk frontend yet; {UBLK_CONTROL} {there})")
     }
 
     /// Lines that do no harm: only a disk that is new is written to.
@@ -133,6 +136,18 @@ impl<'a> Ready<'a> {
         } else {
             format!("iomgr stop --control {}", quote(&self.control.to_string_lossy()))
         }
+    }
+}
+
+fn transport(addresses: &[Address]) -> &'static str {
+    let is_unix = |address: &Address| matches!(address, Address::Unix(_));
+    match (
+        addresses.iter().any(is_unix),
+        addresses.iter().any(|address| !is_unix(address)),
+    ) {
+        (true, true) => "a unix socket and TCP",
+        (false, true) => "TCP",
+        _ => "a unix socket",
     }
 }
 
@@ -187,6 +202,7 @@ mod tests {
             uris: vec!["nbd+unix:///?socket=/run/iomgr/demo.sock".into()],
             control: Path::new("/run/iomgr/demo.ctl"),
             by_name: true,
+            transport: "a unix socket",
             has_ublk: false,
         }
     }

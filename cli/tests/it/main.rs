@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod errors;
+mod command;
 mod help;
 mod images;
 mod machine;

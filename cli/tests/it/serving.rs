@@ -318,3 +318,95 @@ fn a_reader_that_went_away_does_not_end_it() {
     assert_eq!(place.ok(&["stop", "a"]).stdout, "a: stopped\n");
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn tcp_is_for_this_machine_unless_said_otherwise() {
+    let place = Place::new().with_vhd("a.vhd");
+    let refused = place.run(&["serve", "a.vhd", "--listen", "0.0.0.0:0"]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(
+        refused.stderr.contains("--insecure") && refused.stderr.contains("0.0.0.0:0"),
+        "{refused:?}"
+    );
+    let args = [
+        "a.vhd",
+        "--listen",
+        "127.0.0.1:0",
+        "--listen",
+        "0.0.0.0:0",
+        "--insecure",
+    ];
+    let (served, ready) = Served::json(&place, &args);
+    let uris = ready["devices"][0]["uris"].as_array().unwrap();
+    assert_eq!(uris.len(), 3, "{ready}");
+    let address = uris[1].as_str().unwrap().strip_prefix("nbd://").unwrap();
+    let address = address.strip_suffix("/a").unwrap();
+    assert!(!address.ends_with(":0"), "{address}");
+    std::net::TcpStream::connect(address).unwrap();
+    let taken = place.run(&[
+        "serve",
+        "a.vhd",
+        "--read-only",
+        "--name",
+        "b",
+        "--listen",
+        address,
+        "--json",
+    ]);
+    assert_eq!(taken.code, Some(1), "{taken:?}");
+    place.ok(&["stop", "a"]);
+    assert_eq!(served.ended().code, Some(0));
+}
+
+#[test]
+fn a_pid_file_is_there_while_it_serves() {
+    let place = Place::new().with_vhd("a.vhd").with_vhd("b.vhd");
+    let (served, ready) = Served::json(&place, &["a.vhd", "--pidfile", "pid"]);
+    assert_eq!(place.read("pid"), format!("{}\n", ready["pid"]).as_bytes());
+    let second = place.run(&["serve", "b.vhd", "--pidfile", "pid"]);
+    assert_eq!(second.code, Some(1), "{second:?}");
+    assert!(
+        second.stderr.contains(&format!("process {}", ready["pid"])),
+        "{second:?}"
+    );
+    served.signal("KILL");
+    assert_eq!(served.ended().code, None);
+    let (served, _) = Served::json(&place, &["b.vhd", "--pidfile", "pid"]);
+    place.ok(&["stop", "b"]);
+    assert!(
+        !place.path("pid").exists(),
+        "who hears of the end finds the pid file gone"
+    );
+    assert_eq!(served.ended().code, Some(0));
+    let no_pid = place.run(&["serve", "a.vhd", "--pidfile", "b.vhd"]);
+    assert!(no_pid.stderr.contains("holds no process id"), "{no_pid:?}");
+}
+
+#[test]
+fn limits_are_options_and_shown() {
+    let place = Place::new().with_vhd("a.vhd");
+    let args = [
+        &["a.vhd", "--max-connections", "7", "--in-flight", "9"][..],
+        &[
+            "--handshake-timeout",
+            "500ms",
+            "--idle-timeout",
+            "2min",
+            "--stall-timeout",
+            "5",
+        ],
+    ];
+    let (served, _) = Served::json(&place, &args.concat());
+    let limits = place.ok(&["status", "a", "--json"]).json()[0]["status"]["limits"].clone();
+    let expected = serde_json::json!({
+        "connections": 7, "in_flight": 9, "handshake_timeout_s": 0.5, "idle_timeout_s": 120.0, "stall_timeout_s": 5.0,
+    });
+    assert_eq!(limits, expected);
+    place.ok(&["stop", "a"]);
+    assert_eq!(served.ended().code, Some(0));
+    for absurd in [["--max-connections", "0"], ["--in-flight", "100000"]] {
+        let refused = place.run(&[&["serve", "a.vhd"][..], &absurd].concat());
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+    }
+    assert_eq!(place.run(&["serve", "a.vhd", "--idle-timeout", "0"]).code, Some(2));
+}
