@@ -1,0 +1,246 @@
+//! Servers as text: a line for each disk, and on request what each disk has done and who is connected.
+
+use std::time::Duration;
+
+use indicatif::BinaryBytes;
+use vbd::{ConnectionStatus, CountStatus, DeviceStatus, Direction, DirectionStats, LimitsStatus, Status};
+
+use crate::output::table;
+
+const DISKS: [&str; 11] = [
+    "NAME", "PID", "UP", "FORMAT", "SIZE", "MODE", "CLIENTS", "PENDING", "READ", "WRITTEN", "ERRORS",
+];
+const LATENCIES: [&str; 9] = ["OP", "COUNT", "BYTES", "ERRORS", "P50", "P90", "P99", "P99.9", "MAX"];
+const CLIENTS: [&str; 10] = [
+    "CLIENT", "DISK", "PEER", "FOR", "IDLE", "PENDING", "MEMORY", "READ", "WRITTEN", "ERRORS",
+];
+
+/// A table with a row for each disk, and under it the images and URIs, which are too long for columns.
+pub(super) fn overview(servers: &[&Status]) -> String {
+    let disks = |server: &&'_ Status| -> Vec<_> { server.devices.iter().map(|disk| disk_row(server, disk)).collect() };
+    let mut text = with_head(DISKS, servers.iter().flat_map(disks).collect());
+    for disk in servers.iter().flat_map(|server| &server.devices) {
+        text += &format!("\n{}: {}\n", disk.info.name, disk.info.path.display());
+        disk.uris.iter().for_each(|uri| text += &format!("  {uri}\n"));
+    }
+    text
+}
+
+/// What each disk has done, who is connected, and what clients may take.
+pub(super) fn details(server: &Status) -> String {
+    let mut text = String::new();
+    for disk in &server.devices {
+        let rows = Direction::ALL.map(|direction| latency_row(direction, disk.stats.of(direction)));
+        text += &format!("\n{}:\n{}", disk.info.name, indent(&with_head(LATENCIES, rows.into())));
+    }
+    if !server.connections.is_empty() {
+        let rows = server.connections.iter().map(client_row).collect();
+        text += &format!("\nclients:\n{}", indent(&with_head(CLIENTS, rows)));
+    }
+    text + &server.limits.as_ref().map(limits_line).unwrap_or_default()
+}
+
+fn with_head<const N: usize>(head: [&str; N], mut rows: Vec<[String; N]>) -> String {
+    rows.insert(0, head.map(str::to_owned));
+    table(&rows)
+}
+
+fn indent(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}\n")).collect()
+}
+
+fn disk_row(server: &Status, disk: &DeviceStatus) -> [String; DISKS.len()] {
+    let (info, stats) = (&disk.info, &disk.stats);
+    let mode = match (info.failed, info.read_only) {
+        (true, _) => "FAILED",
+        (false, true) => "ro",
+        (false, false) => "rw",
+    };
+    let is_its = |client: &&ConnectionStatus| client.export.as_ref() == Some(&info.name);
+    let clients = || server.connections.iter().filter(is_its);
+    [
+        info.name.clone(),
+        server.pid.to_string(),
+        seconds(server.uptime_s),
+        info.format.clone(),
+        bytes(info.size_bytes),
+        mode.to_owned(),
+        clients().count().to_string(),
+        clients().map(|client| client.in_flight).sum::<u32>().to_string(),
+        bytes(stats.read.bytes),
+        bytes(stats.write.bytes),
+        Direction::ALL
+            .map(|direction| stats.of(direction).errors)
+            .iter()
+            .sum::<u64>()
+            .to_string(),
+    ]
+}
+
+fn latency_row(direction: Direction, stats: &DirectionStats) -> [String; LATENCIES.len()] {
+    let latency = &stats.latency;
+    let [p50, p90, p99, p999, max] = [
+        latency.p50_us,
+        latency.p90_us,
+        latency.p99_us,
+        latency.p999_us,
+        latency.max_us,
+    ]
+    .map(|us| {
+        if stats.ops == 0 {
+            "-".to_owned()
+        } else {
+            microseconds(us)
+        }
+    });
+    [
+        direction.name().to_owned(),
+        stats.ops.to_string(),
+        bytes(stats.bytes),
+        stats.errors.to_string(),
+        p50,
+        p90,
+        p99,
+        p999,
+        max,
+    ]
+}
+
+fn client_row(client: &ConnectionStatus) -> [String; CLIENTS.len()] {
+    let all: [&CountStatus; 4] = [&client.read, &client.write, &client.flush, &client.trim];
+    [
+        client.id.to_string(),
+        client.export.clone().unwrap_or_else(|| "-".to_owned()),
+        client.peer.clone(),
+        seconds(client.opened_for_s),
+        seconds(client.idle_for_s),
+        client.in_flight.to_string(),
+        bytes(client.held_bytes),
+        bytes(client.read.bytes),
+        bytes(client.write.bytes),
+        all.iter().map(|count| count.errors).sum::<u64>().to_string(),
+    ]
+}
+
+fn limits_line(limits: &LimitsStatus) -> String {
+    let idle = limits.idle_timeout_s.map_or("never".to_owned(), duration);
+    format!(
+        "\nlimits: {} connections, {} commands in flight on each; timeouts: handshake {}, idle {idle}, stall {}\n",
+        limits.connections,
+        limits.in_flight,
+        duration(limits.handshake_timeout_s),
+        duration(limits.stall_timeout_s),
+    )
+}
+
+fn bytes(bytes: u64) -> String {
+    BinaryBytes(bytes).to_string()
+}
+
+fn duration(seconds: f64) -> String {
+    let time = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    humantime::format_duration(time).to_string()
+}
+
+/// Whole ones.
+fn seconds(seconds: f64) -> String {
+    duration(seconds.floor())
+}
+
+/// Three digits that matter, and a unit.
+fn microseconds(us: f64) -> String {
+    let (value, unit) = match us {
+        us if us < 1e3 => (us, "µs"),
+        us if us < 1e6 => (us / 1e3, "ms"),
+        us => (us / 1e6, "s"),
+    };
+    let digits = match value {
+        value if value < 10.0 => 2,
+        value if value < 100.0 => 1,
+        _ => 0,
+    };
+    format!("{value:.digits$} {unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn server(failed: bool) -> Status {
+        let latency = json!({ "p50_us": 11.24, "p90_us": 150.4, "p99_us": 1234.5, "p999_us": 2.5e6, "max_us": 3e6 });
+        let count = |ops: u64, bytes: u64, errors: u64| json!({ "ops": ops, "bytes": bytes, "errors": errors });
+        let figures = |ops: u64, bytes: u64, errors: u64| {
+            let mut figures = count(ops, bytes, errors);
+            figures["latency"] = latency.clone();
+            figures
+        };
+        let device = json!({
+            "name": "demo", "path": "/images/demo.vhd", "format": "vhd-dynamic", "size_bytes": 1u64 << 30,
+            "read_only": false, "cache": "writeback", "failed": failed,
+            "uris": ["nbd+unix:///demo?socket=/run/iomgr/demo.sock", "nbd://127.0.0.1:10809/demo"],
+            "stats": {
+                "read": figures(16, 65536, 0), "write": figures(2048, 8 << 20, 1), "flush": figures(2, 0, 2),
+                "trim": figures(0, 0, 0),
+            },
+        });
+        let client = |id: u64, export: Option<&str>, peer: &str| {
+            json!({
+                "id": id, "peer": peer, "export": export, "structured": true, "opened_for_s": 61.2, "idle_for_s": 0.3,
+                "in_flight": 5, "held_bytes": 20480, "read": count(16, 65536, 0), "write": count(2048, 8 << 20, 1),
+                "flush": count(2, 0, 2), "trim": count(0, 0, 0),
+            })
+        };
+        let status = json!({
+            "pid": 4711, "version": "0.1.0", "uri": "nbd+unix:///?socket=/run/iomgr/demo.sock", "uptime_s": 63.9,
+            "manager": "none", "pending": 5, "devices": [device],
+            "nbd": { "connections": 2, "connections_total": 9, "in_flight": 5, "requests_total": 12 },
+            "connections": [client(3, Some("demo"), "unix pid 4800 uid 0"), client(4, None, "127.0.0.1:40000")],
+            "limits": {
+                "connections": 64, "in_flight": 128, "handshake_timeout_s": 10.0, "idle_timeout_s": null,
+                "stall_timeout_s": 0.5,
+            },
+        });
+        serde_json::from_value(status).unwrap()
+    }
+
+    #[test]
+    fn a_row_for_each_disk() {
+        insta::assert_snapshot!(overview(&[&server(false)]));
+    }
+
+    #[test]
+    fn all_about_a_server() {
+        insta::assert_snapshot!(details(&server(false)));
+    }
+
+    #[test]
+    fn a_failed_disk_is_seen_to_have_failed() {
+        assert!(overview(&[&server(true)]).contains(" FAILED "));
+    }
+
+    /// One of the last version's may still run.
+    #[test]
+    fn a_server_that_tells_less_is_shown_all_the_same() {
+        let mut status = serde_json::to_value(server(false)).unwrap();
+        let fields = status.as_object_mut().unwrap();
+        fields.remove("connections");
+        fields.remove("limits");
+        let status: Status = serde_json::from_value(status).unwrap();
+        assert!(!details(&status).contains("clients:"));
+    }
+
+    #[test]
+    fn times_have_three_digits() {
+        for (us, text) in [
+            (0.0, "0.00 µs"),
+            (9.876, "9.88 µs"),
+            (99.4, "99.4 µs"),
+            (1500.0, "1.50 ms"),
+            (6e7, "60.0 s"),
+        ] {
+            assert_eq!(microseconds(us), text);
+        }
+    }
+}
