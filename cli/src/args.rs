@@ -61,7 +61,7 @@ pub(crate) enum Verb {
     Convert(Convert),
     Compare(Compare),
     Map(Map),
-    Serve(Serve),
+    Serve(Box<Serve>),
     Stop(Stop),
     Status(Status),
     Doctor(Doctor),

@@ -34,7 +34,7 @@ pub(super) fn take() -> Result<Inherited, Failure> {
     let passed = sd_listen_fds::get().map_err(|error| wrong("it makes no sense").because(error))?;
     let mut inherited = Inherited::default();
     for (name, fd) in passed {
-        let fd = OwnedFd::from(fd.into_std());
+        let fd: OwnedFd = fd.into_std();
         fcntl_setfd(&fd, FdFlags::CLOEXEC).map_err(|errno| wrong("a descriptor cannot be used").because(errno))?;
         match name.as_deref() {
             Some(CONTROL) if inherited.control.is_some() => return Err(wrong("two sockets are called control")),
