@@ -37,6 +37,9 @@ pub(crate) struct Groups {
     /// Real NBD clients: nbdcopy, qemu-io, fio
     #[arg(long)]
     nbd: bool,
+    /// Several disks, commands that are run, service managers, TCP
+    #[arg(long)]
+    serve: bool,
     /// The binary's verbs, exit codes and texts, images by other tools
     #[arg(long)]
     cli: bool,
@@ -61,6 +64,7 @@ impl Groups {
             (self.sim, "sim::"),
             (self.loop_, "loop_::"),
             (self.nbd, "nbd::"),
+            (self.serve, "serve::"),
             (self.cli, "cli::"),
             (self.tools, "tools::"),
             (self.crash, "crash::"),
