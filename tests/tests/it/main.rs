@@ -15,5 +15,6 @@ mod history;
 mod hooks;
 mod loop_;
 mod nbd;
+mod serve;
 mod sim;
 mod tools;
