@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use iomgr_core::Waker;
 
-use crate::proto::{Handshake, PAYLOAD_BYTES_MAX, SimpleReply};
+use crate::proto::{Handshake, PAYLOAD_BYTES_MAX};
 use crate::{Error, ErrorKind, Export, Listener};
 
 /// What to serve, to whom, with how much.
@@ -137,8 +137,6 @@ pub(crate) const STAGING_BYTES: u32 = 64 << 10;
 pub(crate) const HEADER_BYTES: u32 = 16 << 10;
 /// What the queue may keep of its arena for itself (a run of zeros, say).
 const QUEUE_OWN_BYTES: u64 = 256 << 10;
-/// Replies in one send, by their headers.
-pub(crate) const REPLIES_PER_SEND: usize = HEADER_BYTES as usize / SimpleReply::BYTES;
 
 const _: () = assert!(HEADER_BYTES as usize >= Handshake::OUTPUT_BYTES);
 const _: () = assert!(STAGING_BYTES as usize >= Handshake::INPUT_BYTES);

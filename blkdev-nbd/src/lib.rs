@@ -49,14 +49,19 @@
 //! | part | served | otherwise |
 //! |---|---|---|
 //! | handshake | fixed newstyle, no zeroes | oldstyle is never offered; unknown client flags drop the connection |
-//! | options | `EXPORT_NAME`, `ABORT`, `LIST`, `INFO`, `GO` | `ERR_UNSUP`, `STARTTLS` and `STRUCTURED_REPLY` included |
+//! | options | `EXPORT_NAME`, `ABORT`, `LIST`, `INFO`, `GO`, `STRUCTURED_REPLY`, `LIST_META_CONTEXT`, `SET_META_CONTEXT` | `ERR_UNSUP`, `STARTTLS` and `EXTENDED_HEADERS` included |
 //! | information | `EXPORT`, `NAME`, `DESCRIPTION`, `BLOCK_SIZE` | left out |
-//! | commands | `READ`, `WRITE`, `DISC`, `FLUSH`, `TRIM`, `WRITE_ZEROES` | `EINVAL`, `CACHE` and `BLOCK_STATUS` included |
-//! | command flags | `FUA` everywhere, `NO_HOLE` on `WRITE_ZEROES` | `EINVAL`, `FAST_ZERO` and `DF` included |
-//! | replies | simple | |
-//! | transmission flags | `READ_ONLY`, `SEND_FLUSH`, `SEND_FUA`, `ROTATIONAL`, `SEND_TRIM`, `SEND_WRITE_ZEROES`, `CAN_MULTI_CONN` | |
+//! | contexts | `base:allocation` | ignored |
+//! | commands | `READ`, `WRITE`, `DISC`, `FLUSH`, `TRIM`, `CACHE`, `WRITE_ZEROES`, `BLOCK_STATUS` | `EINVAL` |
+//! | command flags | `FUA` everywhere; `DF` on `READ`, `NO_HOLE` and `FAST_ZERO` on `WRITE_ZEROES`, `REQ_ONE` on `BLOCK_STATUS` | `EINVAL` |
+//! | replies | structured if asked for (`NONE`, `OFFSET_DATA`, `OFFSET_HOLE`, `BLOCK_STATUS`, `ERROR`, `ERROR_OFFSET`), else simple | |
+//! | transmission flags | `READ_ONLY`, `SEND_FLUSH`, `SEND_FUA`, `ROTATIONAL`, `SEND_TRIM`, `SEND_WRITE_ZEROES`, `SEND_DF`, `CAN_MULTI_CONN`, `SEND_CACHE`, `SEND_FAST_ZERO` | |
 //! | block sizes | minimum 512 or the device's, payloads up to 32 MiB or half of the arena | `EINVAL` |
 //! | transport | unix stream sockets, TCP | no TLS |
+//!
+//! A structured read leaves zeros out where the device knows of them without reading: runs from 4 KiB on, at most 16 pieces
+//! a read. A read of zeros alone passes the managers' hooks, but needs no memory and never reaches the device. An answer to
+//! `BLOCK_STATUS` has at most 512 extents, in whole blocks, none beyond what was asked for.
 //!
 //! # Contract
 //! - A reply is sent when the device has ended the request: a flush covers every write that was answered before it on any

@@ -8,11 +8,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use iomgr_core::{
-    Action, Busy, CancelOutcome, Device, DeviceQueue, Done, Errno, FileHandle, FileSlot, Lease, Limits, Op, OpDone,
-    OpQueue, Operation, Owner, Pass, QueueContext, Request, RequestFlags, SectorCount, SectorRange, Tag, Token, Waker,
+    Action, BlockStatus, Busy, CancelOutcome, Device, DeviceQueue, Done, Errno, FileHandle, FileSlot, Lease, Limits,
+    Op, OpDone, OpQueue, Operation, Owner, Pass, QueueContext, Request, RequestFlags, SectorCount, SectorRange, Tag,
+    Token, Waker,
 };
 
-/// A device whose sectors are memory. Requests end as soon as they are submitted, unless they are [held](Self::hold).
+/// A device whose sectors are memory: holes until they are written. Requests end as soon as they are submitted, unless they
+/// are [held](Self::hold).
 #[derive(Debug)]
 pub struct MemDevice {
     name: String,
@@ -22,8 +24,9 @@ pub struct MemDevice {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Empty on a null device.
-    bytes: Mutex<Vec<u8>>,
+    sectors: Mutex<Sectors>,
+    /// Zeros are written slowly, so that a fast zero fails.
+    slow_zeroes: AtomicBool,
     /// What requests in this range of sectors end with.
     fault: Mutex<Option<(Operation, Errno)>>,
     held: AtomicBool,
@@ -42,6 +45,23 @@ struct Shared {
     is_awaited: AtomicBool,
     meeting: Mutex<()>,
     more: Condvar,
+}
+
+/// What a device holds.
+#[derive(Debug, Default)]
+struct Sectors {
+    /// Empty on a null device.
+    bytes: Vec<u8>,
+    /// What is told of each sector; empty where nothing is.
+    kinds: Vec<Kind>,
+}
+
+/// What a device tells of a sector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Hole,
+    Zero,
+    Data,
 }
 
 /// Requests that the log of a device holds.
@@ -64,7 +84,11 @@ impl MemDevice {
         let size = SectorCount::from_bytes_floor(size_bytes);
         let len = usize::try_from(size_bytes).expect("a memory device fits into memory");
         let device = Self::null(name, size);
-        *lock(&device.shared.bytes) = vec![0; len];
+        let sectors = usize::try_from(size.0).expect("a memory device fits into memory");
+        *lock(&device.shared.sectors) = Sectors {
+            bytes: vec![0; len],
+            kinds: vec![Kind::Hole; sectors],
+        };
         device
     }
 
@@ -112,7 +136,22 @@ impl MemDevice {
 
     /// Its bytes.
     pub fn bytes(&self) -> Vec<u8> {
-        lock(&self.shared.bytes).clone()
+        lock(&self.shared.sectors).bytes.clone()
+    }
+
+    /// What it tells of each sector, as the protocol's state flags: 1 for a hole, 2 for zeros.
+    pub fn states(&self) -> Vec<u32> {
+        let state = |kind: &Kind| match kind {
+            Kind::Hole => 3,
+            Kind::Zero => 2,
+            Kind::Data => 0,
+        };
+        lock(&self.shared.sectors).kinds.iter().map(state).collect()
+    }
+
+    /// From now on, zeros are written slowly: a fast zero fails.
+    pub fn slow_down_zeroes(&self) {
+        self.shared.slow_zeroes.store(true, Ordering::SeqCst);
     }
 
     /// From now on, submitting a request of this kind panics.
@@ -245,20 +284,10 @@ impl MemQueue {
         {
             return Err(errno);
         }
-        let mut bytes = lock(&self.shared.bytes);
-        if bytes.is_empty() || request.range.is_empty() {
-            return Ok(());
+        if request.flags.contains(RequestFlags::FAST_ZERO) && self.shared.slow_zeroes.load(Ordering::SeqCst) {
+            return Err(Errno::NOTSUP);
         }
-        let at = usize::try_from(request.range.offset_bytes()).map_err(|_| Errno::INVAL)?;
-        let len = usize::try_from(request.range.len_bytes()).map_err(|_| Errno::INVAL)?;
-        let sectors = bytes.get_mut(at..at + len).ok_or(Errno::INVAL)?;
-        match request.op {
-            Operation::Read => io.bytes_mut(request.data).ok_or(Errno::FAULT)?.copy_from_slice(sectors),
-            Operation::Write => sectors.copy_from_slice(io.bytes(request.data).ok_or(Errno::FAULT)?),
-            Operation::Discard | Operation::WriteZeroes => sectors.fill(0),
-            Operation::Flush | Operation::Prefetch => {}
-        }
-        Ok(())
+        lock(&self.shared.sectors).run(io, request)
     }
 
     fn end(&mut self, io: &mut dyn OpQueue, request: &Request) {
@@ -267,6 +296,51 @@ impl MemQueue {
             tag: request.tag,
             result,
         });
+    }
+}
+
+impl Sectors {
+    fn run(&mut self, io: &mut dyn OpQueue, request: &Request) -> Result<(), Errno> {
+        if self.bytes.is_empty() || request.range.is_empty() {
+            return Ok(());
+        }
+        let at = usize::try_from(request.range.offset_bytes()).map_err(|_| Errno::INVAL)?;
+        let len = usize::try_from(request.range.len_bytes()).map_err(|_| Errno::INVAL)?;
+        let bytes = self.bytes.get_mut(at..at + len).ok_or(Errno::INVAL)?;
+        let kind = match request.op {
+            Operation::Read => {
+                io.bytes_mut(request.data).ok_or(Errno::FAULT)?.copy_from_slice(bytes);
+                return Ok(());
+            }
+            Operation::Flush | Operation::Prefetch => return Ok(()),
+            Operation::Write => {
+                bytes.copy_from_slice(io.bytes(request.data).ok_or(Errno::FAULT)?);
+                Kind::Data
+            }
+            Operation::WriteZeroes if request.flags.contains(RequestFlags::NO_UNMAP) => {
+                bytes.fill(0);
+                Kind::Zero
+            }
+            Operation::Discard | Operation::WriteZeroes => {
+                bytes.fill(0);
+                Kind::Hole
+            }
+        };
+        self.kinds[at >> 9..(at + len) >> 9].fill(kind);
+        Ok(())
+    }
+
+    fn status(&self, range: SectorRange) -> BlockStatus {
+        let start = usize::try_from(range.start().0).expect("a memory device fits into memory");
+        let Some(kinds) = self.kinds.get(start..).filter(|kinds| !kinds.is_empty()) else {
+            return BlockStatus::data(range.count());
+        };
+        let run = kinds.iter().take_while(|kind| **kind == kinds[0]).count() as u64;
+        BlockStatus {
+            count: SectorCount(run.min(range.count().0)),
+            is_hole: kinds[0] == Kind::Hole,
+            is_zero: kinds[0] != Kind::Data,
+        }
     }
 }
 
@@ -306,6 +380,10 @@ impl DeviceQueue for MemQueue {
 
     fn busy(&self) -> bool {
         false
+    }
+
+    fn block_status(&mut self, range: SectorRange) -> BlockStatus {
+        lock(&self.shared.sectors).status(range)
     }
 
     fn cancel(&mut self, _pass: &mut Pass<'_>, tag: Tag) -> CancelOutcome {

@@ -21,8 +21,12 @@ pub enum CommandType {
     Flush = 3,
     /// Discard.
     Trim = 4,
+    /// Get into memory what will be read soon.
+    Cache = 5,
     /// Write zeros.
     WriteZeroes = 6,
+    /// Tell what is a hole and what reads as zeros.
+    BlockStatus = 7,
 }
 
 impl CommandType {
@@ -34,7 +38,9 @@ impl CommandType {
             2 => Some(Self::Disc),
             3 => Some(Self::Flush),
             4 => Some(Self::Trim),
+            5 => Some(Self::Cache),
             6 => Some(Self::WriteZeroes),
+            7 => Some(Self::BlockStatus),
             _ => None,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use iomgr_core::Errno;
+use iomgr_core::{Errno, RequestFlags};
 
 /// An error of a command, as the protocol numbers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,55 @@ impl fmt::Display for NbdError {
     }
 }
 
+/// Why a command failed, in number and words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The number.
+    pub error: NbdError,
+    /// For people.
+    text: &'static str,
+    /// The byte of the export that is to blame, where that is known.
+    pub offset: Option<u64>,
+}
+
+impl Failure {
+    /// The longest message.
+    pub const TEXT_BYTES_MAX: usize = 80;
+
+    /// A failure that has no place.
+    pub(super) const fn new(error: NbdError, text: &'static str) -> Self {
+        assert!(text.len() <= Self::TEXT_BYTES_MAX, "messages are short");
+        Self {
+            error,
+            text,
+            offset: None,
+        }
+    }
+
+    /// The same, at a byte of the export.
+    pub(super) fn at(self, offset: Option<u64>) -> Self {
+        Self { offset, ..self }
+    }
+
+    /// What a device ended a request of these flags with. `ENOTSUP` is for `FAST_ZERO` alone: no client expects it elsewhere.
+    pub fn of_device(errno: Errno, flags: RequestFlags) -> Self {
+        match NbdError::from(errno) {
+            NbdError::NotSup if flags.contains(RequestFlags::FAST_ZERO) => {
+                Self::new(NbdError::NotSup, "zeros cannot be written fast here")
+            }
+            NbdError::NotSup => Self::new(NbdError::Inval, "the device does not do this"),
+            NbdError::NoSpc => Self::new(NbdError::NoSpc, "the device has no space left"),
+            NbdError::Perm => Self::new(NbdError::Perm, "the device does not permit it"),
+            error => Self::new(error, "the device failed"),
+        }
+    }
+
+    /// The message.
+    pub fn text(&self) -> &'static str {
+        self.text
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +123,13 @@ mod tests {
         for errno in [Errno::NOSPC, Errno::DQUOT, Errno::FBIG] {
             assert_eq!(NbdError::from(errno), NbdError::NoSpc);
         }
+    }
+
+    #[test]
+    fn not_supported_is_for_fast_zeros_only() {
+        let code = |flags| Failure::of_device(Errno::NOTSUP, flags).error.code();
+        assert_eq!(code(RequestFlags::FAST_ZERO), 95);
+        assert_eq!(code(RequestFlags::FUA), 22);
     }
 
     #[test]

@@ -60,15 +60,17 @@ pub struct ExportFacts {
 impl ExportFacts {
     /// The facts of a device, for a server that takes payloads up to `payload_max` bytes.
     ///
-    /// `SEND_FAST_ZERO` stays unset: no device says beforehand whether it can zero without writing.
+    /// `SEND_FAST_ZERO` says that the question may be asked: a device that cannot zero without writing answers `ENOTSUP`.
     pub fn of_device(limits: &Limits, payload_max: u32) -> Self {
         let mut flags = TransmissionFlags::HAS_FLAGS
             | TransmissionFlags::SEND_FLUSH
             | TransmissionFlags::SEND_FUA
+            | TransmissionFlags::SEND_CACHE
             | TransmissionFlags::CAN_MULTI_CONN;
         flags.set(TransmissionFlags::READ_ONLY, limits.read_only);
         flags.set(TransmissionFlags::ROTATIONAL, limits.rotational);
-        flags.set(TransmissionFlags::SEND_WRITE_ZEROES, !limits.read_only);
+        let zeroes = TransmissionFlags::SEND_WRITE_ZEROES | TransmissionFlags::SEND_FAST_ZERO;
+        flags.set(zeroes, !limits.read_only);
         let trims = !limits.read_only && limits.discard_granularity_bytes > 0;
         flags.set(TransmissionFlags::SEND_TRIM, trims);
         Self {
@@ -78,6 +80,19 @@ impl ExportFacts {
             blocks: BlockSizes::of_device(limits, payload_max.min(PAYLOAD_BYTES_MAX)),
         }
     }
+}
+
+/// What a handshake came to: the export of a connection, and how it is spoken of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Which export.
+    pub export: ExportId,
+    /// What was announced of it.
+    pub facts: ExportFacts,
+    /// Replies are structured.
+    pub structured: bool,
+    /// The context `base:allocation` was chosen: `BLOCK_STATUS` is served.
+    pub allocation: bool,
 }
 
 impl BlockSizes {
@@ -165,6 +180,7 @@ mod tests {
         let flags = ExportFacts::of_device(&limits, 1 << 20).flags;
         assert!(flags.contains(TransmissionFlags::READ_ONLY));
         assert!(!flags.intersects(TransmissionFlags::SEND_TRIM | TransmissionFlags::SEND_WRITE_ZEROES));
+        assert!(!flags.contains(TransmissionFlags::SEND_FAST_ZERO));
     }
 
     #[test]

@@ -16,11 +16,14 @@
 //!   replies holds nothing but its own connection.
 //! - A reply may be long (a list of exports): [`Handshake::poll_transmit`] yields it message by message.
 
-use super::facts::{Catalog, ExportFacts, ExportId};
-use super::option::{REP_ACK, REP_INFO, REP_SERVER};
+mod reply;
+
+use self::reply::{InfoReply, Reply, bit};
+use super::facts::{Catalog, ExportId, Session};
+use super::meta::{ALLOCATION_CONTEXT_ID, MetaQuery};
 use super::{
-    InfoType, NAME_BYTES_MAX, NBD_MAGIC, OPTION_BYTES_MAX, OPTION_MAGIC, OptionCode, OptionError, OptionHeader,
-    OptionReplyHeader, PAYLOAD_BYTES_MAX, Violation, Writer, be16,
+    InfoType, NAME_BYTES_MAX, OPTION_BYTES_MAX, OptionCode, OptionError, OptionHeader, OptionReplyHeader,
+    PAYLOAD_BYTES_MAX, TransmissionFlags, Violation, Writer, be16,
 };
 
 /// Options taken on one connection; clients send fewer than ten.
@@ -36,8 +39,8 @@ const EXPORT_NAME_ZEROES: usize = 124;
 /// How a handshake ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HandshakeOutcome {
-    /// Transmission begins, on this export, by these facts.
-    Go(ExportId, ExportFacts),
+    /// Transmission begins.
+    Go(Session),
     /// The client wants no more: close.
     Abort,
 }
@@ -49,6 +52,10 @@ pub struct Handshake {
     reply: Option<Reply>,
     client: u32,
     options_left: u32,
+    /// Structured replies were agreed upon.
+    structured: bool,
+    /// The export for which `base:allocation` was chosen last.
+    allocation: Option<ExportId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,35 +68,6 @@ enum Stage {
     },
     /// Nothing more is taken. The outcome counts when the last reply was transmitted.
     Ended(HandshakeOutcome),
-}
-
-/// What has to be transmitted next; some of these turn into another one when they were.
-#[derive(Clone, Copy, Debug)]
-enum Reply {
-    Greeting,
-    Ack {
-        option: u32,
-    },
-    Error {
-        option: u32,
-        error: OptionError,
-        text: &'static str,
-    },
-    List {
-        next: usize,
-    },
-    Info(InfoReply),
-    ExportName(ExportFacts),
-}
-
-/// A sequence of information messages, then an acknowledgement.
-#[derive(Clone, Copy, Debug)]
-struct InfoReply {
-    option: u32,
-    export: ExportId,
-    facts: ExportFacts,
-    /// What to send still, a bit for each [`InfoType`].
-    left: u16,
 }
 
 impl Handshake {
@@ -105,6 +83,8 @@ impl Handshake {
             reply: Some(Reply::Greeting),
             client: 0,
             options_left: OPTIONS_MAX,
+            structured: false,
+            allocation: None,
         }
     }
 
@@ -130,7 +110,7 @@ impl Handshake {
         assert!(out.len() >= Self::OUTPUT_BYTES, "the longest message must fit");
         let Some(reply) = self.reply else { return 0 };
         let mut writer = Writer::new(out);
-        self.reply = self.emit(reply, &mut writer, catalog);
+        self.reply = reply.emit(&mut writer, catalog);
         writer.at
     }
 
@@ -215,6 +195,16 @@ impl Handshake {
             Some(OptionCode::List) => self.reply = Some(Reply::List { next: 0 }),
             Some(OptionCode::Info | OptionCode::Go) => self.run_info(option, data, catalog),
             Some(OptionCode::StartTls) => self.refuse(option, OptionError::Unsup, "TLS is not supported"),
+            Some(OptionCode::StructuredReply) if !data.is_empty() => {
+                self.refuse(option, OptionError::Invalid, "STRUCTURED_REPLY takes no data");
+            }
+            Some(OptionCode::StructuredReply) => {
+                self.structured = true;
+                self.reply = Some(Reply::Ack { option });
+            }
+            Some(code @ (OptionCode::ListMetaContext | OptionCode::SetMetaContext)) => {
+                self.run_meta(code, data, catalog);
+            }
             None => self.refuse(option, OptionError::Unsup, "the option is not supported"),
         }
         Ok(())
@@ -222,9 +212,12 @@ impl Handshake {
 
     fn run_export_name(&mut self, name: &[u8], catalog: &dyn Catalog) -> Result<(), Violation> {
         let export = catalog.find(name).ok_or(Violation::UnknownExport)?;
-        let facts = catalog.facts(export);
-        self.reply = Some(Reply::ExportName(facts));
-        self.stage = Stage::Ended(HandshakeOutcome::Go(export, facts));
+        let session = self.session(export, catalog);
+        self.reply = Some(Reply::ExportName {
+            facts: session.facts,
+            zeroes: !self.has(NO_ZEROES),
+        });
+        self.stage = Stage::Ended(HandshakeOutcome::Go(session));
         Ok(())
     }
 
@@ -232,22 +225,71 @@ impl Handshake {
         let Some((name, wanted)) = parse_info(data) else {
             return self.refuse(option, OptionError::Invalid, "lengths disagree");
         };
-        if name.len() > NAME_BYTES_MAX {
-            return self.refuse(option, OptionError::TooBig, "the export name is too long");
-        }
-        let Some(export) = catalog.find(name) else {
-            return self.refuse(option, OptionError::Unknown, "there is no export of this name");
+        let Some(export) = self.find(option, name, catalog) else {
+            return;
         };
-        let facts = catalog.facts(export);
+        let session = self.session(export, catalog);
         let left = wanted | bit(InfoType::Export) | bit(InfoType::BlockSize);
         self.reply = Some(Reply::Info(InfoReply {
             option,
             export,
-            facts,
+            facts: session.facts,
             left,
         }));
         if option == OptionCode::Go as u32 {
-            self.stage = Stage::Ended(HandshakeOutcome::Go(export, facts));
+            self.stage = Stage::Ended(HandshakeOutcome::Go(session));
+        }
+    }
+
+    /// A `SET` replaces what was chosen before, also when it fails.
+    fn run_meta(&mut self, code: OptionCode, data: &[u8], catalog: &dyn Catalog) {
+        let (option, sets) = (code as u32, code == OptionCode::SetMetaContext);
+        if sets {
+            self.allocation = None;
+        }
+        if !self.structured {
+            return self.refuse(option, OptionError::Invalid, "structured replies come first");
+        }
+        let Some(query) = MetaQuery::parse(data) else {
+            return self.refuse(option, OptionError::Invalid, "lengths disagree");
+        };
+        let Some(export) = self.find(option, query.name, catalog) else {
+            return;
+        };
+        if !query.names_allocation(code) {
+            self.reply = Some(Reply::Ack { option });
+            return;
+        }
+        if sets {
+            self.allocation = Some(export);
+        }
+        // The number means something in the answer to a `SET` only.
+        let id = if sets { ALLOCATION_CONTEXT_ID } else { 0 };
+        self.reply = Some(Reply::MetaContext { option, id });
+    }
+
+    /// The export of that name, or the option is refused.
+    fn find(&mut self, option: u32, name: &[u8], catalog: &dyn Catalog) -> Option<ExportId> {
+        if name.len() > NAME_BYTES_MAX {
+            self.refuse(option, OptionError::TooBig, "the export name is too long");
+            return None;
+        }
+        let export = catalog.find(name);
+        if export.is_none() {
+            self.refuse(option, OptionError::Unknown, "there is no export of this name");
+        }
+        export
+    }
+
+    /// What transmission on this export would be, by what was agreed upon so far.
+    fn session(&self, export: ExportId, catalog: &dyn Catalog) -> Session {
+        let mut facts = catalog.facts(export);
+        facts.flags.set(TransmissionFlags::SEND_DF, self.structured);
+        Session {
+            export,
+            facts,
+            structured: self.structured,
+            allocation: self.allocation == Some(export),
         }
     }
 
@@ -258,104 +300,12 @@ impl Handshake {
     fn refuse(&mut self, option: u32, error: OptionError, text: &'static str) {
         self.reply = Some(Reply::Error { option, error, text });
     }
-
-    /// Writes one message; says what follows it.
-    fn emit(&self, reply: Reply, out: &mut Writer<'_>, catalog: &dyn Catalog) -> Option<Reply> {
-        match reply {
-            Reply::Greeting => {
-                out.u64(NBD_MAGIC).u64(OPTION_MAGIC).u16(FIXED_NEWSTYLE | NO_ZEROES);
-                None
-            }
-            Reply::Ack { option } => {
-                emit_header(out, option, REP_ACK, 0);
-                None
-            }
-            Reply::Error { option, error, text } => {
-                emit_header(out, option, error as u32, text.len());
-                out.bytes(text.as_bytes());
-                None
-            }
-            Reply::List { next } => emit_list(out, next, catalog),
-            Reply::Info(info) => Some(info.emit(out, catalog)),
-            Reply::ExportName(facts) => {
-                out.u64(facts.size_bytes).u16(facts.flags.bits());
-                if !self.has(NO_ZEROES) {
-                    out.bytes(&[0; EXPORT_NAME_ZEROES]);
-                }
-                None
-            }
-        }
-    }
 }
 
 impl Default for Handshake {
     fn default() -> Self {
         Self::new()
     }
-}
-
-impl InfoReply {
-    /// Block sizes are told whether asked for or not: they are not the defaults that a client would assume.
-    const ORDER: [InfoType; 4] = [
-        InfoType::Export,
-        InfoType::Name,
-        InfoType::Description,
-        InfoType::BlockSize,
-    ];
-
-    fn emit(mut self, out: &mut Writer<'_>, catalog: &dyn Catalog) -> Reply {
-        let due = |kind: &InfoType| self.left & bit(*kind) != 0;
-        let kind = Self::ORDER
-            .into_iter()
-            .find(due)
-            .expect("a sequence holds a message until it ends");
-        self.emit_one(kind, out, catalog);
-        self.left &= !bit(kind);
-        if self.left == 0 {
-            Reply::Ack { option: self.option }
-        } else {
-            Reply::Info(self)
-        }
-    }
-
-    fn emit_one(&self, kind: InfoType, out: &mut Writer<'_>, catalog: &dyn Catalog) {
-        let mut text = |text: &str| {
-            emit_header(out, self.option, REP_INFO, 2 + text.len());
-            out.u16(kind as u16).bytes(text.as_bytes());
-        };
-        match kind {
-            InfoType::Name => text(catalog.name(self.export)),
-            InfoType::Description => text(catalog.description(self.export)),
-            InfoType::Export => {
-                emit_header(out, self.option, REP_INFO, 12);
-                out.u16(kind as u16)
-                    .u64(self.facts.size_bytes)
-                    .u16(self.facts.flags.bits());
-            }
-            InfoType::BlockSize => {
-                let sizes = self.facts.blocks;
-                emit_header(out, self.option, REP_INFO, 14);
-                out.u16(kind as u16).u32(sizes.min).u32(sizes.preferred).u32(sizes.max);
-            }
-        }
-    }
-}
-
-fn emit_list(out: &mut Writer<'_>, next: usize, catalog: &dyn Catalog) -> Option<Reply> {
-    let option = OptionCode::List as u32;
-    if next < catalog.count() {
-        let (name, text) = (catalog.name(ExportId(next)), catalog.description(ExportId(next)));
-        emit_header(out, option, REP_SERVER, 4 + name.len() + text.len());
-        out.u32(len32(name.len())).bytes(name.as_bytes()).bytes(text.as_bytes());
-        return Some(Reply::List { next: next + 1 });
-    }
-    emit_header(out, option, REP_ACK, 0);
-    None
-}
-
-fn emit_header(out: &mut Writer<'_>, option: u32, kind: u32, len: usize) {
-    let len = len32(len);
-    out.bytes(&OptionReplyHeader { option, kind, len }.emit());
 }
 
 /// Name and wanted kinds of `INFO` and `GO`: `| name length u32 | name | count u16 | count × kind u16 |`, no more, no less.
@@ -370,14 +320,6 @@ fn parse_info(data: &[u8]) -> Option<(&[u8], u16)> {
     let asked = kinds.chunks_exact(2).map(|kind| be16(kind, 0));
     let wanted = asked.filter_map(|kind| known.into_iter().find(|known| *known as u16 == kind));
     Some((name, wanted.fold(0, |set, kind| set | bit(kind))))
-}
-
-fn bit(kind: InfoType) -> u16 {
-    1 << kind as u16
-}
-
-fn len32(len: usize) -> u32 {
-    u32::try_from(len).expect("names and descriptions are bounded")
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@
 //!
 //! ```text
 //!  accept ─► Handshake ───────────── Go ────────────► Transmission ── Disconnect ─► close
-//!            handle_bytes(input)   (export, facts)    handle_bytes(input) ─► Command, Payload, Refused
-//!            poll_transmit(output)                    SimpleReply::emit     ◄─ how it ended
+//!            handle_bytes(input)     (Session)        handle_bytes(input) ─► Command, Status, Payload, Refused
+//!            poll_transmit(output)                    SimpleReply, Chunk    ◄─ how it ended
 //!              │                                        │
 //!              └── Violation: drop the connection ◄─────┘
 //! ```
@@ -23,21 +23,31 @@
 //! # References
 //! "The NBD protocol", doc/proto.md of the `nbd` project; the names below are that document's.
 
+mod chunk;
 mod command;
 mod errno;
+mod extents;
 mod facts;
 mod handshake;
+mod meta;
 mod option;
+mod sparse;
+mod status;
 mod transmission;
 
+pub use chunk::{Chunk, ChunkHeader, ChunkType};
 pub use command::{CommandFlags, CommandHeader, CommandType, SimpleReply};
-pub use errno::NbdError;
-pub use facts::{BlockSizes, Catalog, ExportFacts, ExportId, TransmissionFlags};
+pub use errno::{Failure, NbdError};
+pub use extents::{Extent, Extents, StateFlags};
+pub use facts::{BlockSizes, Catalog, ExportFacts, ExportId, Session, TransmissionFlags};
 pub use handshake::{Handshake, HandshakeOutcome, OPTIONS_MAX};
+pub use meta::{ALLOCATION_CONTEXT, ALLOCATION_CONTEXT_ID};
 pub use option::{
     InfoType, NAME_BYTES_MAX, OPTION_BYTES_MAX, OptionCode, OptionError, OptionHeader, OptionReplyHeader,
 };
-pub use transmission::{Command, Event, Transmission};
+pub use sparse::{Piece, SparseRead};
+pub use status::StatusQuery;
+pub use transmission::{Command, Event, Refusal, Transmission, Zeros};
 
 use std::fmt;
 
@@ -51,6 +61,8 @@ pub const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 pub const COMMAND_MAGIC: u32 = 0x2560_9513;
 /// First word of a simple reply.
 pub const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
+/// First word of every chunk of a structured reply.
+pub const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
 /// The largest payload of a read or a write that is served, in bytes.
 pub const PAYLOAD_BYTES_MAX: u32 = 32 << 20;
 

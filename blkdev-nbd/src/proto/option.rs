@@ -29,6 +29,12 @@ pub enum OptionCode {
     Info = 6,
     /// Tell about an export, and go on to transmission.
     Go = 7,
+    /// Answer commands by chunks.
+    StructuredReply = 8,
+    /// List the metadata contexts of an export.
+    ListMetaContext = 9,
+    /// Choose metadata contexts of an export.
+    SetMetaContext = 10,
 }
 
 impl OptionCode {
@@ -41,6 +47,9 @@ impl OptionCode {
             Self::StartTls,
             Self::Info,
             Self::Go,
+            Self::StructuredReply,
+            Self::ListMetaContext,
+            Self::SetMetaContext,
         ]
         .into_iter()
         .find(|known| *known as u32 == code)
@@ -67,6 +76,7 @@ pub enum OptionError {
 pub(super) const REP_ACK: u32 = 1;
 pub(super) const REP_SERVER: u32 = 2;
 pub(super) const REP_INFO: u32 = 3;
+pub(super) const REP_META_CONTEXT: u32 = 4;
 
 /// What an information reply is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

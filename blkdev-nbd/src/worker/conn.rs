@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use iomgr_core::{FileHandle, FileSlot, Lease, OpQueue, Tag, Timestamp};
+use iomgr_core::{FileHandle, FileSlot, Lease, OpQueue, SectorRange, Tag, Timestamp};
 use rustix::net::Shutdown;
 
 use super::core::Core;
@@ -20,7 +20,7 @@ use super::token::NetOp;
 use crate::ConnectionStats;
 use crate::config::{HEADER_BYTES, STAGING_BYTES};
 use crate::listener::Peer;
-use crate::proto::{Catalog, ExportId, Handshake, NbdError, Transmission};
+use crate::proto::{Catalog, ExportId, Failure, Handshake, StatusQuery, Transmission};
 use crate::stats::Counts;
 
 /// The buffers of a connection, made once and used by one connection after the other.
@@ -48,12 +48,27 @@ impl Kit {
     }
 }
 
-/// The end of a command: a header, and a good read's data.
+/// The end of a command: what is to be said of it, and a good read's data.
 #[derive(Debug)]
 pub(super) struct Reply {
     pub(super) cookie: u64,
-    pub(super) result: Result<(), NbdError>,
+    pub(super) outcome: Outcome,
     pub(super) data: Option<Lease>,
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Outcome {
+    Done,
+    Failed(Failure),
+    /// A read, whose bytes are in the reply's data.
+    Read(SectorRange),
+    /// A read whose data has zeros that need not be sent.
+    ReadSparse(SectorRange),
+    /// A read of zeros alone. There is no data.
+    ReadZeros(SectorRange),
+    /// A question, which is answered when it is its turn to be sent.
+    Status(StatusQuery),
 }
 
 /// Who a connection is with, and since when.

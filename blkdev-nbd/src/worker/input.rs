@@ -2,7 +2,7 @@
 
 use iomgr_core::{Data, OpError, OpQueue, Operation};
 
-use super::conn::{Collecting, Conn, Phase, Reply, Target};
+use super::conn::{Collecting, Conn, Outcome, Phase, Reply, Target};
 use super::core::Core;
 use super::memory::Waiter;
 use super::token::NetOp;
@@ -99,9 +99,15 @@ impl Conn {
             return Step::Wait;
         }
         match outcome {
-            HandshakeOutcome::Go(export, facts) => {
-                tracing::debug!(connection = self.id, %export, "connection_negotiated");
-                self.phase = Phase::Transmission(Transmission::new(facts), export.0);
+            HandshakeOutcome::Go(session) => {
+                tracing::debug!(
+                    connection = self.id,
+                    export = %session.export,
+                    structured = session.structured,
+                    allocation = session.allocation,
+                    "connection_negotiated"
+                );
+                self.phase = Phase::Transmission(Transmission::new(session), session.export.0);
                 Step::Again
             }
             HandshakeOutcome::Abort => {
@@ -128,18 +134,22 @@ impl Conn {
         match event {
             Some(Event::Command(command)) => self.begin(core, &command),
             Some(Event::Payload(_)) => self.collect(core, payload),
-            Some(Event::Refused(reply)) => {
-                self.in_flight += 1;
-                self.kit.outbox.push_back(Reply {
-                    cookie: reply.cookie,
-                    result: reply.result,
-                    data: None,
-                });
-            }
+            Some(Event::Status(query)) => self.answer(query.cookie, Outcome::Status(query)),
+            Some(Event::Refused(refusal)) => self.answer(refusal.cookie, Outcome::Failed(refusal.failure)),
             Some(Event::Disconnect) => self.end_input(core),
             None => {}
         }
         Ok(if taken > 0 { Step::Again } else { Step::Wait })
+    }
+
+    /// Replies to a command that needs no request.
+    fn answer(&mut self, cookie: u64, outcome: Outcome) {
+        self.in_flight += 1;
+        self.kit.outbox.push_back(Reply {
+            cookie,
+            outcome,
+            data: None,
+        });
     }
 
     /// Is there what the next element needs: memory for a payload, or room for one more command?

@@ -6,15 +6,24 @@
 //!                                    └─────────┘
 //!  slot ◄─ Finished ◄─ intake.free ◄─────────────────── DeviceQueue::poll_done
 //! ```
+//!
+//! A read whose reply may leave zeros out is looked at before it gets memory: if the device knows that all of it is zeros,
+//! it needs neither memory nor the device.
 
 use std::collections::VecDeque;
 
 use iomgr_core::manager::{Granted, Head, Intake, Ticket};
-use iomgr_core::{Busy, Data, DeviceQueue, Errno, Lease, OpDone, Operation, Pass, Request, Tag, Timestamp};
+use iomgr_core::{
+    BlockStatus, Busy, Data, DeviceQueue, Done, Errno, Lease, OpDone, Operation, Pass, Request, SectorCount,
+    SectorRange, Tag, Timestamp,
+};
 use tqueue::Queue;
 
 use super::memory::{MemoryLine, Waiter};
-use crate::proto::Command;
+use crate::proto::{Command, Extents, StateFlags, Zeros};
+
+/// How often a device is asked about a read before it begins.
+const LOOKS_MAX: u32 = 32;
 
 /// An export on this thread.
 #[derive(Debug)]
@@ -28,6 +37,8 @@ pub(super) struct Lane {
     parked: Option<Request>,
     /// Grants of reads that found no memory in this pass.
     aside: Vec<Granted>,
+    /// Reads of zeros that were granted and have nothing to wait for.
+    zeros: VecDeque<Tag>,
     /// Connections that wait for a slot.
     waiting: VecDeque<u32>,
     /// Requests ended so far.
@@ -40,6 +51,19 @@ struct Slot {
     owner: Option<Owned>,
     lease: Option<Lease>,
     ticket: Option<Ticket>,
+    shape: Shape,
+}
+
+/// What is known of the bytes of a read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Nothing worth telling.
+    #[default]
+    Plain,
+    /// Some of them are zeros.
+    Sparse,
+    /// All of them are zeros.
+    Zeros,
 }
 
 /// Whose request it is, and what it asks for.
@@ -54,10 +78,8 @@ struct Owned {
 #[derive(Debug)]
 pub(super) struct Finished {
     pub(super) conn: u32,
-    pub(super) cookie: u64,
-    pub(super) op: Operation,
-    /// Of the range that was asked for.
-    pub(super) bytes: u64,
+    pub(super) command: Command,
+    pub(super) shape: Shape,
     pub(super) result: Result<(), Errno>,
     pub(super) lease: Option<Lease>,
 }
@@ -72,6 +94,7 @@ impl Lane {
             vacant: (0..depth).rev().map(Tag).collect(),
             parked: None,
             aside: Vec::with_capacity(depth as usize),
+            zeros: VecDeque::with_capacity(depth as usize),
             waiting: VecDeque::with_capacity(conns),
             ended: 0,
         }
@@ -151,6 +174,11 @@ impl Lane {
         }
         while !self.device.busy() {
             let Some(granted) = self.intake.next(now) else { break };
+            if self.look(granted.tag) == Shape::Zeros {
+                self.slots[granted.tag.0 as usize].ticket = Some(self.intake.alloc(granted.grant));
+                self.zeros.push_back(granted.tag);
+                continue;
+            }
             if !self.lease_for(granted.tag, queue, memory) {
                 // Others may need no memory, or have theirs: they must not wait behind this one, which may need what they
                 // will give back.
@@ -171,22 +199,34 @@ impl Lane {
 
     /// The next request that ended; its slot is free again.
     pub(super) fn poll_finished(&mut self, now: Timestamp) -> Option<Finished> {
-        let done = self.device.poll_done()?;
-        let slot = &mut self.slots[done.tag.0 as usize];
+        let Done { tag, result } = self.poll_done()?;
+        let slot = &mut self.slots[tag.0 as usize];
         let owned = slot.owner.take().expect("a device ends what it was given, once");
         let ticket = slot.ticket.take().expect("a request that was submitted has a ticket");
         let lease = slot.lease.take();
+        let shape = std::mem::take(&mut slot.shape);
         self.intake.free(ticket, now);
-        self.vacant.push(done.tag);
+        self.vacant.push(tag);
         self.ended += 1;
         Some(Finished {
             conn: owned.conn,
-            cookie: owned.command.cookie,
-            op: owned.command.op,
-            bytes: owned.command.range.len_bytes(),
-            result: done.result,
+            command: owned.command,
+            shape,
+            result,
             lease,
         })
+    }
+
+    fn poll_done(&mut self) -> Option<Done> {
+        match self.zeros.pop_front() {
+            Some(tag) => Some(Done { tag, result: Ok(()) }),
+            None => self.device.poll_done(),
+        }
+    }
+
+    /// What the device knows of the front of a range.
+    pub(super) fn block_status(&mut self, range: SectorRange) -> BlockStatus {
+        self.device.block_status(range)
     }
 
     /// Is nothing under way?
@@ -219,6 +259,26 @@ impl Lane {
         let tickets = self.slots.iter_mut().filter_map(|slot| slot.ticket.take());
         let started = tickets.map(|ticket| self.intake.free(ticket, now)).count();
         tracing::error!(lane = self.index, waiting, started, "requests_abandoned");
+    }
+
+    /// Finds out what is known of a read's bytes, if its reply may make something of it.
+    fn look(&mut self, tag: Tag) -> Shape {
+        let slot = &mut self.slots[tag.0 as usize];
+        let command = &slot.owner.as_ref().expect("a granted request has a slot").command;
+        if command.zeros == Zeros::Sent {
+            return Shape::Plain;
+        }
+        let range = command.range;
+        let ask = |range| self.device.block_status(range);
+        let mut extents = Extents::new(range, SectorCount(1), LOOKS_MAX, StateFlags::ZERO, ask);
+        let front = extents.next().expect("a read is not empty");
+        let is_zero = front.state.contains(StateFlags::ZERO);
+        slot.shape = match extents.rest().is_empty() {
+            true if is_zero => Shape::Zeros,
+            false if command.zeros == Zeros::LeftOut => Shape::Sparse,
+            _ => Shape::Plain,
+        };
+        slot.shape
     }
 
     /// Makes sure that a read has memory to read into.

@@ -10,6 +10,7 @@
 //!
 //! One clock read and one system call per pass, whatever the number of requests.
 
+mod batch;
 mod conn;
 mod conns;
 pub(crate) mod control;

@@ -1,37 +1,27 @@
 //! The way out: replies gathered into as few sends as possible.
 //!
 //! One send at a time is on its way. What ends meanwhile waits in the outbox and goes out together with the next one, so the
-//! slower the client reads, the larger the batches. Headers are written side by side into one buffer: replies without data
-//! share a part.
-//!
-//! ```text
-//!  headers  | 16 | 16 | 16 | 16 |        parts:  [header][data a] [header][data b] [header header]
-//!             a    b    c    d                    a               b                c      d
-//! ```
+//! slower the client reads, the larger the batches.
 
-use iomgr_core::{Data, OpError, OpQueue};
-use tqueue::MAX_SEND_PARTS;
+use iomgr_core::{Data, OpError, OpQueue, Operation};
 
-use super::conn::{Conn, Phase, Reply};
+use super::batch::{Batch, Parts};
+use super::conn::{Conn, Outcome, Phase, Reply};
 use super::core::Core;
-use super::lane::Finished;
+use super::lane::{Finished, Shape};
 use super::token::NetOp;
-use crate::config::{HEADER_BYTES, REPLIES_PER_SEND};
-use crate::proto::{NbdError, SimpleReply};
+use crate::proto::{Command, Failure};
 
 impl Conn {
     /// A request of this connection ended.
     pub(super) fn finished(&mut self, core: &mut Core, finished: Finished) {
+        let outcome = outcome(&finished);
         let Finished {
-            cookie,
-            op,
-            bytes,
-            result,
-            lease,
-            ..
+            command, result, lease, ..
         } = finished;
-        self.who.counts.add(op, bytes, result.is_ok());
-        let carries_data = op == iomgr_core::Operation::Read && result.is_ok() && !self.broken;
+        let bytes = command.range.len_bytes();
+        self.who.counts.add(command.op, bytes, result.is_ok());
+        let carries_data = matches!(outcome, Outcome::Read(_) | Outcome::ReadSparse(_)) && !self.broken;
         let data = match lease {
             Some(lease) if carries_data => Some(lease),
             Some(lease) => {
@@ -43,8 +33,11 @@ impl Conn {
         if self.broken {
             self.in_flight -= 1;
         } else {
-            let result = result.map_err(NbdError::from);
-            self.kit.outbox.push_back(Reply { cookie, result, data });
+            self.kit.outbox.push_back(Reply {
+                cookie: command.cookie,
+                outcome,
+                data,
+            });
         }
     }
 
@@ -99,32 +92,28 @@ impl Conn {
     }
 
     fn transmit_replies(&mut self, core: &mut Core) {
+        let Phase::Transmission(machine, lane) = &self.phase else {
+            return;
+        };
         if self.kit.outbox.is_empty() {
             return;
         }
-        let mut parts = Parts::new();
-        let headers = self.kit.headers.data();
+        let session = *machine.session();
+        let (lane, headers) = (&mut core.lanes[*lane], self.kit.headers.data());
         let out = core.queue.bytes_mut(headers).expect("no send uses the buffer now");
-        let places = out.chunks_exact_mut(SimpleReply::BYTES).take(REPLIES_PER_SEND);
-        for (place, offset) in places.zip((0..HEADER_BYTES).step_by(SimpleReply::BYTES)) {
-            if !parts.has_room() {
-                break;
+        let mut parts = Parts::new();
+        let mut batch = Batch::new(headers, out, &mut parts);
+        while let Some(reply) = self.kit.outbox.front()
+            && batch.has_room(&reply.outcome)
+        {
+            if session.structured {
+                batch.chunks(reply, &session, |range| lane.block_status(range));
+            } else {
+                batch.simple(reply);
             }
-            let Some(reply) = self.kit.outbox.pop_front() else {
-                break;
-            };
-            place.copy_from_slice(
-                &SimpleReply {
-                    cookie: reply.cookie,
-                    result: reply.result,
-                }
-                .emit(),
-            );
-            parts.header(headers.slice(offset, HEADER_LEN));
-            reply.data.iter().for_each(|lease| parts.data(lease.data()));
-            self.kit.sending.push(reply);
+            self.kit.sending.extend(self.kit.outbox.pop_front());
         }
-        self.send(core, &parts.parts[..parts.count]);
+        self.send(core, parts.as_slice());
     }
 
     fn send(&mut self, core: &mut Core, parts: &[Data]) {
@@ -136,38 +125,14 @@ impl Conn {
     }
 }
 
-const HEADER_LEN: u32 = 16;
-const _: () = assert!(HEADER_LEN as usize == SimpleReply::BYTES);
-
-/// The parts of one send.
-struct Parts {
-    parts: [Data; MAX_SEND_PARTS],
-    count: usize,
-}
-
-impl Parts {
-    fn new() -> Self {
-        Self {
-            parts: [Data::NONE; MAX_SEND_PARTS],
-            count: 0,
-        }
-    }
-
-    /// Room for one more reply with data?
-    fn has_room(&self) -> bool {
-        self.count + 2 <= MAX_SEND_PARTS
-    }
-
-    /// Adds a header, to the part before it where they touch.
-    fn header(&mut self, header: Data) {
-        match self.parts[..self.count].last_mut() {
-            Some(last) if last.home == header.home && last.offset + last.len == header.offset => last.len += header.len,
-            _ => self.data(header),
-        }
-    }
-
-    fn data(&mut self, data: Data) {
-        self.parts[self.count] = data;
-        self.count += 1;
+/// How a request's end is told.
+fn outcome(finished: &Finished) -> Outcome {
+    let Command { op, flags, range, .. } = finished.command;
+    match (finished.result, finished.shape) {
+        (Err(errno), _) => Outcome::Failed(Failure::of_device(errno, flags)),
+        (Ok(()), _) if op != Operation::Read => Outcome::Done,
+        (Ok(()), Shape::Plain) => Outcome::Read(range),
+        (Ok(()), Shape::Sparse) => Outcome::ReadSparse(range),
+        (Ok(()), Shape::Zeros) => Outcome::ReadZeros(range),
     }
 }

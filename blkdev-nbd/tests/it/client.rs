@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use blkdev_nbd::proto::{
-    CommandFlags, CommandHeader, CommandType, OptionCode, OptionHeader, OptionReplyHeader, SIMPLE_REPLY_MAGIC,
+    ChunkHeader, CommandFlags, CommandHeader, CommandType, OptionCode, OptionHeader, OptionReplyHeader,
+    SIMPLE_REPLY_MAGIC,
 };
 
 pub(crate) struct Client {
@@ -120,6 +121,33 @@ impl Client {
         }
     }
 
+    /// Chooses an export, structured replies and `base:allocation`.
+    pub(crate) fn go_structured(&mut self, name: &str) {
+        self.greet(3);
+        assert_eq!(self.option(OptionCode::StructuredReply as u32, b""), [(1, vec![])]);
+        let query = text32("base:allocation");
+        let data = [&text32(name)[..], &1u32.to_be_bytes(), &query].concat();
+        let replies = self.option(OptionCode::SetMetaContext as u32, &data);
+        assert_eq!(replies[0], (4, [&1u32.to_be_bytes()[..], b"base:allocation"].concat()));
+        self.choose(name);
+    }
+
+    /// The next chunk, and its payload.
+    pub(crate) fn chunk(&mut self) -> (ChunkHeader, Vec<u8>) {
+        let header = ChunkHeader::parse(&self.receive()).unwrap();
+        (header, self.receive_vec(header.len as usize))
+    }
+
+    /// The chunks of the next reply.
+    pub(crate) fn chunks(&mut self) -> Vec<(ChunkHeader, Vec<u8>)> {
+        let mut chunks = vec![self.chunk()];
+        while !chunks.last().unwrap().0.is_last {
+            chunks.push(self.chunk());
+            assert_eq!(chunks.last().unwrap().0.cookie, chunks[0].0.cookie);
+        }
+        chunks
+    }
+
     /// Chooses an export; its size.
     pub(crate) fn go(&mut self, name: &str) -> u64 {
         self.greet(3);
@@ -128,9 +156,7 @@ impl Client {
 
     /// The second half of [`go`](Self::go).
     pub(crate) fn choose(&mut self, name: &str) -> u64 {
-        let mut data = u32::try_from(name.len()).unwrap().to_be_bytes().to_vec();
-        data.extend_from_slice(name.as_bytes());
-        data.extend_from_slice(&[0, 0]);
+        let data = [&text32(name)[..], &[0, 0]].concat();
         let replies = self.option(OptionCode::Go as u32, &data);
         assert_eq!(replies.last().unwrap().0, 1, "acknowledged");
         u64::from_be_bytes(replies[0].1[2..10].try_into().unwrap())
@@ -187,6 +213,12 @@ impl Write for Stream {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// A string behind its length.
+pub(crate) fn text32(text: &str) -> Vec<u8> {
+    let len = u32::try_from(text.len()).unwrap();
+    [&len.to_be_bytes()[..], text.as_bytes()].concat()
 }
 
 /// Bytes that tell their place.

@@ -42,7 +42,10 @@ fn nbd_client_nbdinfo_sees_the_export() {
         wanted.extend([
             "can_trim: true",
             "can_zero: true",
-            "can_fast_zero: false",
+            "can_fast_zero: true",
+            "can_cache: true",
+            "can_df: true",
+            "base:allocation",
             "block_size_maximum: 33554432",
         ]);
         for line in wanted {

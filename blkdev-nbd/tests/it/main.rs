@@ -11,3 +11,4 @@ mod listeners;
 mod managers;
 mod memory;
 mod server;
+mod structured;

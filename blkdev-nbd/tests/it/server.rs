@@ -69,6 +69,13 @@ impl TestServer {
         client
     }
 
+    /// A client that has chosen the export, structured replies and `base:allocation`.
+    pub(crate) fn structured_client(&self) -> Client {
+        let mut client = self.raw_client();
+        client.go_structured("disk");
+        client
+    }
+
     /// A client that has said nothing yet.
     pub(crate) fn raw_client(&self) -> Client {
         Client::connect(&self.socket)

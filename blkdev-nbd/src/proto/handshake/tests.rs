@@ -2,7 +2,8 @@ use std::fmt::Write as _;
 
 use proptest::prelude::*;
 
-use super::super::{BlockSizes, TransmissionFlags};
+use super::super::{BlockSizes, ExportFacts};
+use super::reply::len32;
 use super::*;
 
 /// Two exports; the first is the default.
@@ -126,7 +127,7 @@ fn go_tells_what_was_asked_and_the_block_sizes() {
     option 7 reply 0x3 "\x00\x02the default export"
     option 7 reply 0x3 "\x00\x03\x00\x00\x02\x00\x00\x00\x10\x00\x02\x00\x00\x00"
     option 7 reply 0x1 ""
-    taken 37 of 37, Some(Ok(Go(ExportId(0), ExportFacts { size_bytes: 1073741824, flags: TransmissionFlags(HAS_FLAGS | SEND_FLUSH), blocks: BlockSizes { min: 512, preferred: 4096, max: 33554432 } })))
+    taken 37 of 37, Some(Ok(Go(Session { export: ExportId(0), facts: ExportFacts { size_bytes: 1073741824, flags: TransmissionFlags(HAS_FLAGS | SEND_FLUSH), blocks: BlockSizes { min: 512, preferred: 4096, max: 33554432 } }, structured: false, allocation: false })))
     "#);
 }
 
@@ -142,7 +143,7 @@ fn info_leaves_the_session_open_and_the_empty_name_is_the_default() {
     option 7 reply 0x3 "\x00\x00\x00\x00\x00\x00\x00\x00\x10\x00\x00\x05"
     option 7 reply 0x3 "\x00\x03\x00\x00\x02\x00\x00\x00\x10\x00\x02\x00\x00\x00"
     option 7 reply 0x1 ""
-    taken 56 of 56, Some(Ok(Go(ExportId(1), ExportFacts { size_bytes: 4096, flags: TransmissionFlags(HAS_FLAGS | SEND_FLUSH), blocks: BlockSizes { min: 512, preferred: 4096, max: 33554432 } })))
+    taken 56 of 56, Some(Ok(Go(Session { export: ExportId(1), facts: ExportFacts { size_bytes: 4096, flags: TransmissionFlags(HAS_FLAGS | SEND_FLUSH), blocks: BlockSizes { min: 512, preferred: 4096, max: 33554432 } }, structured: false, allocation: false })))
     "#);
 }
 
@@ -165,7 +166,7 @@ fn what_is_unknown_or_refused_is_answered() {
     let options = [
         option(99, b"data of an unknown option"),
         option(5, b""),
-        option(8, b""),
+        option(11, b""),
         go(OptionCode::Go, "none", &[]),
         option(7, b"\0\0\0\x09short"),
     ];
@@ -173,7 +174,7 @@ fn what_is_unknown_or_refused_is_answered() {
     greeting [4e, 42, 44, 4d, 41, 47, 49, 43, 49, 48, 41, 56, 45, 4f, 50, 54, 00, 03]
     option 99 reply 0x80000001 "the option is not supported"
     option 5 reply 0x80000001 "TLS is not supported"
-    option 8 reply 0x80000001 "the option is not supported"
+    option 11 reply 0x80000001 "the option is not supported"
     option 7 reply 0x80000006 "there is no export of this name"
     option 7 reply 0x80000003 "lengths disagree"
     taken 128 of 128, None
@@ -185,12 +186,12 @@ fn export_name_has_zeroes_only_where_they_are_wanted() {
     insta::assert_snapshot!(dump(&client(0, &[option(1, b"first")])), @r#"
     greeting [4e, 42, 44, 4d, 41, 47, 49, 43, 49, 48, 41, 56, 45, 4f, 50, 54, 00, 03]
     plain 134 bytes [00, 00, 00, 00, 40, 00, 00, 00, 00, 05]
-    taken 25 of 25, Some(Ok(Go(ExportId(0), ExportFacts { size_bytes: 1073741824, flags: TransmissionFlags(HAS_FLAGS | SEND_FLUSH), blocks: BlockSizes { min: 512, preferred: 4096, max: 33554432 } })))
+    taken 25 of 25, Some(Ok(Go(Session { export: ExportId(0), facts: ExportFacts { size_bytes: 1073741824, flags: TransmissionFlags(HAS_FLAGS | SEND_FLUSH), blocks: BlockSizes { min: 512, preferred: 4096, max: 33554432 } }, structured: false, allocation: false })))
     "#);
     insta::assert_snapshot!(dump(&client(2, &[option(1, b"zweite")])), @r#"
     greeting [4e, 42, 44, 4d, 41, 47, 49, 43, 49, 48, 41, 56, 45, 4f, 50, 54, 00, 03]
     plain 10 bytes [00, 00, 00, 00, 00, 00, 10, 00, 00, 05]
-    taken 26 of 26, Some(Ok(Go(ExportId(1), ExportFacts { size_bytes: 4096, flags: TransmissionFlags(HAS_FLAGS | SEND_FLUSH), blocks: BlockSizes { min: 512, preferred: 4096, max: 33554432 } })))
+    taken 26 of 26, Some(Ok(Go(Session { export: ExportId(1), facts: ExportFacts { size_bytes: 4096, flags: TransmissionFlags(HAS_FLAGS | SEND_FLUSH), blocks: BlockSizes { min: 512, preferred: 4096, max: 33554432 } }, structured: false, allocation: false })))
     "#);
 }
 
@@ -234,6 +235,120 @@ fn violations_end_the_session() {
     assert_eq!(end(&client(FIXED, &many[1..])), None);
 }
 
+/// A query for the metadata contexts of an export.
+fn meta(code: OptionCode, name: &str, queries: &[&str]) -> Vec<u8> {
+    let mut data = Vec::new();
+    let mut push = |bytes: &[u8]| data.extend_from_slice(bytes);
+    push(&len32(name.len()).to_be_bytes());
+    push(name.as_bytes());
+    push(&len32(queries.len()).to_be_bytes());
+    for query in queries {
+        push(&len32(query.len()).to_be_bytes());
+        push(query.as_bytes());
+    }
+    option(code as u32, &data)
+}
+
+#[test]
+fn contexts_are_listed_and_chosen() {
+    let options = [
+        option(8, b""),
+        meta(OptionCode::ListMetaContext, "first", &[]),
+        meta(OptionCode::ListMetaContext, "", &["qemu:", "base:"]),
+        meta(OptionCode::SetMetaContext, "first", &["base:"]),
+        meta(
+            OptionCode::SetMetaContext,
+            "first",
+            &["base:unknown", "base:allocation"],
+        ),
+        go(OptionCode::Go, "", &[]),
+    ];
+    insta::assert_snapshot!(dump(&client(FIXED, &options)), @r#"
+    greeting [4e, 42, 44, 4d, 41, 47, 49, 43, 49, 48, 41, 56, 45, 4f, 50, 54, 00, 03]
+    option 8 reply 0x1 ""
+    option 9 reply 0x4 "\x00\x00\x00\x00base:allocation"
+    option 9 reply 0x1 ""
+    option 9 reply 0x4 "\x00\x00\x00\x00base:allocation"
+    option 9 reply 0x1 ""
+    option 10 reply 0x1 ""
+    option 10 reply 0x4 "\x00\x00\x00\x01base:allocation"
+    option 10 reply 0x1 ""
+    option 7 reply 0x3 "\x00\x00\x00\x00\x00\x00@\x00\x00\x00\x00\x85"
+    option 7 reply 0x3 "\x00\x03\x00\x00\x02\x00\x00\x00\x10\x00\x02\x00\x00\x00"
+    option 7 reply 0x1 ""
+    taken 215 of 215, Some(Ok(Go(Session { export: ExportId(0), facts: ExportFacts { size_bytes: 1073741824, flags: TransmissionFlags(HAS_FLAGS | SEND_FLUSH | SEND_DF), blocks: BlockSizes { min: 512, preferred: 4096, max: 33554432 } }, structured: true, allocation: true })))
+    "#);
+}
+
+#[test]
+fn what_contexts_depend_on_is_checked() {
+    let options = [
+        meta(OptionCode::SetMetaContext, "first", &["base:allocation"]),
+        option(8, b"x"),
+        option(8, b""),
+        meta(OptionCode::SetMetaContext, "none", &["base:allocation"]),
+        meta(OptionCode::ListMetaContext, &"n".repeat(4097), &[]),
+        option(
+            OptionCode::SetMetaContext as u32,
+            b"\0\0\0\x05first\0\0\0\x02\0\0\0\x05base:",
+        ),
+    ];
+    insta::assert_snapshot!(dump(&client(FIXED, &options)), @r#"
+    greeting [4e, 42, 44, 4d, 41, 47, 49, 43, 49, 48, 41, 56, 45, 4f, 50, 54, 00, 03]
+    option 10 reply 0x80000003 "structured replies come first"
+    option 8 reply 0x80000003 "STRUCTURED_REPLY takes no data"
+    option 8 reply 0x1 ""
+    option 10 reply 0x80000006 "there is no export of this name"
+    option 9 reply 0x80000009 "the export name is too long"
+    option 10 reply 0x80000003 "lengths disagree"
+    taken 4291 of 4291, None
+    "#);
+}
+
+/// Is block status served after these options and a `GO` for this export?
+fn allocation(options: &[&[u8]], name: &str) -> bool {
+    let input = client(
+        FIXED,
+        &[option(8, b""), options.concat(), go(OptionCode::Go, name, &[])],
+    );
+    match exchange([&input[..]]).end {
+        Some(Ok(HandshakeOutcome::Go(session))) => session.allocation,
+        end => panic!("{end:?}"),
+    }
+}
+
+#[test]
+fn a_choice_holds_for_its_export_until_the_next() {
+    let set = |name, queries: &[&str]| meta(OptionCode::SetMetaContext, name, queries);
+    let first = &set("first", &["base:allocation"])[..];
+    let info = go(OptionCode::Info, "zweite", &[]);
+    let list = meta(OptionCode::ListMetaContext, "zweite", &["base:allocation"]);
+    assert!(allocation(&[first], "first"));
+    assert!(allocation(&[first, &info], ""), "the same export by its other name");
+    assert!(!allocation(&[first], "zweite"));
+    assert!(
+        !allocation(&[first, &set("first", &[])], "first"),
+        "replaced by nothing"
+    );
+    assert!(
+        !allocation(&[first, &set("none", &["base:allocation"])], "first"),
+        "replaced by a failure"
+    );
+    assert!(allocation(&[first, &list], "first"), "a list chooses nothing");
+    assert!(allocation(&[&set("zweite", &["base:allocation"])], "zweite"));
+}
+
+#[test]
+fn export_name_keeps_what_was_agreed_upon() {
+    let set = meta(OptionCode::SetMetaContext, "first", &["base:allocation"]);
+    let all = [option(8, b""), set, option(1, b"")];
+    let Some(Ok(HandshakeOutcome::Go(session))) = exchange([&client(FIXED, &all)[..]]).end else {
+        panic!("an export was chosen");
+    };
+    assert!(session.structured && session.allocation);
+    assert!(session.facts.flags.contains(TransmissionFlags::SEND_DF));
+}
+
 #[test]
 fn nothing_is_taken_while_a_reply_waits() {
     let mut machine = Handshake::new();
@@ -248,6 +363,9 @@ fn an_option() -> impl Strategy<Value = Vec<u8>> {
         Just(go(OptionCode::Info, "first", &[1, 2, 3])),
         Just(go(OptionCode::Go, "zweite", &[3])),
         Just(option(2, b"")),
+        Just(option(8, b"")),
+        Just(meta(OptionCode::SetMetaContext, "zweite", &["base:allocation"])),
+        Just(meta(OptionCode::ListMetaContext, "", &[])),
         (0u32..12, proptest::collection::vec(any::<u8>(), 0..40)).prop_map(|(code, data)| option(code, &data)),
         (8000usize..9000).prop_map(|len| option(7, &vec![0; len])),
         proptest::collection::vec(any::<u8>(), 0..40),

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::super::BlockSizes;
+use super::super::{BlockSizes, ExportId};
 use super::*;
 
 const SIZE: u64 = 1 << 30;
@@ -24,6 +24,25 @@ fn facts() -> ExportFacts {
     }
 }
 
+/// Simple replies on that export.
+fn session(facts: ExportFacts) -> Session {
+    Session {
+        export: ExportId(0),
+        facts,
+        structured: false,
+        allocation: false,
+    }
+}
+
+/// Everything there is.
+fn rich() -> Session {
+    let mut session = session(facts());
+    session.facts.flags |=
+        TransmissionFlags::SEND_DF | TransmissionFlags::SEND_CACHE | TransmissionFlags::SEND_FAST_ZERO;
+    (session.structured, session.allocation) = (true, true);
+    session
+}
+
 fn header(kind: CommandType, flags: CommandFlags, offset: u64, len: u32) -> CommandHeader {
     CommandHeader {
         flags,
@@ -34,16 +53,24 @@ fn header(kind: CommandType, flags: CommandFlags, offset: u64, len: u32) -> Comm
     }
 }
 
-/// What the export makes of one command.
+/// What a session makes of one command.
+fn outcome_on(session: &Session, header: &CommandHeader) -> Result<Command, NbdError> {
+    match check(header, session) {
+        Event::Command(command) => Ok(command),
+        Event::Refused(refusal) => Err(refusal.failure.error),
+        event => panic!("{event:?}"),
+    }
+}
+
 fn outcome(header: CommandHeader) -> Result<Command, NbdError> {
-    check(&header, &facts())
+    outcome_on(&session(facts()), &header)
 }
 
 fn refusal(kind: CommandType, offset: u64, len: u32) -> Option<NbdError> {
     outcome(header(kind, CommandFlags::empty(), offset, len)).err()
 }
 
-use CommandType::{Disc, Flush, Read, Trim, Write, WriteZeroes};
+use CommandType::{BlockStatus, Cache, Disc, Flush, Read, Trim, Write, WriteZeroes};
 
 #[test]
 fn beyond_the_end_is_no_space_for_what_adds_data() {
@@ -121,11 +148,11 @@ fn a_read_only_export_refuses_writes_of_every_kind() {
     facts.flags |= TransmissionFlags::READ_ONLY;
     for kind in [Write, Trim, WriteZeroes] {
         assert_eq!(
-            check(&header(kind, CommandFlags::empty(), 0, 512), &facts),
+            outcome_on(&session(facts), &header(kind, CommandFlags::empty(), 0, 512)),
             Err(NbdError::Perm)
         );
     }
-    assert!(check(&header(Read, CommandFlags::empty(), 0, 512), &facts).is_ok());
+    assert!(outcome_on(&session(facts), &header(Read, CommandFlags::empty(), 0, 512)).is_ok());
 }
 
 #[test]
@@ -133,7 +160,7 @@ fn what_is_not_offered_is_invalid() {
     let mut facts = facts();
     facts.flags -= TransmissionFlags::SEND_TRIM;
     assert_eq!(
-        check(&header(Trim, CommandFlags::empty(), 0, 512), &facts),
+        outcome_on(&session(facts), &header(Trim, CommandFlags::empty(), 0, 512)),
         Err(NbdError::Inval)
     );
     for kind in [5, 7, 8, 0xffff] {
@@ -143,6 +170,55 @@ fn what_is_not_offered_is_invalid() {
         };
         assert_eq!(outcome(header), Err(NbdError::Inval));
     }
+}
+
+#[test]
+fn what_was_negotiated_is_served() {
+    let flags = |kind, flags| outcome_on(&rich(), &header(kind, flags, 0, 512));
+    let zeros = |flagged| flags(Read, flagged).map(|command| command.zeros);
+    assert_eq!(zeros(CommandFlags::empty()), Ok(Zeros::LeftOut));
+    assert_eq!(zeros(CommandFlags::DF), Ok(Zeros::AllOrNone));
+    assert_eq!(
+        flags(Write, CommandFlags::empty()).map(|command| command.zeros),
+        Ok(Zeros::Sent)
+    );
+    assert_eq!(flags(Write, CommandFlags::DF), Err(NbdError::Inval));
+    let fast = flags(WriteZeroes, CommandFlags::FAST_ZERO).map(|command| command.flags);
+    assert_eq!(fast, Ok(RequestFlags::FAST_ZERO));
+    assert_eq!(
+        flags(Cache, CommandFlags::empty()).map(|command| command.op),
+        Ok(Operation::Prefetch)
+    );
+    assert_eq!(flags(Cache, CommandFlags::FAST_ZERO), Err(NbdError::Inval));
+    let whole = header(Cache, CommandFlags::empty(), 0, u32::try_from(SIZE).unwrap());
+    assert!(outcome_on(&rich(), &whole).is_ok(), "it carries no payload");
+}
+
+#[test]
+fn block_status_needs_a_context() {
+    let ask = |session: &Session, flags, len| match check(&header(BlockStatus, flags, 512, len), session) {
+        Event::Status(query) => Ok((query.range.offset_bytes(), query.range.len_bytes(), query.one)),
+        Event::Refused(refusal) => Err(refusal.failure.error),
+        event => panic!("{event:?}"),
+    };
+    let none = CommandFlags::empty();
+    assert_eq!(ask(&rich(), none, 1 << 29), Ok((512, 1 << 29, false)));
+    assert_eq!(ask(&rich(), CommandFlags::REQ_ONE, 512), Ok((512, 512, true)));
+    assert_eq!(ask(&rich(), CommandFlags::DF, 512), Err(NbdError::Inval));
+    assert_eq!(ask(&rich(), none, 0), Err(NbdError::Inval));
+    assert_eq!(ask(&rich(), none, 1 << 30), Err(NbdError::Inval), "beyond the end");
+    assert_eq!(ask(&session(facts()), none, 512), Err(NbdError::Inval));
+}
+
+#[test]
+fn refusals_name_the_first_byte_that_is_not_there() {
+    let place = |offset, len| match check(&header(Read, CommandFlags::empty(), offset, len), &rich()) {
+        Event::Refused(refusal) => refusal.failure.offset,
+        event => panic!("{event:?}"),
+    };
+    assert_eq!(place(SIZE - 512, 1024), Some(SIZE));
+    assert_eq!(place(SIZE + 512, 1024), Some(SIZE + 512));
+    assert_eq!(place(1, 512), None);
 }
 
 /// All that a stream means, with payloads put together again.
@@ -155,7 +231,7 @@ struct Trace {
 }
 
 fn trace<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Trace {
-    let (mut machine, mut held, mut out) = (Transmission::new(facts()), Vec::new(), Trace::default());
+    let (mut machine, mut held, mut out) = (Transmission::new(session(facts())), Vec::new(), Trace::default());
     for piece in pieces {
         held.extend_from_slice(piece);
         loop {
@@ -202,11 +278,11 @@ fn a_stream_in_words() {
     );
     let lines: Vec<_> = trace.events.iter().map(|event| format!("{event:?}")).collect();
     insta::assert_snapshot!(lines.join("\n"), @r#"
-    Command(Command { cookie: 9, op: Write, flags: RequestFlags(FUA), range: SectorRange { start: Sector(2), count: SectorCount(1) } })
-    Refused(SimpleReply { cookie: 9, result: Err(NoSpc) })
-    Command(Command { cookie: 9, op: Read, flags: RequestFlags(0x0), range: SectorRange { start: Sector(1), count: SectorCount(8) } })
-    Command(Command { cookie: 9, op: WriteZeroes, flags: RequestFlags(NO_UNMAP), range: SectorRange { start: Sector(0), count: SectorCount(1048576) } })
-    Command(Command { cookie: 9, op: Flush, flags: RequestFlags(0x0), range: SectorRange { start: Sector(0), count: SectorCount(0) } })
+    Command(Command { cookie: 9, op: Write, flags: RequestFlags(FUA), range: SectorRange { start: Sector(2), count: SectorCount(1) }, zeros: Sent })
+    Refused(Refusal { cookie: 9, failure: Failure { error: NoSpc, text: "that is beyond the end of the export", offset: Some(1073741824) } })
+    Command(Command { cookie: 9, op: Read, flags: RequestFlags(0x0), range: SectorRange { start: Sector(1), count: SectorCount(8) }, zeros: Sent })
+    Command(Command { cookie: 9, op: WriteZeroes, flags: RequestFlags(NO_UNMAP), range: SectorRange { start: Sector(0), count: SectorCount(1048576) }, zeros: Sent })
+    Command(Command { cookie: 9, op: Flush, flags: RequestFlags(0x0), range: SectorRange { start: Sector(0), count: SectorCount(0) }, zeros: Sent })
     Disconnect
     "#);
 }
@@ -219,7 +295,7 @@ fn a_wrong_magic_drops_the_connection() {
 
 #[test]
 fn payload_may_go_straight_to_its_place() {
-    let mut machine = Transmission::new(facts());
+    let mut machine = Transmission::new(session(facts()));
     machine
         .handle_bytes(&header(Write, CommandFlags::empty(), 0, 1024).emit())
         .unwrap();
@@ -268,11 +344,20 @@ proptest! {
     }
 
     #[test]
-    fn what_passes_lies_inside_the_export(kind in 0u16..8, flags: u16, offset: u64, len: u32) {
+    fn what_passes_lies_inside_the_export(kind in 0u16..9, flags: u16, offset: u64, len: u32, is_rich: bool) {
         let flags = CommandFlags::from_bits_retain(flags);
-        if let Ok(command) = outcome(CommandHeader { flags, kind, cookie: 0, offset, len }) {
-            prop_assert!(command.range.fits(SectorCount(SIZE / 512)));
-            prop_assert!(command.data_len() <= MAX);
+        let session = if is_rich { rich() } else { session(facts()) };
+        match check(&CommandHeader { flags, kind, cookie: 0, offset, len }, &session) {
+            Event::Command(command) => {
+                prop_assert!(command.range.fits(SectorCount(SIZE / 512)));
+                prop_assert!(command.data_len() <= MAX);
+            }
+            Event::Status(query) => prop_assert!(query.range.fits(SectorCount(SIZE / 512))),
+            Event::Refused(refusal) => {
+                let inside = |at| offset <= at && at - offset < u64::from(len);
+                prop_assert!(refusal.failure.offset.is_none_or(inside));
+            }
+            event => prop_assert_eq!(event, Event::Disconnect),
         }
     }
 }
