@@ -1,4 +1,8 @@
-//! Devices in memory, for tests and examples.
+//! Devices in memory, and conversations with the protocol core, for tests and examples.
+
+pub mod conversation;
+mod model;
+pub mod script;
 
 use std::collections::VecDeque;
 use std::error::Error;

@@ -10,5 +10,6 @@ mod lifecycle;
 mod listeners;
 mod managers;
 mod memory;
+mod protocol;
 mod server;
 mod structured;
