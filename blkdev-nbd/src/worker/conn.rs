@@ -20,7 +20,7 @@ use super::token::NetOp;
 use crate::ConnectionStats;
 use crate::config::{HEADER_BYTES, STAGING_BYTES};
 use crate::listener::Peer;
-use crate::proto::{Catalog, ExportId, Failure, Handshake, StatusQuery, Transmission};
+use crate::proto::{Catalog, Failure, Handshake, StatusQuery, Transmission};
 use crate::stats::Counts;
 
 /// The buffers of a connection, made once and used by one connection after the other.
@@ -229,15 +229,15 @@ impl Conn {
             flush,
             trim,
         } = self.who.counts;
-        let export = match self.phase {
+        let session = match &self.phase {
             Phase::Handshake(_) => None,
-            Phase::Transmission(_, lane) => Some(core.exports.name(ExportId(lane)).to_owned()),
+            Phase::Transmission(machine, _) => Some(machine.session()),
         };
         ConnectionStats {
             id: self.who.serial,
             peer: self.who.peer.to_string(),
-            export,
-            structured: false,
+            export: session.map(|session| core.exports.name(session.export).to_owned()),
+            structured: session.is_some_and(|session| session.structured),
             opened_for: core.now.since(self.who.opened),
             in_flight: self.in_flight,
             held_bytes: self.held_bytes(core),

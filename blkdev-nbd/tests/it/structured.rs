@@ -255,6 +255,21 @@ fn block_status_needs_its_context_and_its_export() {
 }
 
 #[test]
+fn connections_tell_how_they_are_spoken_to() {
+    let server = TestServer::new();
+    let mut clients = [server.structured_client(), server.client()];
+    // Once a command is answered, the handshake is behind us.
+    good(&mut clients[0], header(CommandType::Flush, 1, 0, 0), &[]);
+    assert_eq!(clients[1].ask(CommandType::Flush, 0, 0, &[]), 0);
+    let connections = server.server.as_ref().unwrap().connections();
+    let mut structured: Vec<_> = connections.iter().map(|connection| connection.structured).collect();
+    structured.sort_unstable();
+    assert_eq!(structured, [false, true]);
+    drop(clients);
+    server.stop();
+}
+
+#[test]
 fn cache_is_a_hint_that_reaches_the_device() {
     let server = TestServer::new();
     let mut client = server.structured_client();
