@@ -3,12 +3,12 @@
 use clap::Args as ClapArgs;
 
 use crate::cmd;
-use crate::{Result, asan, test, tidy};
+use crate::{Result, asan, fuzz, test, tidy};
 
 /// Which checks to leave out.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
-    /// Leave a check out (fmt, clippy, doc, tidy, asan, test); may be given several times
+    /// Leave a check out (fmt, clippy, doc, tidy, asan, fuzz, test); may be given several times
     #[arg(long, value_name = "CHECK")]
     skip: Vec<String>,
 }
@@ -22,6 +22,7 @@ const CHECKS: &[Check] = &[
     ("doc", doc),
     ("tidy", tidy::run),
     ("asan", asan::run),
+    ("fuzz", fuzzing),
     ("test", tests),
 ];
 
@@ -73,6 +74,10 @@ fn clippy() -> Result {
 fn doc() -> Result {
     let all = ["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"];
     cmd::run(cmd::cargo().args(all).env("RUSTDOCFLAGS", "--deny warnings"))
+}
+
+fn fuzzing() -> Result {
+    fuzz::run(&fuzz::Args::for_ci())
 }
 
 fn tests() -> Result {

@@ -36,6 +36,10 @@ pub(crate) fn run() -> Result {
         "cargo-nextest",
         &version("cargo-nextest", "nextest is faster, plain `cargo test` works as well"),
     );
+    show(
+        "cargo-fuzz",
+        &version("cargo-fuzz", "cargo install cargo-fuzz --locked"),
+    );
     for tool in TOOLS {
         show(
             tool.program,

@@ -11,6 +11,7 @@ mod bench;
 mod ci;
 mod cmd;
 mod doctor;
+mod fuzz;
 mod metadata;
 mod output;
 mod runner;
@@ -43,7 +44,7 @@ enum Verb {
     Doctor,
     /// Run the tests: unit, property, simulation, loop-device, NBD-client and CLI tests
     Test(test::Args),
-    /// Check everything: fmt, clippy, doc, tidy, asan, test; every failure is reported
+    /// Check everything: fmt, clippy, doc, tidy, asan, fuzz, test; every failure is reported
     Ci(ci::Args),
     /// Check the arrows between crates, licences, duplicate dependencies, unsafe code and file sizes
     Tidy,
@@ -53,6 +54,8 @@ enum Verb {
     Sim(sim::Args),
     /// Run the long forms of the tests, up to 90 minutes, and sum them up
     Soak(soak::Args),
+    /// Feed the parsers whatever a fuzzer comes up with, each for some seconds
+    Fuzz(fuzz::Args),
     /// Run the tests of the crates with unsafe islands under AddressSanitizer
     Asan,
 }
@@ -76,6 +79,7 @@ fn run(verb: Verb) -> Result {
         Verb::Bench(args) => bench::run(&args),
         Verb::Sim(args) => sim::run(&args),
         Verb::Soak(args) => soak::run(&args),
+        Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Asan => asan::run(),
     }
 }

@@ -7,7 +7,7 @@ use clap::Args as ClapArgs;
 use crate::Result;
 use crate::runner::{self, Selection};
 use crate::tally::Tally;
-use crate::{test, tools};
+use crate::{fuzz, test, tools};
 
 /// How long.
 #[derive(Debug, ClapArgs)]
@@ -21,6 +21,9 @@ pub(crate) struct Args {
 const ONCE: &[&str] = &["crash::", "full::", "loop_::", "nbd::", "hooks"];
 const ROUNDS: &[&str] = &["sim::"];
 
+/// How long each fuzz target runs.
+const FUZZ_SECS: u64 = 60;
+
 /// Runs with `IOMGR_SOAK=1`, by which tests choose their long form.
 pub(crate) fn run(args: &Args) -> Result {
     let started = Instant::now();
@@ -32,6 +35,7 @@ pub(crate) fn run(args: &Args) -> Result {
         sum: Tally::default(),
         parts: Vec::new(),
     };
+    soak.fuzz();
     for &module in ONCE {
         soak.part(module, module, 0)?;
     }
@@ -82,6 +86,18 @@ impl Soak {
             ok: ended.ok,
         });
         Ok(())
+    }
+
+    fn fuzz(&mut self) {
+        let started = Instant::now();
+        let tally = fuzz::each(None, FUZZ_SECS);
+        self.sum.add(tally.clone());
+        self.parts.push(Part {
+            name: "fuzz".to_owned(),
+            ok: tally.failed == 0,
+            tally,
+            took: started.elapsed(),
+        });
     }
 
     fn summary(self, took: Duration) -> Result {
