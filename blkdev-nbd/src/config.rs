@@ -18,7 +18,8 @@ pub struct ServerConfig {
     pub threads: u16,
     /// Requests outstanding on each export and thread, those that wait for their turn included.
     pub depth: u32,
-    /// The queue of each thread. Room for the connections is added to it.
+    /// The queue of each thread. Its arena is for payloads of up to 1 MiB; room for longer ones and for the connections is
+    /// added. All of it is address space until it is used.
     pub queue: tqueue::Config,
     /// Bounds on what clients may take.
     pub limits: ConnectionLimits,
@@ -73,28 +74,50 @@ impl ServerConfig {
         self.limits.connections.div_ceil(u32::from(self.threads))
     }
 
-    /// The queue of one thread, with room for its connections: for each a staging and a header buffer, a receive and a
-    /// send, a file; and for the listeners, the waker and timers.
+    /// The queue of one thread. Added are room for long payloads, and for each connection its buffers, a receive and a send,
+    /// a file; and for the listeners, the waker and timers.
     pub(crate) fn queue_config(&self) -> tqueue::Config {
         let connections = self.connections_per_thread();
-        let mut queue = self.queue.clone();
         let listeners = u32::try_from(self.listeners.len()).expect("there are few");
+        let long = self.payload_max() as usize;
+        let mut queue = self.queue.clone();
+        queue.large_bytes = long + connections as usize * CONNECTION_BYTES as usize;
         queue.net_ops = queue.net_ops.max(2 * connections + listeners + 8);
         queue.sends = queue.sends.max(connections);
         queue.files = queue.files.saturating_add(connections + listeners + 1);
         queue
     }
 
-    /// The largest payload that a thread can always find memory for, once nothing else is on its way: the connections'
-    /// own buffers must fit beside it.
+    /// How the memory for payloads is divided.
+    pub(crate) fn memory_sizes(&self) -> MemorySizes {
+        let long_bytes = u64::from(self.payload_max());
+        let short_bytes = self.queue.arena_bytes as u64;
+        let short_max = 1 << (short_bytes / 8).clamp(4096, SHORT_BYTES_MAX).ilog2();
+        MemorySizes {
+            short_bytes,
+            long_bytes,
+            short_max,
+        }
+    }
+
+    /// The largest payload: two thirds of the arena at most, and a power of two.
     pub(crate) fn payload_max(&self) -> u32 {
-        let connections = u64::from(self.connections_per_thread());
-        let own = connections * u64::from(STAGING_BYTES + HEADER_BYTES) + QUEUE_OWN_BYTES;
         let arena = self.queue.arena_bytes as u64;
-        let whole = 1 << arena.max(1).ilog2();
-        let largest = if arena - whole >= own { whole } else { whole / 2 };
+        let whole = 1 << arena.max(2).ilog2();
+        let largest = if arena - whole >= whole / 2 { whole } else { whole / 2 };
         u32::try_from(largest).map_or(PAYLOAD_BYTES_MAX, |largest| largest.min(PAYLOAD_BYTES_MAX))
     }
+}
+
+/// Bytes for payloads on one thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MemorySizes {
+    /// For all short payloads.
+    pub(crate) short_bytes: u64,
+    /// For all long ones.
+    pub(crate) long_bytes: u64,
+    /// The longest payload that is short.
+    pub(crate) short_max: u32,
 }
 
 /// Bounds on what clients may take.
@@ -135,8 +158,11 @@ const LISTENERS_MAX: usize = 64;
 pub(crate) const STAGING_BYTES: u32 = 64 << 10;
 /// Room for what is written in front of data: reply headers, or messages of the handshake.
 pub(crate) const HEADER_BYTES: u32 = 16 << 10;
-/// What the queue may keep of its arena for itself (a run of zeros, say).
-const QUEUE_OWN_BYTES: u64 = 256 << 10;
-
+/// A payload that a connection can always have. Most are no longer.
+pub(crate) const SPARE_BYTES: u32 = 64 << 10;
+/// The buffers of a connection. They are address space, and memory only as far as they have ever been used.
+const CONNECTION_BYTES: u32 = STAGING_BYTES + HEADER_BYTES + SPARE_BYTES;
+/// Payloads that clients send one of at a time; longer ones are rare and may take their time.
+const SHORT_BYTES_MAX: u64 = 1 << 20;
 const _: () = assert!(HEADER_BYTES as usize >= Handshake::OUTPUT_BYTES);
 const _: () = assert!(STAGING_BYTES as usize >= Handshake::INPUT_BYTES);

@@ -157,11 +157,8 @@ impl Drop for Server {
 
 /// What each worker is made from, and how to reach it.
 fn plan(config: ServerConfig, reports: &Sender<(u16, Report)>) -> Result<Vec<(Handle, WorkerPlan)>, Error> {
-    let (queue, payload_max, connections) = (
-        config.queue_config(),
-        config.payload_max(),
-        config.connections_per_thread(),
-    );
+    let (queue, memory) = (config.queue_config(), config.memory_sizes());
+    let (payload_max, connections) = (config.payload_max(), config.connections_per_thread());
     let exports = Arc::new(ExportTable::new(config.exports, payload_max)?);
     let handles: Result<Vec<_>, _> = (0..config.threads).map(|_| handle()).collect();
     let (handles, ends): (Vec<_>, Vec<_>) = handles?.into_iter().unzip();
@@ -175,10 +172,10 @@ fn plan(config: ServerConfig, reports: &Sender<(u16, Report)>) -> Result<Vec<(Ha
         exports: Arc::clone(&exports),
         listeners: std::mem::take(&mut listeners),
         queue: queue.clone(),
+        memory,
         depth: config.depth,
         connections,
-        in_flight_max: config.limits.in_flight,
-        stop_timeout: config.limits.stop_timeout,
+        limits: config.limits.clone(),
         on_failure: config.on_failure.clone(),
     };
     let plans = (0..config.threads).zip(ends).map(plan);

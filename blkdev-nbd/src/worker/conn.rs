@@ -1,8 +1,8 @@
 //! One connection: what was received and not yet understood, what has ended and is not yet answered.
 //!
 //! ```text
-//!  socket ─ recv ─► staging ─► machine ─► commands ─► lane ─ … ─► outbox ─► headers + data ─ send ─► socket
-//!            └ (long payloads) ─► the write's own buffer
+//!  socket ─ recv ─► staging ─► machine ─► pending ─► lane ─ … ─► outbox ─► headers + data ─ send ─► socket
+//!            └ (long payloads) ─► its buffer
 //! ```
 //!
 //! The connection holds its slot until nothing of it is on its way any more: no op in the kernel, no request in a device,
@@ -11,16 +11,16 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use iomgr_core::{FileHandle, FileSlot, Lease, OpQueue, SectorRange, Tag, Timestamp};
+use iomgr_core::{FileHandle, FileSlot, Lease, OpQueue, Operation, SectorRange, Timestamp};
 use rustix::net::Shutdown;
+use tqueue::Queue;
 
 use super::core::Core;
-use super::memory::Waiter;
 use super::token::NetOp;
 use crate::ConnectionStats;
 use crate::config::{HEADER_BYTES, STAGING_BYTES};
 use crate::listener::Peer;
-use crate::proto::{Catalog, Failure, Handshake, StatusQuery, Transmission};
+use crate::proto::{Catalog, Command, Failure, Handshake, StatusQuery, Transmission};
 use crate::stats::Counts;
 
 /// The buffers of a connection, made once and used by one connection after the other.
@@ -37,14 +37,18 @@ pub(super) struct Kit {
 }
 
 impl Kit {
-    /// `None` if the arena has no room.
-    pub(super) fn new(queue: &mut impl OpQueue, in_flight: u32) -> Option<Self> {
-        Some(Self {
-            staging: queue.alloc(STAGING_BYTES)?,
-            headers: queue.alloc(HEADER_BYTES)?,
-            outbox: VecDeque::with_capacity(in_flight as usize),
-            sending: Vec::with_capacity(in_flight as usize),
-        })
+    /// That many, in the order in which an arena is filled without gaps: the larger buffers first. `None` if it has no room.
+    pub(super) fn all(queue: &mut Queue, count: u32, in_flight: u32) -> Option<Vec<Self>> {
+        let staging: Option<Vec<_>> = (0..count).map(|_| queue.alloc_large(STAGING_BYTES)).collect();
+        let kit = |staging| {
+            Some(Self {
+                staging,
+                headers: queue.alloc_large(HEADER_BYTES)?,
+                outbox: VecDeque::with_capacity(in_flight as usize),
+                sending: Vec::with_capacity(in_flight as usize),
+            })
+        };
+        staging?.into_iter().map(kit).collect()
     }
 }
 
@@ -74,9 +78,9 @@ pub(super) enum Outcome {
 /// Who a connection is with, and since when.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Who {
-    serial: u64,
+    pub(super) serial: u64,
     peer: Peer,
-    opened: Timestamp,
+    pub(super) opened: Timestamp,
     /// When it last asked for something or took a reply.
     pub(super) active: Timestamp,
     pub(super) counts: Counts,
@@ -105,12 +109,14 @@ pub(super) struct Conn {
     pub(super) phase: Phase,
     /// The bytes of the staging buffer that were received and not taken yet.
     pub(super) unread: Range<u32>,
-    /// The write whose payload is on its way.
-    pub(super) collecting: Option<Collecting>,
+    /// The command that waits for memory, for its payload, or for a slot. What follows it waits as well.
+    pub(super) pending: Option<Pending>,
     /// Commands taken and not answered.
     pub(super) in_flight: u32,
     pub(super) receiving: Option<Target>,
     pub(super) is_sending: bool,
+    /// Since when what is being sent is on its way.
+    pub(super) sending_since: Timestamp,
     /// Nothing is received any more: the client went, or we want it to.
     pub(super) input_ended: bool,
     /// Nothing can be sent any more.
@@ -137,18 +143,39 @@ pub(super) enum Phase {
 pub(super) enum Target {
     /// Behind the unread bytes of the staging buffer.
     Staging,
-    /// Into the buffer of the write that is being collected.
+    /// Into the buffer of the pending write.
     Payload,
 }
 
-/// A write whose payload has not come yet, or not all of it.
+/// A command that was understood and is not queued yet.
 #[derive(Debug)]
-pub(super) struct Collecting {
-    pub(super) tag: Tag,
-    pub(super) len: u32,
-    pub(super) have: u32,
-    /// `None` while it waits for memory.
+pub(super) struct Pending {
+    pub(super) command: Command,
+    /// Bytes of payload that are to come still.
+    pub(super) missing: u32,
+    /// `None` while it waits for memory, and if it needs none.
     pub(super) lease: Option<Lease>,
+    pub(super) arrival: Timestamp,
+    /// Since when its payload may come.
+    pub(super) since: Timestamp,
+}
+
+impl Pending {
+    pub(super) fn new(command: Command, now: Timestamp) -> Self {
+        let is_write = command.op == Operation::Write;
+        Self {
+            missing: if is_write { command.data_len() } else { 0 },
+            command,
+            lease: None,
+            arrival: now,
+            since: now,
+        }
+    }
+
+    /// Does it wait for memory?
+    pub(super) fn lacks_memory(&self) -> bool {
+        self.lease.is_none() && self.command.data_len() > 0
+    }
 }
 
 impl Conn {
@@ -159,10 +186,11 @@ impl Conn {
             kit,
             phase: Phase::Handshake(Handshake::new()),
             unread: 0..0,
-            collecting: None,
+            pending: None,
             in_flight: 0,
             receiving: None,
             is_sending: false,
+            sending_since: Timestamp::ZERO,
             input_ended: false,
             broken: false,
             is_listed: false,
@@ -189,7 +217,7 @@ impl Conn {
         if self.receiving.is_some() {
             core.queue.cancel(NetOp::Recv(self.id).token());
         } else {
-            self.drop_collecting(core);
+            self.drop_pending(core);
         }
     }
 
@@ -209,16 +237,25 @@ impl Conn {
         self.end_input(core);
     }
 
-    /// Frees the write whose payload will not come any more.
-    pub(super) fn drop_collecting(&mut self, core: &mut Core) {
-        if let (Some(write), Phase::Transmission(_, lane)) = (self.collecting.take(), &self.phase) {
-            core.memory.leave(Waiter::Conn(self.id));
-            if let Some(lease) = write.lease {
-                core.memory.free(&mut core.queue, lease);
+    /// Forgets the command that will not be queued any more.
+    pub(super) fn drop_pending(&mut self, core: &mut Core) {
+        if let Some(pending) = self.pending.take() {
+            core.memory.leave(self.id);
+            if let Some(lease) = pending.lease {
+                core.memory.free(&mut core.queue, self.id, lease);
             }
-            core.lanes[*lane].give_up(write.tag);
             self.in_flight -= 1;
         }
+    }
+
+    /// Since when it is the client's turn to move something: to send a payload whose room is there, or to take replies.
+    pub(super) fn moving_since(&self) -> Option<Timestamp> {
+        let payload = self
+            .pending
+            .as_ref()
+            .filter(|write| write.missing > 0 && write.lease.is_some());
+        let sending = self.is_sending.then_some(self.sending_since);
+        payload.map(|write| write.since).into_iter().chain(sending).min()
     }
 
     /// What it is doing.
@@ -240,22 +277,13 @@ impl Conn {
             structured: session.is_some_and(|session| session.structured),
             opened_for: core.now.since(self.who.opened),
             in_flight: self.in_flight,
-            held_bytes: self.held_bytes(core),
+            held_bytes: core.memory.held_bytes(self.id),
             read,
             write,
             flush,
             trim,
             last_active_ago: core.now.since(self.who.active),
         }
-    }
-
-    fn held_bytes(&self, core: &Core) -> u64 {
-        let collected = self.collecting.iter().filter_map(|write| write.lease.as_ref());
-        let replies = self.kit.outbox.iter().chain(&self.kit.sending);
-        let own = collected.chain(replies.filter_map(|reply| reply.data.as_ref()));
-        let own: u64 = own.map(|lease| u64::from(lease.len_bytes())).sum();
-        let lanes = core.lanes.iter().map(|lane| lane.held_bytes(self.id));
-        own + lanes.sum::<u64>()
     }
 
     fn is_over(&self) -> bool {
@@ -268,6 +296,7 @@ impl Conn {
         if let Phase::Transmission(_, lane) = self.phase {
             core.lanes[lane].leave(self.id);
         }
+        core.memory.leave(self.id);
         core.queue.remove_file(self.file);
         self.kit.outbox.clear();
         self.kit.sending.clear();

@@ -5,6 +5,7 @@ use iomgr_core::{FileHandle, OpQueue};
 use super::conn::{Conn, Kit, Who};
 use super::control::Arrival;
 use super::core::Core;
+use super::patience::Patience;
 use crate::ConnectionStats;
 
 /// A fixed number of places for connections. Nothing allocates after [`Conns::new`].
@@ -105,6 +106,25 @@ impl Conns {
                 self.list(u32::try_from(id).expect("connections are bounded"));
             }
         }
+    }
+
+    /// Drops who takes too long.
+    pub(super) fn drop_overdue(&mut self, core: &mut Core, patience: &Patience) {
+        for id in 0..self.places.len() {
+            let Some(conn) = &mut self.places[id] else { continue };
+            let overdue = patience.verdict(conn, &core.memory, core.now).filter(|_| !conn.broken);
+            if let Some(reason) = overdue {
+                tracing::warn!(connection = conn.who.serial, ?reason, "connection_dropped");
+                conn.break_off(core);
+                let id = conn.id;
+                self.list(id);
+            }
+        }
+    }
+
+    /// Does a timeout concern any of them?
+    pub(super) fn concern(&self, patience: &Patience) -> bool {
+        self.places.iter().flatten().any(|conn| patience.concerns(conn))
     }
 
     /// What they are doing.

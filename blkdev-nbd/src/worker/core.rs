@@ -6,7 +6,7 @@ use iomgr_core::Timestamp;
 use tqueue::Queue;
 
 use super::lane::{Finished, Lane};
-use super::memory::{MemoryLine, Waiter};
+use super::memory::Memory;
 use crate::export::ExportTable;
 
 /// The part of a worker that connections work with.
@@ -14,7 +14,7 @@ use crate::export::ExportTable;
 pub(super) struct Core {
     pub(super) lanes: Vec<Lane>,
     pub(super) queue: Queue,
-    pub(super) memory: MemoryLine,
+    pub(super) memory: Memory,
     pub(super) exports: Arc<ExportTable>,
     /// When the pass began.
     pub(super) now: Timestamp,
@@ -32,7 +32,7 @@ impl Core {
     /// Starts what may start.
     pub(super) fn admit(&mut self) {
         for lane in &mut self.lanes {
-            lane.admit(&mut self.queue, &mut self.memory, self.now);
+            lane.admit(&mut self.queue, self.now);
         }
     }
 
@@ -43,10 +43,8 @@ impl Core {
 
     /// The next connection that waited for something that is there now.
     pub(super) fn poll_unblocked(&mut self) -> Option<u32> {
-        if let Some(Waiter::Conn(conn)) = self.memory.take_freed() {
-            return Some(conn);
-        }
-        self.lanes.iter_mut().find_map(Lane::next_waiting)
+        let ready = self.memory.poll_ready();
+        ready.or_else(|| self.lanes.iter_mut().find_map(Lane::next_waiting))
     }
 
     /// Has everything that was asked for ended, and what the devices do besides?

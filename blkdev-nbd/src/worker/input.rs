@@ -1,13 +1,12 @@
 //! The way in: from received bytes to queued commands.
 
-use iomgr_core::{Data, OpError, OpQueue, Operation};
+use iomgr_core::{Data, OpError, OpQueue};
 
-use super::conn::{Collecting, Conn, Outcome, Phase, Reply, Target};
+use super::conn::{Conn, Outcome, Pending, Phase, Reply, Target};
 use super::core::Core;
-use super::memory::Waiter;
 use super::token::NetOp;
 use crate::config::STAGING_BYTES;
-use crate::proto::{Command, Event, HandshakeOutcome, Transmission, Violation};
+use crate::proto::{Event, HandshakeOutcome, Transmission, Violation};
 
 /// From this many missing bytes on, a payload is received straight into its buffer. Below, a receive into the staging buffer
 /// costs a copy, but brings the commands that follow.
@@ -33,7 +32,7 @@ impl Conn {
                 Ok(Step::Again) => {}
                 Ok(Step::Wait) => break,
                 Err(violation) => {
-                    tracing::warn!(connection = self.id, %violation, "connection_dropped");
+                    tracing::warn!(connection = self.who.serial, %violation, "connection_dropped");
                     self.break_off(core);
                 }
             }
@@ -52,7 +51,7 @@ impl Conn {
         match core.queue.recv(self.file, data, NetOp::Recv(self.id).token()) {
             Ok(()) => self.receiving = Some(target),
             Err(full) => {
-                tracing::error!(connection = self.id, %full, "connection_dropped");
+                tracing::error!(connection = self.who.serial, %full, "connection_dropped");
                 self.break_off(core);
             }
         }
@@ -62,17 +61,17 @@ impl Conn {
     pub(super) fn received(&mut self, core: &mut Core, result: Result<u32, OpError>) {
         let target = self.receiving.take().expect("a receive ends after it began");
         match (result, target) {
-            _ if self.input_ended => self.drop_collecting(core),
+            _ if self.input_ended => self.drop_pending(core),
             (Ok(0), _) => self.end_input(core),
             (Ok(len), Target::Staging) => self.unread.end += len,
             (Ok(len), Target::Payload) => {
                 if let Phase::Transmission(machine, _) = &mut self.phase {
                     machine.handle_payload(len);
                 }
-                self.collected(core, len);
+                self.collected(len);
             }
             (Err(error), _) => {
-                tracing::debug!(connection = self.id, %error, "receive_failed");
+                tracing::debug!(connection = self.who.serial, %error, "receive_failed");
                 self.break_off(core);
             }
         }
@@ -101,7 +100,7 @@ impl Conn {
         match outcome {
             HandshakeOutcome::Go(session) => {
                 tracing::debug!(
-                    connection = self.id,
+                    connection = self.who.serial,
                     export = %session.export,
                     structured = session.structured,
                     allocation = session.allocation,
@@ -118,6 +117,9 @@ impl Conn {
     }
 
     fn process_command(&mut self, core: &mut Core) -> Result<Step, Violation> {
+        if self.pending.as_ref().is_some_and(|pending| pending.missing == 0) {
+            return Ok(self.push_pending(core));
+        }
         if !self.may_take(core) {
             return Ok(Step::Wait);
         }
@@ -132,7 +134,11 @@ impl Conn {
         let payload = staged.slice(0, len32(taken));
         self.take(taken);
         match event {
-            Some(Event::Command(command)) => self.begin(core, &command),
+            Some(Event::Command(command)) => {
+                self.in_flight += 1;
+                self.who.active = core.now;
+                self.pending = Some(Pending::new(command, core.now));
+            }
             Some(Event::Payload(_)) => self.collect(core, payload),
             Some(Event::Status(query)) => self.answer(query.cookie, Outcome::Status(query)),
             Some(Event::Refused(refusal)) => self.answer(refusal.cookie, Outcome::Failed(refusal.failure)),
@@ -154,68 +160,60 @@ impl Conn {
 
     /// Is there what the next element needs: memory for a payload, or room for one more command?
     fn may_take(&mut self, core: &mut Core) -> bool {
-        let Phase::Transmission(machine, lane) = &self.phase else {
-            return false;
-        };
-        match &mut self.collecting {
-            Some(write) if write.lease.is_none() => {
-                write.lease = core.memory.lease(&mut core.queue, Waiter::Conn(self.id), write.len);
-                write.lease.is_some()
-            }
-            Some(_) => true,
-            None if machine.at_header() => {
-                // Only who has something to ask for waits in the line for slots.
-                let asks = !self.unread.is_empty();
-                self.in_flight < core.in_flight_max && (!asks || core.lanes[*lane].has_room(self.id))
-            }
-            None => true,
+        match (&self.phase, &self.pending) {
+            (Phase::Handshake(_), _) => false,
+            (_, Some(pending)) => pending.missing > 0 && self.has_memory(core),
+            (Phase::Transmission(machine, _), None) => !machine.at_header() || self.in_flight < core.in_flight_max,
         }
     }
 
-    fn begin(&mut self, core: &mut Core, command: &Command) {
-        let Phase::Transmission(_, lane) = self.phase else {
-            return;
+    /// Has the pending command the memory that it needs? If not, it is asked for.
+    fn has_memory(&mut self, core: &mut Core) -> bool {
+        let Some(pending) = self.pending.as_mut().filter(|pending| pending.lacks_memory()) else {
+            return true;
         };
-        let lane = &mut core.lanes[lane];
-        let tag = lane.take_slot(self.id, core.now, command);
-        self.in_flight += 1;
-        self.who.active = core.now;
-        match command.op {
-            Operation::Write => {
-                self.collecting = Some(Collecting {
-                    tag,
-                    len: command.data_len(),
-                    have: 0,
-                    lease: None,
-                });
-            }
-            _ => lane.push(tag, None),
+        let len = pending.command.data_len();
+        pending.lease = core.memory.lease(&mut core.queue, self.id, len, core.now);
+        pending.since = core.now;
+        pending.lease.is_some()
+    }
+
+    /// Queues the pending command, if there is memory and a slot for it.
+    fn push_pending(&mut self, core: &mut Core) -> Step {
+        let Phase::Transmission(_, lane) = self.phase else {
+            return Step::Wait;
+        };
+        if !self.has_memory(core) || !core.lanes[lane].has_room(self.id) {
+            return Step::Wait;
         }
+        if let Some(pending) = self.pending.take() {
+            core.lanes[lane].push(self.id, pending.arrival, &pending.command, pending.lease);
+        }
+        Step::Again
     }
 
     /// Copies payload that lies in the staging buffer to its place.
     fn collect(&mut self, core: &mut Core, payload: Data) {
-        let write = self.collecting.as_ref().expect("payload comes after its command");
-        let lease = write.lease.as_ref().expect("payload is taken when it has a place");
-        let copied = core.queue.copy(payload, lease.data().slice(write.have, payload.len));
+        let place = self.payload_place().slice(0, payload.len);
+        let copied = core.queue.copy(payload, place);
         assert!(
             copied,
             "no op uses the staging buffer or the payload's while they are looked at"
         );
-        self.collected(core, payload.len);
+        self.collected(payload.len);
     }
 
     /// `len` more bytes of payload are in place.
-    fn collected(&mut self, core: &mut Core, len: u32) {
-        let Phase::Transmission(_, lane) = self.phase else {
-            return;
-        };
-        let write = self.collecting.as_mut().expect("payload comes after its command");
-        write.have += len;
-        if write.have == write.len {
-            let write = self.collecting.take().expect("it was there a moment ago");
-            core.lanes[lane].push(write.tag, write.lease);
-        }
+    fn collected(&mut self, len: u32) {
+        let write = self.pending.as_mut().expect("payload comes after its command");
+        write.missing -= len;
+    }
+
+    /// Where the rest of the pending write's payload goes.
+    fn payload_place(&self) -> Data {
+        let write = self.pending.as_ref().expect("payload comes after its command");
+        let lease = write.lease.as_ref().expect("payload is taken when it has a place");
+        lease.data().slice(lease.len_bytes() - write.missing, write.missing)
     }
 
     /// What was received and not taken yet.
@@ -241,10 +239,8 @@ impl Conn {
 
     /// The rest of a long payload's place, if nothing of it is staged.
     fn direct_target(&self) -> Option<Data> {
-        let write = self.collecting.as_ref()?;
-        let missing = write.len - write.have;
-        let lease = write.lease.as_ref()?;
-        (self.unread.is_empty() && missing >= DIRECT_BYTES).then(|| lease.data().slice(write.have, missing))
+        let missing = self.pending.as_ref()?.missing;
+        (self.unread.is_empty() && missing >= DIRECT_BYTES).then(|| self.payload_place())
     }
 
     /// The room behind the unread bytes, which move to the front where it gets tight.

@@ -1,25 +1,22 @@
 //! One export on one thread: the device's queue, the managers' hooks before it, and the slots of its requests.
 //!
 //! ```text
-//!  Command ─► take_slot ─► push ─► Intake ─► admit ─► DeviceQueue::submit
-//!                                    ▲         │ no memory: oo_abort, wait in line
-//!                                    └─────────┘
+//!  Command, with its memory ─► push: a slot ─► Intake ─► admit ─► DeviceQueue::submit
 //!  slot ◄─ Finished ◄─ intake.free ◄─────────────────── DeviceQueue::poll_done
 //! ```
 //!
-//! A read whose reply may leave zeros out is looked at before it gets memory: if the device knows that all of it is zeros,
-//! it needs neither memory nor the device.
+//! A request comes with the memory that it needs, so what a manager grants can begin: no grant is ever given back. A read
+//! whose reply may leave zeros out is looked at first: if the device knows that all of it is zeros, it does not need the device.
 
 use std::collections::VecDeque;
 
 use iomgr_core::manager::{Granted, Head, Intake, Ticket};
 use iomgr_core::{
-    BlockStatus, Busy, Data, DeviceQueue, Done, Errno, Lease, OpDone, Operation, Pass, Request, SectorCount,
-    SectorRange, Tag, Timestamp,
+    BlockStatus, Busy, Data, DeviceQueue, Done, Errno, Lease, OpDone, Pass, Request, SectorCount, SectorRange, Tag,
+    Timestamp,
 };
 use tqueue::Queue;
 
-use super::memory::{MemoryLine, Waiter};
 use crate::proto::{Command, Extents, StateFlags, Zeros};
 
 /// How often a device is asked about a read before it begins.
@@ -35,8 +32,6 @@ pub(super) struct Lane {
     vacant: Vec<Tag>,
     /// A request that the device handed back although it had not said that it was busy.
     parked: Option<Request>,
-    /// Grants of reads that found no memory in this pass.
-    aside: Vec<Granted>,
     /// Reads of zeros that were granted and have nothing to wait for.
     zeros: VecDeque<Tag>,
     /// Connections that wait for a slot.
@@ -93,22 +88,10 @@ impl Lane {
             slots: (0..depth).map(|_| Slot::default()).collect(),
             vacant: (0..depth).rev().map(Tag).collect(),
             parked: None,
-            aside: Vec::with_capacity(depth as usize),
             zeros: VecDeque::with_capacity(depth as usize),
             waiting: VecDeque::with_capacity(conns),
             ended: 0,
         }
-    }
-
-    /// Takes a slot for a command; `None`, and the connection is told later, when there is none.
-    pub(super) fn take_slot(&mut self, conn: u32, now: Timestamp, command: &Command) -> Tag {
-        let tag = self.vacant.pop().expect("`has_room` was asked");
-        self.slots[tag.0 as usize].owner = Some(Owned {
-            conn,
-            command: *command,
-            arrival: now,
-        });
-        tag
     }
 
     /// Is there a slot for a command of this connection? If not, it is put on the list of those to be told.
@@ -133,18 +116,17 @@ impl Lane {
         self.waiting.retain(|other| *other != conn);
     }
 
-    /// Gives back the slot of a command that was never pushed.
-    pub(super) fn give_up(&mut self, tag: Tag) {
-        self.slots[tag.0 as usize].owner = None;
-        self.vacant.push(tag);
-    }
-
-    /// Queues a command whose payload, if it has one, is in `lease`.
-    pub(super) fn push(&mut self, tag: Tag, lease: Option<Lease>) {
+    /// Queues a command of a connection that [has room](Self::has_room); `lease` is its payload, or the room for it.
+    pub(super) fn push(&mut self, conn: u32, arrival: Timestamp, command: &Command, lease: Option<Lease>) {
+        let tag = self.vacant.pop().expect("`has_room` was asked");
         let slot = &mut self.slots[tag.0 as usize];
         slot.lease = lease;
-        let owned = slot.owner.as_ref().expect("a tag is pushed while it is taken");
-        let head = Head::new(owned.command.op, owned.command.range, owned.arrival);
+        slot.owner = Some(Owned {
+            conn,
+            command: *command,
+            arrival,
+        });
+        let head = Head::new(command.op, command.range, arrival);
         let pushed = self.intake.push(head, tag);
         pushed.expect("an intake has room for as many requests as there are slots");
     }
@@ -168,32 +150,24 @@ impl Lane {
     }
 
     /// Starts what may start.
-    pub(super) fn admit(&mut self, queue: &mut Queue, memory: &mut MemoryLine, now: Timestamp) {
+    pub(super) fn admit(&mut self, queue: &mut Queue, now: Timestamp) {
         if !self.submit_parked(queue, now) {
             return;
         }
         while !self.device.busy() {
-            let Some(granted) = self.intake.next(now) else { break };
-            if self.look(granted.tag) == Shape::Zeros {
-                self.slots[granted.tag.0 as usize].ticket = Some(self.intake.alloc(granted.grant));
-                self.zeros.push_back(granted.tag);
+            let Some(Granted { tag, grant }) = self.intake.next(now) else {
+                break;
+            };
+            if self.look(tag) == Shape::Zeros {
+                self.slots[tag.0 as usize].ticket = Some(self.intake.alloc(grant));
+                self.zeros.push_back(tag);
                 continue;
             }
-            if !self.lease_for(granted.tag, queue, memory) {
-                // Others may need no memory, or have theirs: they must not wait behind this one, which may need what they
-                // will give back.
-                self.aside.push(granted);
-                continue;
-            }
-            let Granted { tag, grant } = granted;
             let request = self.request(tag);
             self.slots[tag.0 as usize].ticket = Some(self.intake.alloc(grant));
             if !self.submit(request, queue, now) {
                 break;
             }
-        }
-        for Granted { tag, grant } in self.aside.drain(..) {
-            self.intake.oo_abort(grant, tag);
         }
     }
 
@@ -239,13 +213,6 @@ impl Lane {
         u32::try_from(self.slots.len() - self.vacant.len()).expect("the depth is a u32")
     }
 
-    /// Memory of this connection's requests.
-    pub(super) fn held_bytes(&self, conn: u32) -> u64 {
-        let own = |slot: &&Slot| slot.owner.as_ref().is_some_and(|owned| owned.conn == conn);
-        let leases = self.slots.iter().filter(own).filter_map(|slot| slot.lease.as_ref());
-        leases.map(|lease| u64::from(lease.len_bytes())).sum()
-    }
-
     /// Closes the device's queue.
     pub(super) fn close(mut self, queue: &mut Queue) {
         let left = self.intake.close().count();
@@ -279,17 +246,6 @@ impl Lane {
             _ => Shape::Plain,
         };
         slot.shape
-    }
-
-    /// Makes sure that a read has memory to read into.
-    fn lease_for(&mut self, tag: Tag, queue: &mut Queue, memory: &mut MemoryLine) -> bool {
-        let slot = &mut self.slots[tag.0 as usize];
-        let command = &slot.owner.as_ref().expect("a granted request has a slot").command;
-        if command.op == Operation::Read && slot.lease.is_none() {
-            slot.lease = memory.lease(queue, Waiter::Lane(self.index), command.data_len());
-            return slot.lease.is_some();
-        }
-        true
     }
 
     fn request(&self, tag: Tag) -> Request {

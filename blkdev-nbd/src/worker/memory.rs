@@ -1,135 +1,287 @@
-//! Who gets buffers when there are not enough: first come, first served, whatever the size.
+//! Who gets memory for payloads, so that a client that takes and does not give back is in nobody's way for long.
 //!
-//! Letting small leases pass a large one that waits would starve it; so while anybody waits, only the first in line may
-//! try, and everybody else lines up.
+//! ```text
+//!             ┌─ short: up to 1 MiB each ──────┐      a share each: as much as one leaves free
+//!  payload ───┤                                ├─►    else in line, first come, first served
+//!             └─ long: the largest alone fits ─┘      else, if it is small, the connection's own buffer
+//! ```
+//!
+//! Memory is leased when a command is understood, before it takes a slot or a write's payload is received: what waits for
+//! memory holds nothing that anybody else could need. Three rules, each for something that the others leave open:
+//!
+//! - *Shares.* A connection may hold no more than it leaves free. One that takes all that it gets and stops leaves half, two
+//!   leave a third at worst a quarter; a busy one has as much as it can use. Only somebody who holds nothing may take a
+//!   long payload of any size. (Choudhury and Hahne's dynamic thresholds, with a factor of 1.) Who exceeds its share waits for
+//!   its own memory, which comes back when it takes its replies.
+//! - *Lines.* Who is within its share and finds nothing lines up, short and long apart, and nobody passes who stands in line.
+//!   So everything drains before the first, and even the largest payload finds its run. Who makes the first wait for
+//!   [`stall_timeout`](crate::ConnectionLimits::stall_timeout) by a transfer that takes as long is dropped.
+//! - *A buffer of its own.* However many stop, each connection can go on with one small payload at a time. It is address
+//!   space only until it is used.
+//!
+//! # Contract
+//! - A payload of up to [`SPARE_BYTES`] waits for nobody but its own connection.
+//! - A longer one waits for those that lined up before it, and for each of them no longer than requests take to end and
+//!   stalled clients are suffered.
+//!
+//! # References
+//! A. K. Choudhury and E. L. Hahne, Dynamic Queue Length Thresholds for Shared-Memory Packet Switches, 1998.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
-use iomgr_core::{Lease, OpQueue};
+use iomgr_core::{BufId, Lease, OpQueue, Timestamp};
+use tqueue::Queue;
 
-/// Who waits for memory.
+use crate::config::{MemorySizes, SPARE_BYTES};
+
+/// The two sorts of payloads, which share no memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Waiter {
-    /// A connection, for the payload of a write.
-    Conn(u32),
-    /// A device's admitted reads.
-    Lane(usize),
+pub(super) enum Class {
+    Short,
+    Long,
 }
 
-/// The line of those who wait.
+impl Class {
+    pub(super) const ALL: [Self; 2] = [Self::Short, Self::Long];
+
+    fn alloc(self, queue: &mut Queue, len: u32) -> Option<Lease> {
+        match self {
+            Self::Short => queue.alloc(len),
+            Self::Long => queue.alloc_large(len),
+        }
+    }
+}
+
+/// The memory for payloads on one thread. Nothing allocates after [`Memory::new`].
 #[derive(Debug)]
-pub(super) struct MemoryLine {
-    waiting: VecDeque<Waiter>,
-    /// Something was given back since [`MemoryLine::take_freed`].
+pub(super) struct Memory {
+    pools: [Pool; 2],
+    /// The longest payload that is short.
+    short_max: u32,
+    /// By the number of a connection.
+    accounts: Box<[Account]>,
+    /// Connections that waited and whose own memory came back.
+    ready: VecDeque<u32>,
+    /// Accounts that wait.
+    waiting: usize,
+}
+
+/// The memory for one class.
+#[derive(Debug)]
+struct Pool {
+    bytes: u64,
+    held: u64,
+    line: VecDeque<Waiter>,
+    /// Something was given back since the first in line last tried.
     freed: bool,
 }
 
-impl MemoryLine {
-    /// A line that holds `capacity` waiters without allocating.
-    pub(super) fn new(capacity: usize) -> Self {
-        Self {
-            waiting: VecDeque::with_capacity(capacity),
-            freed: false,
-        }
+#[derive(Clone, Copy, Debug)]
+struct Waiter {
+    conn: u32,
+    since: Timestamp,
+}
+
+/// What a connection holds.
+#[derive(Debug)]
+struct Account {
+    /// By class.
+    held: [u64; 2],
+    /// The buffer of its own, while it is not in use.
+    spare: Option<Lease>,
+    spare_id: BufId,
+    /// It asked, was refused, and has not tried again since.
+    waits: bool,
+}
+
+impl Memory {
+    /// Memory for that many connections; `None` if the queue lacks the room for their own buffers.
+    pub(super) fn new(queue: &mut Queue, sizes: &MemorySizes, connections: u32) -> Option<Self> {
+        let room = connections as usize;
+        let accounts = (0..connections).map(|_| queue.alloc_large(SPARE_BYTES).map(Account::new));
+        Some(Self {
+            accounts: accounts.collect::<Option<_>>()?,
+            pools: [sizes.short_bytes, sizes.long_bytes].map(|bytes| Pool::new(bytes, room)),
+            short_max: sizes.short_max,
+            ready: VecDeque::with_capacity(room),
+            waiting: 0,
+        })
     }
 
-    /// Leases memory, or lines up for it.
-    pub(super) fn lease(&mut self, queue: &mut impl OpQueue, waiter: Waiter, len: u32) -> Option<Lease> {
-        let first = self.waiting.front().is_none_or(|front| *front == waiter);
-        let lease = if first { queue.alloc(len) } else { None };
+    /// Leases memory to a connection that has nothing else waiting; or lets it wait, and it is told when to try again.
+    pub(super) fn lease(&mut self, queue: &mut Queue, conn: u32, len: u32, now: Timestamp) -> Option<Lease> {
+        let class = self.class(len);
+        let lease = self.lease_shared(queue, conn, class, len);
+        let lease = lease.or_else(|| self.accounts[conn as usize].take_spare(len));
         match lease {
-            Some(_) if !self.waiting.is_empty() => self.leave(waiter),
+            Some(_) if self.accounts[conn as usize].waits => self.leave(conn),
             Some(_) => {}
-            None if !self.waiting.contains(&waiter) => self.waiting.push_back(waiter),
-            None => {}
+            None => self.wait(conn, class, len, now),
         }
         lease
     }
 
-    /// Gives memory back.
-    pub(super) fn free(&mut self, queue: &mut impl OpQueue, lease: Lease) {
-        queue.free(lease);
-        self.freed = true;
-    }
-
-    /// Takes a waiter out of the line, wherever it stands.
-    pub(super) fn leave(&mut self, waiter: Waiter) {
-        let was_first = self.first() == Some(waiter);
-        self.waiting.retain(|other| *other != waiter);
-        // The next one in line may find what this one left.
-        self.freed |= was_first;
-    }
-
-    /// Who is first, if anything was given back since the last time.
-    pub(super) fn take_freed(&mut self) -> Option<Waiter> {
-        if std::mem::take(&mut self.freed) {
-            self.first()
+    /// Takes memory back.
+    pub(super) fn free(&mut self, queue: &mut Queue, conn: u32, lease: Lease) {
+        let class = self.class(lease.len_bytes());
+        let account = &mut self.accounts[conn as usize];
+        if lease.id() == account.spare_id {
+            account.spare = Some(Lease::new(account.spare_id, SPARE_BYTES));
         } else {
-            None
+            let bytes = footprint(lease.len_bytes());
+            let pool = &mut self.pools[class as usize];
+            account.held[class as usize] -= bytes;
+            pool.held -= bytes;
+            pool.freed = true;
+            queue.free(lease);
+        }
+        if std::mem::take(&mut account.waits) {
+            self.waiting -= 1;
+            self.ready.push_back(conn);
         }
     }
 
-    /// Was something given back that somebody waits for?
-    pub(super) fn has_news(&self) -> bool {
-        self.freed && !self.waiting.is_empty()
+    /// A connection does not wait any more.
+    pub(super) fn leave(&mut self, conn: u32) {
+        for pool in &mut self.pools {
+            pool.leave(conn);
+        }
+        self.ready.retain(|other| *other != conn);
+        if std::mem::take(&mut self.accounts[conn as usize].waits) {
+            self.waiting -= 1;
+        }
     }
 
-    /// Who is first in line.
-    pub(super) fn first(&self) -> Option<Waiter> {
-        self.waiting.front().copied()
+    /// The next connection that may find something now.
+    pub(super) fn poll_ready(&mut self) -> Option<u32> {
+        let ready = self.ready.pop_front();
+        ready.or_else(|| self.pools.iter_mut().find_map(Pool::take_freed))
     }
+
+    /// Would [`poll_ready`](Self::poll_ready) name somebody?
+    pub(super) fn has_news(&self) -> bool {
+        !self.ready.is_empty() || self.pools.iter().any(|pool| pool.freed && !pool.line.is_empty())
+    }
+
+    /// Does anybody wait?
+    pub(super) fn is_wanted(&self) -> bool {
+        self.waiting > 0
+    }
+
+    /// Does anybody wait for others?
+    pub(super) fn has_line(&self) -> bool {
+        self.pools.iter().any(|pool| !pool.line.is_empty())
+    }
+
+    /// Has the first in line of this class waited that long?
+    pub(super) fn is_overdue(&self, class: Class, patience: Duration, now: Timestamp) -> bool {
+        let first = self.pools[class as usize].line.front();
+        first.is_some_and(|first| first.since + patience <= now)
+    }
+
+    /// Bytes of a class that a connection holds.
+    pub(super) fn held(&self, conn: u32, class: Class) -> u64 {
+        self.accounts[conn as usize].held[class as usize]
+    }
+
+    /// Bytes that a connection holds in all.
+    pub(super) fn held_bytes(&self, conn: u32) -> u64 {
+        let account = &self.accounts[conn as usize];
+        let own = if account.spare.is_some() { 0 } else { SPARE_BYTES };
+        account.held.iter().sum::<u64>() + u64::from(own)
+    }
+
+    fn class(&self, len: u32) -> Class {
+        if len <= self.short_max {
+            Class::Short
+        } else {
+            Class::Long
+        }
+    }
+
+    fn lease_shared(&mut self, queue: &mut Queue, conn: u32, class: Class, len: u32) -> Option<Lease> {
+        let is_first = self.pools[class as usize]
+            .line
+            .front()
+            .is_none_or(|first| first.conn == conn);
+        if !is_first || self.exceeds_share(conn, class, len) {
+            return None;
+        }
+        let lease = class.alloc(queue, len)?;
+        let bytes = footprint(len);
+        self.pools[class as usize].held += bytes;
+        self.accounts[conn as usize].held[class as usize] += bytes;
+        Some(lease)
+    }
+
+    /// Would the connection hold more than it leaves free?
+    fn exceeds_share(&self, conn: u32, class: Class, len: u32) -> bool {
+        let (pool, held, bytes) = (&self.pools[class as usize], self.held(conn, class), footprint(len));
+        let is_alone_long = class == Class::Long && held == 0;
+        !is_alone_long && held + bytes > pool.bytes.saturating_sub(pool.held + bytes)
+    }
+
+    fn wait(&mut self, conn: u32, class: Class, len: u32, now: Timestamp) {
+        let account = &mut self.accounts[conn as usize];
+        if !std::mem::replace(&mut account.waits, true) {
+            self.waiting += 1;
+        }
+        let waits_for_itself = account.held[class as usize] > 0 && self.exceeds_share(conn, class, len);
+        let pool = &mut self.pools[class as usize];
+        if waits_for_itself {
+            pool.leave(conn);
+        } else if !pool.line.iter().any(|waiter| waiter.conn == conn) {
+            pool.line.push_back(Waiter { conn, since: now });
+        }
+    }
+}
+
+impl Pool {
+    fn new(bytes: u64, room: usize) -> Self {
+        Self {
+            bytes,
+            held: 0,
+            line: VecDeque::with_capacity(room),
+            freed: false,
+        }
+    }
+
+    fn leave(&mut self, conn: u32) {
+        let was_first = self.line.front().is_some_and(|first| first.conn == conn);
+        self.line.retain(|waiter| waiter.conn != conn);
+        // The next one may find what this one left.
+        self.freed |= was_first;
+    }
+
+    fn take_freed(&mut self) -> Option<u32> {
+        let first = self.line.front()?.conn;
+        std::mem::take(&mut self.freed).then_some(first)
+    }
+}
+
+impl Account {
+    fn new(spare: Lease) -> Self {
+        Self {
+            held: [0; 2],
+            spare_id: spare.id(),
+            spare: Some(spare),
+            waits: false,
+        }
+    }
+
+    /// The buffer of its own, cut to `len`.
+    fn take_spare(&mut self, len: u32) -> Option<Lease> {
+        let spare = self.spare.take_if(|spare| len <= spare.len_bytes())?;
+        Some(Lease::new(spare.id(), len))
+    }
+}
+
+/// What a lease takes of an arena.
+fn footprint(len: u32) -> u64 {
+    u64::from(len).next_multiple_of(4096).next_power_of_two()
 }
 
 #[cfg(test)]
-mod tests {
-    use tqueue::{Config, EngineKind, Queue};
-
-    use super::*;
-
-    const MIB: u32 = 1 << 20;
-    const A: Waiter = Waiter::Conn(1);
-    const B: Waiter = Waiter::Lane(1);
-
-    /// A queue whose largest run is 2 MiB.
-    fn queue() -> Queue {
-        let config = Config {
-            arena_bytes: 3 << 20,
-            engine: EngineKind::Sync,
-            ..Config::default()
-        };
-        Queue::new(&config).unwrap()
-    }
-
-    #[test]
-    fn while_one_waits_nobody_passes() {
-        let (mut queue, mut line) = (queue(), MemoryLine::new(4));
-        let large = line.lease(&mut queue, A, 2 * MIB).unwrap();
-        assert_eq!(line.lease(&mut queue, A, 2 * MIB), None);
-        assert_eq!(
-            line.lease(&mut queue, B, 4096),
-            None,
-            "there is room, but it is not B's turn"
-        );
-        assert_eq!(line.first(), Some(A));
-        line.free(&mut queue, large);
-        assert_eq!(line.take_freed(), Some(A));
-        assert_eq!(line.lease(&mut queue, B, 4096), None);
-        let large = line.lease(&mut queue, A, 2 * MIB).unwrap();
-        assert!(line.has_news(), "now it is B's turn");
-        let small = line.lease(&mut queue, B, 4096).unwrap();
-        assert_eq!((line.first(), line.has_news()), (None, false));
-        queue.free(large);
-        queue.free(small);
-    }
-
-    #[test]
-    fn one_that_leaves_makes_way() {
-        let (mut queue, mut line) = (queue(), MemoryLine::new(4));
-        let large = line.lease(&mut queue, A, 2 * MIB).unwrap();
-        assert_eq!(line.lease(&mut queue, A, 2 * MIB), None);
-        assert_eq!(line.lease(&mut queue, B, 4096), None);
-        line.leave(A);
-        assert_eq!((line.has_news(), line.take_freed()), (true, Some(B)));
-        queue.free(large);
-    }
-}
+#[path = "memory/tests.rs"]
+mod tests;

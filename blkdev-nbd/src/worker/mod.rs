@@ -20,6 +20,7 @@ mod input;
 mod lane;
 mod memory;
 mod output;
+mod patience;
 mod start;
 mod token;
 pub(crate) mod wake;
@@ -38,6 +39,7 @@ use self::control::{Arrival, Control, Gauges, Report};
 use self::core::Core;
 use self::door::Door;
 use self::lane::Lane;
+use self::patience::Patience;
 use self::token::{FRONTEND, NetOp};
 use self::wake::EventWake;
 use crate::{ConnectionStats, Error, ErrorKind};
@@ -58,6 +60,9 @@ pub(crate) struct Worker {
     index: u16,
     stage: Stage,
     stop_timeout: Duration,
+    patience: Patience,
+    /// The timer that looks for who takes too long is running.
+    is_ticking: bool,
     /// Another worker has failed; what waits for it may never end.
     peer_failed: bool,
 }
@@ -84,6 +89,7 @@ impl Worker {
             self.deliver()?;
             self.work();
             self.follow_stage()?;
+            self.keep_ticking(self.core.memory.has_line())?;
             self.publish();
         }
         Ok(())
@@ -101,7 +107,7 @@ impl Worker {
 
     /// Submits what was queued, and sleeps until something ends, or a held request is due.
     fn wait(&mut self) -> Result<(), Error> {
-        if self.core.memory.first().is_some() {
+        if self.core.memory.is_wanted() {
             // Whoever waits for memory wants to hear of sends that give some back.
             self.core.queue.wake_for_sends();
         }
@@ -145,12 +151,31 @@ impl Worker {
                 }
             }
             NetOp::Wake => return self.woken(),
+            NetOp::Tick => return self.ticked(),
             NetOp::Accept(at) | NetOp::AcceptRetry(at) => {
                 let accepted = self.door.accept(at, &mut self.core.queue, self.core.now);
                 return accepted.map_err(queue_error("watching for clients"));
             }
         }
         Ok(())
+    }
+
+    /// Starts the timer, if it is needed and does not run.
+    fn keep_ticking(&mut self, needed: bool) -> Result<(), Error> {
+        if !needed || self.is_ticking {
+            return Ok(());
+        }
+        self.is_ticking = true;
+        let at = self.core.now + self.patience.tick();
+        let timer = self.core.queue.timer(at, NetOp::Tick.token());
+        timer.map_err(queue_error("watching the clock"))
+    }
+
+    /// Time to look who takes too long.
+    fn ticked(&mut self) -> Result<(), Error> {
+        self.is_ticking = false;
+        self.conns.drop_overdue(&mut self.core, &self.patience);
+        self.keep_ticking(self.conns.concern(&self.patience))
     }
 
     /// Another thread has news: for the devices, or for us.
@@ -165,7 +190,7 @@ impl Worker {
         lanes.iter_mut().for_each(|lane| lane.kick(queue, *now));
         while let Ok(control) = self.control.try_recv() {
             match control {
-                Control::Connection(arrival) => self.open(arrival),
+                Control::Connection(arrival) => self.open(arrival)?,
                 Control::Connections(answer) => self.answer(&answer),
                 Control::Stop => self.stop(),
                 Control::Fail => {
@@ -178,7 +203,7 @@ impl Worker {
         Ok(())
     }
 
-    fn open(&mut self, arrival: Arrival) {
+    fn open(&mut self, arrival: Arrival) -> Result<(), Error> {
         self.gauges.accepted.fetch_add(1, Ordering::Relaxed);
         let opened = match self.stage {
             Stage::Serving => self.conns.open(&mut self.core, arrival),
@@ -188,6 +213,7 @@ impl Worker {
             tracing::warn!(worker = self.index, "connection_refused");
             self.gauges.connections.fetch_sub(1, Ordering::Relaxed);
         }
+        self.keep_ticking(opened)
     }
 
     /// Says what the connections are doing. Whoever asked may have gone, and that is fine.

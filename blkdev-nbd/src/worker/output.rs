@@ -25,7 +25,7 @@ impl Conn {
         let data = match lease {
             Some(lease) if carries_data => Some(lease),
             Some(lease) => {
-                core.memory.free(&mut core.queue, lease);
+                core.memory.free(&mut core.queue, self.id, lease);
                 None
             }
             None => None,
@@ -59,11 +59,11 @@ impl Conn {
         for reply in self.kit.sending.drain(..) {
             self.in_flight -= 1;
             if let Some(lease) = reply.data {
-                core.memory.free(&mut core.queue, lease);
+                core.memory.free(&mut core.queue, self.id, lease);
             }
         }
         if let Err(error) = result {
-            tracing::debug!(connection = self.id, %error, "send_failed");
+            tracing::debug!(connection = self.who.serial, %error, "send_failed");
             self.break_off(core);
         }
     }
@@ -73,7 +73,7 @@ impl Conn {
         for reply in self.kit.outbox.drain(..) {
             self.in_flight -= 1;
             if let Some(lease) = reply.data {
-                core.memory.free(&mut core.queue, lease);
+                core.memory.free(&mut core.queue, self.id, lease);
             }
         }
     }
@@ -118,8 +118,9 @@ impl Conn {
 
     fn send(&mut self, core: &mut Core, parts: &[Data]) {
         self.is_sending = true;
+        self.sending_since = core.now;
         if let Err(full) = core.queue.send(self.file, parts, NetOp::Send(self.id).token()) {
-            tracing::error!(connection = self.id, %full, "connection_dropped");
+            tracing::error!(connection = self.who.serial, %full, "connection_dropped");
             self.sent(core, Err(OpError::NeverStarted));
         }
     }

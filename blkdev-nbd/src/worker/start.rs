@@ -1,7 +1,6 @@
 //! How a worker comes to be, and what is left when it ends.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use iomgr_core::manager::Intake;
@@ -14,11 +13,13 @@ use super::control::{Control, Handle, Report};
 use super::core::Core;
 use super::door::Door;
 use super::lane::Lane;
-use super::memory::MemoryLine;
+use super::memory::Memory;
+use super::patience::Patience;
 use super::wake::EventWake;
 use super::{Stage, Worker, queue_error};
+use crate::config::MemorySizes;
 use crate::export::{Export, ExportTable};
-use crate::{Error, ErrorKind, Listener};
+use crate::{ConnectionLimits, Error, ErrorKind, Listener};
 
 /// What a worker is made from, on its thread.
 #[derive(Debug)]
@@ -33,10 +34,10 @@ pub(crate) struct WorkerPlan {
     /// For the first worker.
     pub(crate) listeners: Vec<Listener>,
     pub(crate) queue: tqueue::Config,
+    pub(crate) memory: MemorySizes,
     pub(crate) depth: u32,
     pub(crate) connections: u32,
-    pub(crate) in_flight_max: u32,
-    pub(crate) stop_timeout: Duration,
+    pub(crate) limits: ConnectionLimits,
     pub(crate) on_failure: Waker,
 }
 
@@ -101,19 +102,18 @@ impl WorkerPlan {
         let mut queue = Queue::new(&self.queue).map_err(queue_error("worker"))?;
         tracing::info!(worker = self.index, queue = %queue.info(), "worker_started");
         let wake_file = queue.add_file(&self.wake.file()).map_err(queue_error("waker"))?;
-        let conns = Conns::new(self.kits(&mut queue)?);
+        let (conns, memory) = self.places(&mut queue)?;
         let lanes = self.lanes(&mut queue)?;
         let room = self.connections;
         let gauges = Arc::clone(&self.peers[usize::from(self.index)].gauges);
         let door = Door::new(self.listeners, self.peers, room, &mut queue).map_err(queue_error("listener"))?;
-        let waiters = lanes.len() + room as usize;
         let core = Core {
             lanes,
             queue,
-            memory: MemoryLine::new(waiters),
+            memory,
             exports: self.exports,
             now: tqueue::monotonic_now(),
-            in_flight_max: self.in_flight_max,
+            in_flight_max: self.limits.in_flight,
         };
         Ok(Worker {
             core,
@@ -126,19 +126,23 @@ impl WorkerPlan {
             gauges,
             index: self.index,
             stage: Stage::Serving,
-            stop_timeout: self.stop_timeout,
+            stop_timeout: self.limits.stop_timeout,
+            patience: Patience::new(&self.limits),
+            is_ticking: false,
             peer_failed: false,
         })
     }
 
     /// All buffers of all connections, leased now: they lie side by side, and no payload has to fit between them later.
-    fn kits(&self, queue: &mut Queue) -> Result<Vec<Kit>, Error> {
-        let kits = (0..self.connections).map(|_| Kit::new(queue, self.in_flight_max));
-        let kits: Option<Vec<_>> = kits.collect();
-        kits.ok_or_else(|| {
+    fn places(&self, queue: &mut Queue) -> Result<(Conns, Memory), Error> {
+        // Equal sizes one after the other fill the room that was made for them.
+        let memory = Memory::new(queue, &self.memory, self.connections);
+        let kits = Kit::all(queue, self.connections, self.limits.in_flight);
+        let places = memory.zip(kits).map(|(memory, kits)| (Conns::new(kits), memory));
+        places.ok_or_else(|| {
             Error::new(
                 ErrorKind::Config,
-                "the arena has no room for the buffers of so many connections",
+                "the arena has no room for the buffers of the connections",
             )
         })
     }

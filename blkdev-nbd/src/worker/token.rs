@@ -18,6 +18,8 @@ pub(super) enum NetOp {
     Accept(u32),
     /// Time to try accepting from this listener again.
     AcceptRetry(u32),
+    /// Time to look who takes too long.
+    Tick,
 }
 
 impl NetOp {
@@ -28,6 +30,7 @@ impl NetOp {
             Self::Wake => (2, 0),
             Self::Accept(listener) => (3, listener),
             Self::AcceptRetry(listener) => (4, listener),
+            Self::Tick => (5, 0),
         };
         Token::new(FRONTEND, kind << 32 | u64::from(index))
     }
@@ -42,6 +45,7 @@ impl NetOp {
             2 => Self::Wake,
             3 => Self::Accept(index),
             4 => Self::AcceptRetry(index),
+            5 => Self::Tick,
             kind => panic!("no frontend op has kind {kind}"),
         }
     }
@@ -60,6 +64,7 @@ mod tests {
             NetOp::Wake,
             NetOp::Accept(1),
             NetOp::AcceptRetry(2),
+            NetOp::Tick,
         ] {
             assert_eq!(NetOp::of(op.token()), op);
             assert_eq!(op.token().owner(), FRONTEND);

@@ -51,7 +51,7 @@ fn what_cannot_be_served_is_refused() {
             twin.name.push('2');
             config.exports.push(twin);
         }),
-        refused(|config| config.limits.connections = 1024),
+        refused(|config| config.limits.connections = 4001),
     ];
     insta::assert_snapshot!(texts.join("\n"), @r#"
     this cannot be served: a server has 1 to 64 listeners
@@ -61,7 +61,7 @@ fn what_cannot_be_served_is_refused() {
     this cannot be served: a name or description is longer than 4096 bytes
     this cannot be served: two exports are called "disk"
     this cannot be served: the device of export "disk2" has another one
-    this cannot be served: the arena has no room for the buffers of so many connections
+    this cannot be served: a server takes 1 to 4000 connections
     "#);
 }
 

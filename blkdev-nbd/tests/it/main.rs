@@ -13,3 +13,4 @@ mod memory;
 mod protocol;
 mod server;
 mod structured;
+mod timeouts;

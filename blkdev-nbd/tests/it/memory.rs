@@ -16,7 +16,7 @@ fn tight(config: &mut ServerConfig) {
 }
 
 #[test]
-fn reads_that_find_no_memory_are_given_back_and_come_later() {
+fn reads_that_find_no_memory_come_later() {
     let server = TestServer::with(MemDevice::new("disk", 8 << 20), tight);
     let bytes = pattern(2 * MIB, 1);
     let mut client = server.client();
@@ -28,7 +28,7 @@ fn reads_that_find_no_memory_are_given_back_and_come_later() {
         assert_eq!(client.reply(), (n, 0));
         assert!(client.receive_vec(2 << 20) == bytes);
     }
-    assert!(server.manager.seen().aborts > 0);
+    assert_eq!(server.manager.seen().aborts, 0, "what was granted had its memory");
     server.stop();
 }
 

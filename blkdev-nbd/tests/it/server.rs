@@ -92,3 +92,10 @@ impl TestServer {
         format!("nbd+unix:///disk?socket={}", self.socket.display())
     }
 }
+
+impl Drop for TestServer {
+    /// A test that fails while the device is held must not hang as well.
+    fn drop(&mut self) {
+        self.device.release();
+    }
+}
