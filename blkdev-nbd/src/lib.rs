@@ -1,16 +1,16 @@
 //! An NBD server for block devices: the frontend of the iomgr stack that needs no kernel driver and no privilege.
 //!
 //! QEMU, libnbd, nbdkit, fio and the kernel's own client speak NBD. A [`Server`] serves any [`iomgr_core::Device`] to them on
-//! a unix socket, with many requests in flight per connection, from threads that each own one
+//! unix and TCP sockets, with many requests in flight per connection, from threads that each own one
 //! [`tqueue::Queue`]: the clients' bytes and the device's own I/O share a ring, so that a batch of requests costs one system
 //! call.
 //!
 //! ```text
 //!  client ── bytes ──► staging buffer ──► proto::Transmission ──► Command      one receive brings many
-//!                                                                   │ slot (= tag); a write waits for its payload's memory
+//!                                                                   │ waits for its memory, its payload, a slot (= tag)
 //!                                                                   ▼
-//!                              Intake: held by a manager, or granted ◄── oo_abort: a read found no memory
-//!                                                                   │ alloc; a read has its memory now
+//!                                           Intake: held by a manager, or granted
+//!                                                                   │ alloc
 //!                                                                   ▼
 //!                              DeviceQueue::submit … poll_done ──► free
 //!                                                                   │ slot free again
@@ -66,10 +66,14 @@
 //! # Contract
 //! - A reply is sent when the device has ended the request: a flush covers every write that was answered before it on any
 //!   connection, and FUA is the device's.
-//! - A client costs its own connection only: [`ConnectionLimits`] bounds connections and commands in flight, refused
-//!   payloads are skipped without being stored, and a peer that goes leaves no request, buffer or slot behind.
-//! - After [`Server::start`] a request allocates nothing. A connection costs its descriptor.
-//! - Memory goes to who asked first: while a large payload waits, smaller ones line up behind it.
+//! - A client costs its own connection only: [`ConnectionLimits`] bounds connections, commands in flight, and the time for
+//!   the handshake and between commands; refused payloads are skipped without being stored, and a peer that goes leaves no
+//!   request, buffer or slot behind.
+//! - A client that stands still (a payload announced and not sent, replies not taken) is in nobody's way: each connection has
+//!   a buffer for a payload of 64 KiB that nobody can take, and no connection holds more memory than it leaves free. A long
+//!   payload waits for it no longer than [`stall_timeout`](ConnectionLimits::stall_timeout). Who is in nobody's way stays.
+//! - After [`Server::start`] a request allocates nothing. A connection costs its descriptor, and address space that becomes
+//!   memory where it is used.
 //!
 //! # Errors
 //! A command's error is the device's, as [`proto::NbdError`] numbers it, or says what is wrong with the command; a peer that

@@ -9,15 +9,13 @@
 //! Memory is leased when a command is understood, before it takes a slot or a write's payload is received: what waits for
 //! memory holds nothing that anybody else could need. Three rules, each for something that the others leave open:
 //!
-//! - *Shares.* A connection may hold no more than it leaves free. One that takes all that it gets and stops leaves half, two
-//!   leave a third at worst a quarter; a busy one has as much as it can use. Only somebody who holds nothing may take a
-//!   long payload of any size. (Choudhury and Hahne's dynamic thresholds, with a factor of 1.) Who exceeds its share waits for
-//!   its own memory, which comes back when it takes its replies.
+//! - *Shares.* A connection may hold no more than it leaves free, so one that takes all that it gets and stops leaves half; two
+//!   leave a quarter. Only a long payload of somebody who holds no other may have any size. Who exceeds its share waits for its
+//!   own memory, which comes back when it takes its replies. (Choudhury and Hahne's dynamic thresholds, with a factor of 1.)
 //! - *Lines.* Who is within its share and finds nothing lines up, short and long apart, and nobody passes who stands in line.
 //!   So everything drains before the first, and even the largest payload finds its run. Who makes the first wait for
 //!   [`stall_timeout`](crate::ConnectionLimits::stall_timeout) by a transfer that takes as long is dropped.
-//! - *A buffer of its own.* However many stop, each connection can go on with one small payload at a time. It is address
-//!   space only until it is used.
+//! - *A buffer of its own.* However many stop, each connection can go on with one small payload at a time.
 //!
 //! # Contract
 //! - A payload of up to [`SPARE_BYTES`] waits for nobody but its own connection.

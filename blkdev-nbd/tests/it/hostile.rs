@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use blkdev_nbd::proto::{CommandHeader, CommandType};
+use blkdev_nbd::proto::{CommandHeader, CommandType, OptionHeader};
 use blkdev_nbd::test_utils::MemDevice;
 
 use crate::client::{Client, header, pattern};
@@ -74,6 +74,68 @@ fn what_is_refused_is_skipped_and_the_next_command_served() {
     client.command(unknown, &[]);
     assert_eq!(client.reply(), (77, 22));
     assert_eq!(client.read(end - 512, 512), [0; 512]);
+    server.stop();
+}
+
+#[test]
+fn commands_before_the_handshake_has_ended_drop_their_connection_only() {
+    let server = TestServer::new();
+    let mut good = server.client();
+    let mut early = server.raw_client();
+    early.greet(3);
+    early.send(&header(CommandType::Write, 1, 0, 512).emit());
+    assert_eq!(early.rest(), b"");
+    assert_eq!(good.read(0, 512), [0; 512]);
+    assert_eq!(server.device.submitted(), 1);
+    server.stop();
+}
+
+#[test]
+fn unknown_and_absurd_options_are_answered_and_the_next_one_served() {
+    let server = TestServer::new();
+    let mut client = server.raw_client();
+    client.greet(3);
+    let unsupported = 1 << 31 | 1;
+    let too_big = 1 << 31 | 9;
+    assert_eq!(client.option(0xdead, b"beef")[0].0, unsupported);
+    assert_eq!(
+        client.option(0xdead, &vec![0; 1 << 20])[0].0,
+        too_big,
+        "skipped, never stored"
+    );
+    assert_eq!(client.choose("disk"), 64 << 20);
+    client.write(0, &[1; 512]);
+    let mut absurd = server.raw_client();
+    absurd.greet(3);
+    absurd.send(
+        &OptionHeader {
+            option: 7,
+            len: u32::MAX,
+        }
+        .emit(),
+    );
+    assert_eq!(absurd.rest(), b"");
+    server.stop();
+}
+
+#[test]
+fn a_peer_that_closes_its_side_gets_what_it_asked_for() {
+    let server = TestServer::with(MemDevice::new("disk", 1 << 20), |config| config.depth = 2);
+    let mut client = server.client();
+    (0..16).for_each(|n| client.command(header(CommandType::Read, n, 0, 4096), &[]));
+    client.half_close();
+    assert_eq!(client.rest().len(), 16 * (16 + 4096));
+    // Half a command, and half a payload.
+    let mut half = server.client();
+    half.send(&header(CommandType::Read, 1, 0, 512).emit()[..13]);
+    half.half_close();
+    assert_eq!(half.rest(), b"");
+    let mut half = server.client();
+    half.send(&header(CommandType::Write, 1, 0, 65536).emit());
+    half.send(&[1; 1000]);
+    half.half_close();
+    assert_eq!(half.rest(), b"");
+    assert!(server.device.bytes().iter().all(|byte| *byte == 0));
     server.stop();
 }
 

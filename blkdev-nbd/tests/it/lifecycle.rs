@@ -66,6 +66,19 @@ fn what_cannot_be_served_is_refused() {
 }
 
 #[test]
+fn as_many_connections_as_are_allowed_fit() {
+    for engine in [tqueue::EngineKind::Auto, tqueue::EngineKind::Sync] {
+        let server = TestServer::with(MemDevice::new("disk", 1 << 20), |config| {
+            config.limits.connections = 4000;
+            config.queue.engine = engine.clone();
+            config.queue.arena_bytes = 1 << 20;
+        });
+        server.client().write(0, &[1; 512 << 10]);
+        server.stop();
+    }
+}
+
+#[test]
 fn a_connection_has_no_more_in_flight_than_its_limit() {
     let server = TestServer::with(MemDevice::new("disk", 1 << 20), |config| config.limits.in_flight = 4);
     let mut client = server.client();
