@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use vbd::{ControlClient, CreateOptions, Disk, DiskOptions, Server, ServerOptions, create};
+use vbd::{ControlClient, CreateOptions, Disk, DiskExport, DiskOptions, ErrorKind, Server, ServerOptions, create};
 
 /// Nobody waits for anybody here.
 const AT_ONCE: DiskOptions = DiskOptions {
@@ -119,4 +119,70 @@ fn a_read_only_disk_is_served_by_several_threads() {
     let server = image.serve(3, true);
     assert!(server.disk().info().read_only);
     server.stop().unwrap();
+}
+
+/// Two images, opened under these names.
+fn two(images: &[Image; 2], names: [&str; 2]) -> Vec<DiskExport> {
+    let open = |image: &Image, name: &str| {
+        let options = DiskOptions {
+            name: Some(name.to_owned()),
+            ..AT_ONCE
+        };
+        Disk::open(&image.path, &options).unwrap().into()
+    };
+    images
+        .iter()
+        .zip(names)
+        .map(|(image, name)| open(image, name))
+        .collect()
+}
+
+fn options(image: &Image) -> ServerOptions {
+    ServerOptions {
+        socket: Some(image.path.with_extension("sock")),
+        control: Some(image.path.with_extension("ctl")),
+        pidfile: Some(image.path.with_extension("pid")),
+        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        ..ServerOptions::default()
+    }
+}
+
+#[test]
+fn several_disks_share_a_server_and_all_of_them_are_closed() {
+    let images = [Image::new(), Image::new()];
+    let server = Server::start_all(two(&images, ["a", "b"]), &options(&images[0])).unwrap();
+    assert!(server.is_alive() && !server.failed());
+    let mut client = ControlClient::connect(server.control(), Duration::from_secs(30)).unwrap();
+    let status = client.status().unwrap();
+    let names: Vec<_> = status.devices.iter().map(|disk| disk.info.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(server.addresses().len(), 2);
+    assert!(status.devices[1].uris[1].starts_with("nbd://127.0.0.1:"), "{status:?}");
+    server.stop().unwrap();
+    for image in &images {
+        Disk::open(&image.path, &AT_ONCE).unwrap();
+    }
+    let left: Vec<_> = std::fs::read_dir(images[0].path.parent().unwrap()).unwrap().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+}
+
+#[test]
+fn a_server_that_does_not_start_leaves_nothing() {
+    let images = [Image::new(), Image::new()];
+    let refused = Server::start_all(two(&images, ["a", "a"]), &options(&images[0])).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidOption);
+    assert!(refused.to_string().contains("--name"), "{refused}");
+    let nothing = Server::start_all(Vec::new(), &options(&images[0])).unwrap_err();
+    assert_eq!(nothing.kind(), ErrorKind::InvalidOption);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let occupied = ServerOptions {
+        listen: vec![taken.local_addr().unwrap()],
+        ..options(&images[0])
+    };
+    let refused = Server::start_all(two(&images, ["a", "b"]), &occupied).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Server);
+    for image in &images {
+        Disk::open(&image.path, &AT_ONCE).unwrap();
+        assert_eq!(std::fs::read_dir(image.path.parent().unwrap()).unwrap().count(), 1);
+    }
 }

@@ -199,6 +199,31 @@ fn serve_and_its_command_end_on_sigterm_under_load() {
     place.is_left_well();
 }
 
+/// At a terminal the command may read, and Ctrl-C (a signal to all of the terminal's group) is the command's to understand.
+#[test]
+fn serve_leaves_the_terminal_to_its_command() {
+    if !need::tools(&["script"]) {
+        return;
+    }
+    let place = Place::new();
+    let at_terminal = |typed: &str, command: &str| {
+        let line = format!(
+            "{} serve {} --run {command}",
+            product::path().display(),
+            place.disk.image().display()
+        );
+        let script = format!("printf '{typed}' | script -qec \"$LINE\" /dev/null");
+        let tool = Tool::new("sh").args(["-c", &script]).env("LINE", line);
+        tool.env("TMPDIR", &place.tmp)
+            .env("IOMGR_RUNTIME_DIR", place.disk.dir.join("run"))
+    };
+    let ended = at_terminal("words\\n", "'read x && echo got $x'").run_for_code(0);
+    assert!(ended.stdout.contains("got words"), "{ended:#?}");
+    let ended = at_terminal("", "'trap \"exit 4\" INT; kill -INT 0; sleep 1000'").run_for_code(4);
+    assert!(!ended.stdout.contains("asked to end"), "{ended:#?}");
+    place.is_left_well();
+}
+
 /// A program started with descriptors and variables of our choice; killed with its guard.
 struct Launched(Child);
 
