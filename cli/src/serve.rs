@@ -33,6 +33,7 @@ Examples:
   iomgr serve /dev/sdb --cache none --read-only    a block device, by direct I/O
   iomgr serve disk.vhd --socket /tmp/disk.sock     clients connect where you say
   iomgr serve system.vhd,read-only data.vhd        two disks, each the export of its name
+  iomgr serve disk.vhd --run 'nbdinfo \"$uri\"'    serve while a command runs
 
 When ready it prints the URI, and lines to paste for nbdinfo, qemu-io and fio.
 Ctrl-C, SIGTERM and `iomgr stop NAME` end it cleanly: no new requests, those in flight finish,
@@ -148,6 +149,8 @@ impl Serve {
     pub(crate) fn run(&self, json: bool) -> Result<ExitCode, Failure> {
         let images = self.images()?;
         let mut options = self.server_options(activation::take()?);
+        // Before an image is made.
+        options.check()?;
         let manager = Manager::from_env();
         let opened = images::open(&images, &self.disk_options(), self.create)?;
         let origins: Vec<_> = opened.iter().map(|opened| opened.origin).collect();

@@ -322,7 +322,8 @@ fn a_reader_that_went_away_does_not_end_it() {
 #[test]
 fn tcp_is_for_this_machine_unless_said_otherwise() {
     let place = Place::new().with_vhd("a.vhd");
-    let refused = place.run(&["serve", "a.vhd", "--listen", "0.0.0.0:0"]);
+    let refused = place.run(&["serve", "--create", "1G", "new.vhd", "--listen", "0.0.0.0:0"]);
+    assert!(!place.path("new.vhd").exists(), "made although it cannot be served");
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(
         refused.stderr.contains("--insecure") && refused.stderr.contains("0.0.0.0:0"),
@@ -407,6 +408,7 @@ fn limits_are_options_and_shown() {
     for absurd in [["--max-connections", "0"], ["--in-flight", "100000"]] {
         let refused = place.run(&[&["serve", "a.vhd"][..], &absurd].concat());
         assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.stderr.contains(&absurd[0][2..]), "{refused:?}");
     }
     assert_eq!(place.run(&["serve", "a.vhd", "--idle-timeout", "0"]).code, Some(2));
 }

@@ -52,7 +52,6 @@ impl Doors {
             doors.add(address, listener);
         }
         for &address in &options.listen {
-            check_reach(&Address::Tcp(address), options.insecure)?;
             let (address, listener) = listen(address)?;
             doors.add(Address::Tcp(address), listener);
         }
@@ -102,7 +101,7 @@ fn bind(given: Option<&Path>, name: &str, extension: &str) -> Result<(BoundSocke
 }
 
 /// Whoever reaches a TCP address reads and writes the disks.
-fn check_reach(address: &Address, insecure: bool) -> Result<(), Error> {
+pub(super) fn check_reach(address: &Address, insecure: bool) -> Result<(), Error> {
     match address {
         Address::Tcp(address) if !address.ip().to_canonical().is_loopback() && !insecure => Err(refuse(format!(
             "{address} can be reached from other machines, and there is no TLS yet: everybody there could read and write \

@@ -61,7 +61,6 @@ impl Server {
     pub fn start_all(exports: Vec<DiskExport>, options: &ServerOptions) -> Result<Self, Error> {
         options.check()?;
         options::check_names(&exports)?;
-        options.pidfile.as_deref().map_or(Ok(()), PidFile::check)?;
         let disks: Vec<_> = exports.iter().map(|export| export.disk.clone()).collect();
         let doors = Doors::open(options, disks[0].name())?;
         let control = ControlDoor::open(options, disks[0].name())?;

@@ -7,9 +7,11 @@ use std::path::PathBuf;
 use blkdev_nbd::ConnectionLimits;
 use tqueue::EngineKind;
 
-use super::Inherited;
+use super::doors::check_reach;
+use super::{Address, Inherited};
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind};
+use crate::pidfile::PidFile;
 
 /// How to serve.
 #[derive(Clone, Debug)]
@@ -56,13 +58,22 @@ impl Default for ServerOptions {
 /// The bounds of [`ServerOptions::threads`] and [`ServerOptions::depth`].
 const THREADS_MAX: u16 = 64;
 const DEPTH_MAX: u32 = 4096;
+/// What the frontend has room for.
+const CONNECTIONS_MAX: u32 = 4000;
 /// Ops that a queue may have outstanding.
 const OPS_MAX: u32 = 16384;
 
 impl ServerOptions {
-    pub(super) fn check(&self) -> Result<(), Error> {
+    /// What can be told to be wrong before anything is opened; [`Server::start`](super::Server::start) asks it, too.
+    pub fn check(&self) -> Result<(), Error> {
         check_range("queues", self.threads.into(), THREADS_MAX.into())?;
-        check_range("depth", self.depth, DEPTH_MAX)
+        check_range("depth", self.depth, DEPTH_MAX)?;
+        check_range("max-connections", self.limits.connections, CONNECTIONS_MAX)?;
+        check_range("in-flight", self.limits.in_flight, DEPTH_MAX)?;
+        self.listen
+            .iter()
+            .try_for_each(|&address| check_reach(&Address::Tcp(address), self.insecure))?;
+        self.pidfile.as_deref().map_or(Ok(()), PidFile::check)
     }
 
     /// The queue of each thread, for so many disks. What finds no room in it waits in the disk's own queue.
