@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: our server beside nbdkit and qemu-nbd, in one run on one machine.
+//! `cargo xtask bench`: our server beside tapdisk, nbdkit and qemu-nbd, in one run on one machine.
 //!
 //! Hosts are noisy: the servers take turns, and what counts is the median over the rounds, of CPU time per I/O before
 //! operations per second (one client is the limit above some hundred thousand). Images are on tmpfs.
@@ -13,6 +13,8 @@ mod icount;
 mod load;
 mod report;
 mod scratch;
+mod tapdisk;
+mod turns;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,9 +23,11 @@ use clap::Args as ClapArgs;
 
 use crate::{Result, cmd, test};
 use daemon::Daemon;
-use load::{Load, Pattern, Sample};
+use load::{Load, Pattern};
 use report::{Report, median};
 use scratch::Scratch;
+use tapdisk::Tapdisk;
+use turns::Turns;
 
 /// How long and what.
 #[derive(Debug, ClapArgs)]
@@ -34,6 +38,9 @@ pub(crate) struct Args {
     /// Seconds of each measurement
     #[arg(long, default_value_t = 4)]
     secs: u64,
+    /// tapdisk, if it is not in PATH; its tap-ctl lies beside it
+    #[arg(long, value_name = "PATH")]
+    tapdisk: Option<PathBuf>,
     /// Put the table into README.md
     #[arg(long)]
     readme: bool,
@@ -43,6 +50,8 @@ pub(crate) struct Args {
 }
 
 const MIB: u64 = 1 << 20;
+/// Not packaged for most machines: its rows may be empty.
+const TAPDISK: &str = "tapdisk, dynamic VHD";
 const IMAGE_BYTES: u64 = 512 * MIB;
 
 /// Measures and prints the table for the README.
@@ -50,6 +59,7 @@ pub(crate) fn run(args: &Args) -> Result {
     need(&["fio", "nbdkit", "qemu-nbd", "qemu-img", "setpriv"])?;
     let bench = Bench {
         product: test::build()?.into(),
+        tapdisk: Tapdisk::find(args.tapdisk.as_deref())?,
         scratch: Scratch::new()?,
         pairs: args.pairs,
         secs: args.secs,
@@ -86,6 +96,7 @@ fn need(programs: &[&str]) -> Result {
 #[derive(Debug)]
 struct Bench {
     product: PathBuf,
+    tapdisk: Option<Tapdisk>,
     scratch: Scratch,
     pairs: usize,
     secs: u64,
@@ -95,36 +106,47 @@ impl Bench {
     /// Random 4 KiB reads at depth 32: full dynamic VHD and raw file, ours and theirs.
     fn random_reads(&self, report: &mut Report) -> Result {
         let (raw, vhd, copy) = self.images()?;
-        let servers = [
-            (
-                "iomgr, dynamic VHD",
-                Daemon::ours(&self.product, &self.scratch, &vhd, &[])?,
-            ),
-            ("iomgr, raw", Daemon::ours(&self.product, &self.scratch, &raw, &[])?),
+        let ours = |image| Daemon::ours(&self.product, &self.scratch, image, &[]);
+        let mut servers = vec![
+            ("iomgr, dynamic VHD", ours(&vhd)?),
+            ("iomgr, raw", ours(&raw)?),
             ("nbdkit file, raw", Daemon::nbdkit(&self.scratch, &raw)?),
             ("qemu-nbd, dynamic VHD", Daemon::qemu(&self.scratch, &copy)?),
         ];
+        if let Some(tapdisk) = &self.tapdisk {
+            let another = self.scratch.join("another.vhd");
+            std::fs::copy(&vhd, &another)?;
+            servers.push((TAPDISK, tapdisk.serve(&another)?));
+        }
         let load = Load {
             pattern: Pattern::RandomRead,
             depth: 32,
             secs: self.secs,
             size_bytes: IMAGE_BYTES,
         };
-        let mut samples = vec![Vec::new(); servers.len()];
-        for round in 0..self.pairs {
-            for (server, samples) in servers.iter().zip(&mut samples) {
-                samples.push(load.measure(&server.1)?);
-                progress("random read", round, server.0, samples);
+        let mut turns = Turns::new("4 KiB random read, depth 32");
+        for _ in 0..self.pairs {
+            for (name, server) in &servers {
+                turns.add(name, load.measure(server)?);
             }
         }
-        for ((name, _), samples) in servers.iter().zip(&samples) {
-            report.server(name, "4 KiB random read, depth 32", samples);
+        turns.report(report, self.tapdisk.is_none());
+        let cpu = |name| turns.each(name, |sample| sample.cpu_us);
+        let vhd = cpu("iomgr, dynamic VHD");
+        report.ratio(
+            "CPU per read, VHD : nbdkit's on raw (at most 0.65)",
+            &vhd,
+            &cpu("nbdkit file, raw"),
+        );
+        report.ratio(
+            "CPU per read, VHD : qemu-nbd's on VHD (at most 0.25)",
+            &vhd,
+            &cpu("qemu-nbd, dynamic VHD"),
+        );
+        if self.tapdisk.is_some() {
+            report.ratio("CPU per read, VHD : tapdisk's on VHD", &vhd, &cpu(TAPDISK));
         }
-        let cpu = |server: usize| samples[server].iter().map(|sample| sample.cpu_us).collect::<Vec<_>>();
-        let (vhd, raw, nbdkit, qemu) = (cpu(0), cpu(1), cpu(2), cpu(3));
-        report.ratio("CPU per read, VHD : nbdkit's on raw (at most 0.65)", &vhd, &nbdkit);
-        report.ratio("CPU per read, VHD : qemu-nbd's on VHD (at most 0.25)", &vhd, &qemu);
-        report.ratio("CPU per read, VHD : raw, both ours", &vhd, &raw);
+        report.ratio("CPU per read, VHD : raw, both ours", &vhd, &cpu("iomgr, raw"));
         Ok(())
     }
 
@@ -151,24 +173,31 @@ impl Bench {
             secs: self.secs,
             size_bytes,
         };
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        for round in 0..self.pairs {
+        let mut turns = Turns::new("4 KiB sequential write into an empty VHD, depth 32");
+        for _ in 0..self.pairs {
             let image = self.empty(size_bytes)?;
-            ours.push(load.measure(&Daemon::ours(&self.product, &self.scratch, &image, &[])?)?);
-            progress("first write", round, "iomgr", &ours);
-            let image = self.empty(size_bytes)?;
-            theirs.push(load.measure(&Daemon::qemu(&self.scratch, &image)?)?);
-            progress("first write", round, "qemu-nbd", &theirs);
+            let server = Daemon::ours(&self.product, &self.scratch, &image, &[])?;
+            turns.add("iomgr, dynamic VHD", load.measure(&server)?);
+            drop(server);
+            let server = Daemon::qemu(&self.scratch, &self.empty(size_bytes)?)?;
+            turns.add("qemu-nbd, dynamic VHD", load.measure(&server)?);
+            drop(server);
+            if let Some(tapdisk) = &self.tapdisk {
+                let server = tapdisk.serve(&self.empty(size_bytes)?)?;
+                turns.add(TAPDISK, load.measure(&server)?);
+            }
         }
-        let what = "4 KiB sequential write into an empty VHD, depth 32";
-        report.server("iomgr, dynamic VHD", what, &ours);
-        report.server("qemu-nbd, dynamic VHD", what, &theirs);
-        let iops = |samples: &[Sample]| samples.iter().map(|sample| sample.iops).collect::<Vec<_>>();
+        turns.report(report, self.tapdisk.is_none());
+        let iops = |name| turns.each(name, |sample| sample.iops);
+        let ours = iops("iomgr, dynamic VHD");
         report.ratio(
             "IOPS of first writes, ours : qemu-nbd's (at least 3)",
-            &iops(&ours),
-            &iops(&theirs),
+            &ours,
+            &iops("qemu-nbd, dynamic VHD"),
         );
+        if self.tapdisk.is_some() {
+            report.ratio("IOPS of first writes, ours : tapdisk's", &ours, &iops(TAPDISK));
+        }
         Ok(())
     }
 
@@ -228,15 +257,4 @@ impl Bench {
 
 fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
-}
-
-fn progress(what: &str, round: usize, server: &str, samples: &[Sample]) {
-    if let Some(last) = samples.last() {
-        println!(
-            "{what} {:>2}  {server:<24} {:>7.2} µs CPU/I/O {:>9.0} IOPS",
-            round + 1,
-            last.cpu_us,
-            last.iops
-        );
-    }
 }

@@ -48,7 +48,7 @@ enum Verb {
     Ci(ci::Args),
     /// Check the arrows between crates, licences, duplicate dependencies, unsafe code and file sizes
     Tidy,
-    /// Measure against nbdkit and qemu-nbd on this machine; prints a table for the README
+    /// Measure against tapdisk, nbdkit and qemu-nbd on this machine; prints a table for the README
     Bench(bench::Args),
     /// Replay or extend the power-cut simulation of the whole stack
     Sim(sim::Args),

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::scratch::Scratch;
+use super::tapdisk::TapDisk;
 use crate::Result;
 
 /// A running NBD server on a unix socket.
@@ -14,9 +15,32 @@ pub(super) struct Daemon {
     child: Child,
     uri: String,
     took: Duration,
+    /// What must be closed for it to leave nothing behind.
+    disk: Option<TapDisk>,
 }
 
 impl Daemon {
+    /// A process that does not serve yet.
+    pub(super) fn new(child: Child) -> Daemon {
+        Daemon {
+            child,
+            uri: String::new(),
+            took: Duration::ZERO,
+            disk: None,
+        }
+    }
+
+    /// It serves on this socket, since now.
+    pub(super) fn serves(&mut self, socket: &Path, started: Instant) {
+        self.uri = format!("nbd+unix:///?socket={}", socket.display());
+        self.took = started.elapsed();
+    }
+
+    /// It ends when this disk is destroyed.
+    pub(super) fn ends_with(&mut self, disk: TapDisk) {
+        self.disk = Some(disk);
+    }
+
     /// Our server; ready when it says so.
     pub(super) fn ours(product: &Path, scratch: &Scratch, image: &Path, args: &[&str]) -> Result<Daemon> {
         Daemon::ours_by(Command::new(product), scratch, image, args)
@@ -29,16 +53,14 @@ impl Daemon {
         command.arg("serve").arg(image).args(args).arg("--json");
         command.env("IOMGR_RUNTIME_DIR", &run).stdout(Stdio::piped());
         let started = Instant::now();
-        let mut child = command.spawn()?;
-        let stdout = child.stdout.take().expect("stdout was piped");
+        let mut server = Daemon::new(command.spawn()?);
+        let stdout = server.child.stdout.take().expect("stdout was piped");
         for line in BufReader::new(stdout).lines() {
             let ready: serde_json::Value = serde_json::from_str(&line?).unwrap_or_default();
             if let Some(uri) = ready["uri"].as_str() {
-                return Ok(Daemon {
-                    child,
-                    uri: uri.to_owned(),
-                    took: started.elapsed(),
-                });
+                uri.clone_into(&mut server.uri);
+                server.took = started.elapsed();
+                return Ok(server);
             }
         }
         Err(format!("iomgr serve {} did not get ready", image.display()).into())
@@ -80,18 +102,15 @@ impl Daemon {
     /// A server that writes a file when it serves.
     fn by_pid_file(mut command: Command, socket: &Path, pid: &Path) -> Result<Daemon> {
         let started = Instant::now();
-        let mut child = command.spawn()?;
+        let mut server = Daemon::new(command.spawn()?);
         while !pid.exists() {
-            if let Some(status) = child.try_wait()? {
+            if let Some(status) = server.child.try_wait()? {
                 return Err(format!("{}: {status}", crate::cmd::line(&command)).into());
             }
             std::thread::park_timeout(Duration::from_millis(2));
         }
-        Ok(Daemon {
-            child,
-            uri: format!("nbd+unix:///?socket={}", socket.display()),
-            took: started.elapsed(),
-        })
+        server.serves(socket, started);
+        Ok(server)
     }
 
     pub(super) fn uri(&self) -> &str {
@@ -129,7 +148,10 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        let ends = self.disk.take().is_some_and(TapDisk::destroy);
+        if !ends {
+            let _ = self.child.kill();
+        }
         let _ = self.child.wait();
     }
 }
@@ -145,7 +167,7 @@ fn ticks(stat: &str) -> Option<f64> {
 }
 
 /// Killed by the kernel when we end, however that happens.
-fn dies_with_us(program: &Command) -> Command {
+pub(super) fn dies_with_us(program: &Command) -> Command {
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "KILL", "--"])

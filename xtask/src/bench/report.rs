@@ -23,6 +23,12 @@ impl Report {
         self.servers.entry(load.to_owned()).or_default().push(row);
     }
 
+    /// A server that could not be measured here.
+    pub(super) fn absent(&mut self, name: &str, load: &str) {
+        let row = format!("| {name} | not installed | |");
+        self.servers.entry(load.to_owned()).or_default().push(row);
+    }
+
     /// The median of the rounds' ratios: what the machine did in one round, it did to both.
     pub(super) fn ratio(&mut self, what: &str, ours: &[f64], theirs: &[f64]) {
         let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
