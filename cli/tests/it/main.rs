@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a panic is a test's way to fail")]
 
 mod bad_input;
-mod errors;
 mod command;
+mod errors;
 mod help;
 mod images;
 mod machine;

@@ -269,7 +269,7 @@ impl<'a> Life<'a> {
         // The simulated files have holes: zeros may always be asked to be fast, and nothing else may come of it. Drawing no
         // lot for that keeps the kept seeds what they are.
         let may_unmap = op == Operation::WriteZeroes && !flags.contains(RequestFlags::NO_UNMAP);
-        flags.set(RequestFlags::FAST_ZERO, may_unmap && *self.next_stamp % 2 == 0);
+        flags.set(RequestFlags::FAST_ZERO, may_unmap && self.next_stamp.is_multiple_of(2));
         (op, flags)
     }
 
