@@ -241,6 +241,9 @@ impl Conn {
     pub(super) fn drop_pending(&mut self, core: &mut Core) {
         if let Some(pending) = self.pending.take() {
             core.memory.leave(self.id);
+            if let Phase::Transmission(_, lane) = &self.phase {
+                core.lanes[*lane].leave(self.id);
+            }
             if let Some(lease) = pending.lease {
                 core.memory.free(&mut core.queue, self.id, lease);
             }

@@ -1,5 +1,7 @@
 //! The connections of a thread, and which of them to look at.
 
+use std::collections::VecDeque;
+
 use iomgr_core::{FileHandle, OpQueue};
 
 use super::conn::{Conn, Kit, Who};
@@ -14,8 +16,9 @@ pub(super) struct Conns {
     places: Vec<Option<Conn>>,
     vacant: Vec<u32>,
     kits: Vec<Kit>,
-    /// Connections with something to process.
-    listed: Vec<u32>,
+    /// Connections with something to process, in the order of their turn: who waited the longest for a slot is the first to
+    /// take one.
+    listed: VecDeque<u32>,
     /// Connections that were processed, to be sent to and received from.
     touched: Vec<u32>,
 }
@@ -27,7 +30,7 @@ impl Conns {
         Self {
             places: (0..count).map(|_| None).collect(),
             vacant: (0..count).rev().collect(),
-            listed: Vec::with_capacity(kits.len()),
+            listed: VecDeque::with_capacity(kits.len()),
             touched: Vec::with_capacity(kits.len()),
             kits,
         }
@@ -60,14 +63,14 @@ impl Conns {
             && !conn.is_listed
         {
             conn.is_listed = true;
-            self.listed.push(id);
+            self.listed.push_back(id);
         }
     }
 
     /// Takes what the listed connections have received as far as it goes. False if none was listed.
     pub(super) fn process(&mut self, core: &mut Core) -> bool {
         let any = !self.listed.is_empty();
-        while let Some(id) = self.listed.pop() {
+        while let Some(id) = self.listed.pop_front() {
             if let Some(conn) = &mut self.places[id as usize] {
                 conn.is_listed = false;
                 conn.process(core);

@@ -36,6 +36,8 @@ pub(super) struct Lane {
     zeros: VecDeque<Tag>,
     /// Connections that wait for a slot.
     waiting: VecDeque<u32>,
+    /// A slot came free, or somebody left, since the first of them was told.
+    freed: bool,
     /// Requests ended so far.
     pub(super) ended: u64,
 }
@@ -90,30 +92,40 @@ impl Lane {
             parked: None,
             zeros: VecDeque::with_capacity(depth as usize),
             waiting: VecDeque::with_capacity(conns),
+            freed: false,
             ended: 0,
         }
     }
 
-    /// Is there a slot for a command of this connection? If not, it is put on the list of those to be told.
+    /// Is there a slot for a command of this connection? If not, or if others wait for it, the connection lines up and is told
+    /// when it is its turn. So slots go round, however much some have to ask.
     pub(super) fn has_room(&mut self, conn: u32) -> bool {
-        if self.vacant.is_empty() && !self.waiting.contains(&conn) {
-            self.waiting.push_back(conn);
+        let first = self.waiting.front().copied();
+        if first.is_some_and(|first| first != conn) || self.vacant.is_empty() {
+            if !self.waiting.contains(&conn) {
+                self.waiting.push_back(conn);
+            }
+            return false;
         }
-        !self.vacant.is_empty()
+        self.leave(conn);
+        true
     }
 
-    /// The connection that waits for a slot the longest, if there is a slot.
+    /// The connection that waits for a slot the longest, if there is a slot, and it was not told yet.
     pub(super) fn next_waiting(&mut self) -> Option<u32> {
-        if self.vacant.is_empty() {
-            None
-        } else {
-            self.waiting.pop_front()
-        }
+        let first = *self.waiting.front()?;
+        (!self.vacant.is_empty() && std::mem::take(&mut self.freed)).then_some(first)
     }
 
     /// Forgets that a connection waits.
     pub(super) fn leave(&mut self, conn: u32) {
-        self.waiting.retain(|other| *other != conn);
+        if self.waiting.front() == Some(&conn) {
+            self.waiting.pop_front();
+            // The next one may find a slot as well.
+            self.freed = true;
+        } else {
+            self.waiting.retain(|other| *other != conn);
+        }
     }
 
     /// Queues a command of a connection that [has room](Self::has_room); `lease` is its payload, or the room for it.
@@ -181,6 +193,7 @@ impl Lane {
         let shape = std::mem::take(&mut slot.shape);
         self.intake.free(ticket, now);
         self.vacant.push(tag);
+        self.freed = true;
         self.ended += 1;
         Some(Finished {
             conn: owned.conn,

@@ -121,6 +121,33 @@ fn the_depth_bounds_a_device_and_is_shared() {
 }
 
 #[test]
+fn slots_go_round() {
+    let server = TestServer::with(MemDevice::new("disk", 1 << 20), |config| config.depth = 1);
+    let mut clients: Vec<_> = (0..4).map(|_| server.client()).collect();
+    server.device.hold();
+    for (n, client) in (0u64..).zip(&mut clients) {
+        let commands: Vec<u8> = (0..16)
+            .flat_map(|m| header(CommandType::Read, m, n * 512, 512).emit())
+            .collect();
+        client.send(&commands);
+        server.device.wait_submitted(1);
+        // It waits for its slot when the server has answered another client that came later.
+        server.raw_client().go("disk");
+    }
+    server.device.release();
+    for client in &mut clients {
+        for m in 0..16 {
+            assert_eq!(client.reply(), (m, 0));
+            client.receive_vec(512);
+        }
+    }
+    let log = server.device.log();
+    let turns: Vec<_> = log.iter().map(|request| request.range.offset_bytes() / 512).collect();
+    assert!((0..4).all(|n| turns[..8].contains(&n)), "{turns:?}");
+    server.stop();
+}
+
+#[test]
 fn disconnecting_lets_what_was_asked_for_end() {
     let server = TestServer::new();
     let mut client = server.client();
