@@ -100,4 +100,4 @@ pub use error::{Error, ErrorKind};
 pub use export::Export;
 pub use listener::Listener;
 pub use server::Server;
-pub use stats::{ConnectionStats, OpCount, ServerStats};
+pub use stats::{ConnectionStats, ServerStats};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use iomgr_core::Operation;
+use iomgr_core::stats::Figures;
 
 /// What a server is doing, summed over its threads; each figure is as of the end of its thread's last pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct ServerStats {
 }
 
 /// What one connection is doing and has done ([`Server::connections`](crate::Server::connections)).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ConnectionStats {
     /// Its number; no two connections of a server have the same.
@@ -36,74 +36,8 @@ pub struct ConnectionStats {
     pub in_flight: u32,
     /// Bytes of payload memory that it holds: writes that are being received, requests in the device, replies not taken.
     pub held_bytes: u64,
-    /// Reads and prefetches that ended.
-    pub read: OpCount,
-    /// Writes that ended.
-    pub write: OpCount,
-    /// Flushes that ended.
-    pub flush: OpCount,
-    /// Trims and write-zeroes that ended.
-    pub trim: OpCount,
+    /// What it has had done, in the order of [`Direction::ALL`](iomgr_core::stats::Direction::ALL).
+    pub figures: Box<[Figures; 4]>,
     /// How long ago it last asked for something or took a reply.
     pub last_active_ago: Duration,
-}
-
-/// How often, how much, how well.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct OpCount {
-    /// Requests that ended, well or not.
-    pub ops: u64,
-    /// Bytes of those that ended well.
-    pub bytes: u64,
-    /// Requests that failed.
-    pub errors: u64,
-}
-
-impl OpCount {
-    fn add(&mut self, bytes: u64, ok: bool) {
-        self.ops += 1;
-        self.bytes += if ok { bytes } else { 0 };
-        self.errors += u64::from(!ok);
-    }
-}
-
-/// The counts of a connection, by direction.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Counts {
-    pub(crate) read: OpCount,
-    pub(crate) write: OpCount,
-    pub(crate) flush: OpCount,
-    pub(crate) trim: OpCount,
-}
-
-impl Counts {
-    /// A request ended.
-    pub(crate) fn add(&mut self, op: Operation, bytes: u64, ok: bool) {
-        let count = match op {
-            Operation::Read | Operation::Prefetch => &mut self.read,
-            Operation::Write => &mut self.write,
-            Operation::Flush => &mut self.flush,
-            Operation::Discard | Operation::WriteZeroes => &mut self.trim,
-        };
-        count.add(bytes, ok);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn failed_requests_count_no_bytes() {
-        let mut counts = Counts::default();
-        counts.add(Operation::Write, 512, true);
-        counts.add(Operation::Write, 4096, false);
-        counts.add(Operation::Discard, 1024, true);
-        let written = OpCount {
-            ops: 2,
-            bytes: 512,
-            errors: 1,
-        };
-        assert_eq!((counts.write, counts.trim.bytes, counts.read.ops), (written, 1024, 0));
-    }
 }

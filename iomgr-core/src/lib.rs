@@ -21,6 +21,7 @@ pub mod manager;
 mod op;
 mod request;
 mod shim;
+pub mod stats;
 mod storage;
 mod time;
 mod units;

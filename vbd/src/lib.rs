@@ -65,8 +65,8 @@ pub use pidfile::PidFile;
 pub use progress::{Phase, Progress};
 pub use runtime::{control_sockets, default_name, make_runtime_dir, runtime_dir};
 pub use server::{
-    Address, ConnectionStatus, CountStatus, DeviceStatus, DiskExport, Inherited, LimitsStatus, NbdStatus, Server,
-    ServerOptions, Status, Stopper,
+    Address, ConnectionStatus, DeviceStatus, DiskExport, Inherited, LimitsStatus, NbdStatus, Server, ServerOptions,
+    Status, Stopper,
 };
 pub use socket::BoundSocket;
 pub use stats::{Direction, DirectionStats, LatencyStats, Stats};

@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
+use iomgr_core::stats::{Figures, Precision};
 use iomgr_core::{FileHandle, FileSlot, Lease, OpQueue, Operation, SectorRange, Timestamp};
 use rustix::net::Shutdown;
 use tqueue::Queue;
@@ -21,7 +22,6 @@ use crate::ConnectionStats;
 use crate::config::{HEADER_BYTES, STAGING_BYTES};
 use crate::listener::Peer;
 use crate::proto::{Catalog, Command, Failure, Handshake, StatusQuery, Transmission};
-use crate::stats::Counts;
 
 /// The buffers of a connection, made once and used by one connection after the other.
 #[derive(Debug)]
@@ -76,14 +76,15 @@ pub(super) enum Outcome {
 }
 
 /// Who a connection is with, and since when.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Who {
     pub(super) serial: u64,
     peer: Peer,
     pub(super) opened: Timestamp,
     /// When it last asked for something or took a reply.
     pub(super) active: Timestamp,
-    pub(super) counts: Counts,
+    /// What it has had done, by direction.
+    pub(super) figures: Box<[Figures; 4]>,
 }
 
 impl Who {
@@ -94,7 +95,7 @@ impl Who {
             peer,
             opened: now,
             active: now,
-            counts: Counts::default(),
+            figures: Box::new(std::array::from_fn(|_| Figures::new(Precision::TenPercent))),
         }
     }
 }
@@ -263,12 +264,6 @@ impl Conn {
 
     /// What it is doing.
     pub(super) fn stats(&self, core: &Core) -> ConnectionStats {
-        let Counts {
-            read,
-            write,
-            flush,
-            trim,
-        } = self.who.counts;
         let session = match &self.phase {
             Phase::Handshake(_) => None,
             Phase::Transmission(machine, _) => Some(machine.session()),
@@ -281,10 +276,7 @@ impl Conn {
             opened_for: core.now.since(self.who.opened),
             in_flight: self.in_flight,
             held_bytes: core.memory.held_bytes(self.id),
-            read,
-            write,
-            flush,
-            trim,
+            figures: self.who.figures.clone(),
             last_active_ago: core.now.since(self.who.active),
         }
     }

@@ -9,6 +9,7 @@
 //! whose reply may leave zeros out is looked at first: if the device knows that all of it is zeros, it does not need the device.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use iomgr_core::manager::{Granted, Head, Intake, Ticket};
 use iomgr_core::{
@@ -79,6 +80,8 @@ pub(super) struct Finished {
     pub(super) shape: Shape,
     pub(super) result: Result<(), Errno>,
     pub(super) lease: Option<Lease>,
+    /// Since its command was received.
+    pub(super) latency: Duration,
 }
 
 impl Lane {
@@ -201,6 +204,7 @@ impl Lane {
             shape,
             result,
             lease,
+            latency: now.since(owned.arrival),
         })
     }
 

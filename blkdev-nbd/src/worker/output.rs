@@ -3,6 +3,7 @@
 //! One send at a time is on its way. What ends meanwhile waits in the outbox and goes out together with the next one, so the
 //! slower the client reads, the larger the batches.
 
+use iomgr_core::stats::Direction;
 use iomgr_core::{Data, OpError, OpQueue, Operation};
 
 use super::batch::{Batch, Parts};
@@ -17,10 +18,14 @@ impl Conn {
     pub(super) fn finished(&mut self, core: &mut Core, finished: Finished) {
         let outcome = outcome(&finished);
         let Finished {
-            command, result, lease, ..
+            command,
+            result,
+            lease,
+            latency,
+            ..
         } = finished;
         let bytes = command.range.len_bytes();
-        self.who.counts.add(command.op, bytes, result.is_ok());
+        self.who.figures[Direction::from(command.op) as usize].record(bytes, result.is_ok(), latency);
         let carries_data = matches!(outcome, Outcome::Read(_) | Outcome::ReadSparse(_)) && !self.broken;
         let data = match lease {
             Some(lease) if carries_data => Some(lease),

@@ -1,6 +1,7 @@
 //! Several ways in, and who came through them.
 
 use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
 
 use blkdev_nbd::proto::CommandType;
 use blkdev_nbd::test_utils::MemDevice;
@@ -82,11 +83,14 @@ fn connections_tell_what_they_do() {
     let [first, second] = <[_; 2]>::try_from(stats(&server)).unwrap();
     assert_eq!((first.id, first.export.as_deref()), (1, Some("disk")));
     assert_eq!((first.in_flight, first.held_bytes), (1, 8192));
-    let count = |count: blkdev_nbd::OpCount| (count.ops, count.bytes, count.errors);
-    assert_eq!([first.read, first.write].map(count), [(1, 1024, 0), (2, 4096, 1)]);
-    assert_eq!([first.flush, first.trim].map(count), [(1, 0, 0), (1, 512, 0)]);
+    let counts = first
+        .figures
+        .each_ref()
+        .map(|figures| (figures.ops(), figures.bytes(), figures.errors()));
+    assert_eq!(counts, [(1, 1024, 0), (2, 4096, 1), (1, 0, 0), (1, 512, 0)]);
+    assert!(first.figures.iter().all(|figures| !figures.latency(1.0).is_zero()));
     assert!(first.last_active_ago <= first.opened_for);
-    assert_eq!((second.id, second.export, second.read.ops), (2, None, 0));
+    assert_eq!((second.id, second.export, second.figures[0].ops()), (2, None, 0));
     server.device.release();
     drop((busy, silent));
     server.stop();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use indicatif::BinaryBytes;
-use vbd::{ConnectionStatus, CountStatus, DeviceStatus, Direction, DirectionStats, LimitsStatus, Status};
+use vbd::{ConnectionStatus, DeviceStatus, Direction, DirectionStats, LimitsStatus, Stats, Status};
 
 use crate::output::table;
 
@@ -11,8 +11,19 @@ const DISKS: [&str; 11] = [
     "NAME", "PID", "UP", "FORMAT", "SIZE", "MODE", "CLIENTS", "PENDING", "READ", "WRITTEN", "ERRORS",
 ];
 const LATENCIES: [&str; 9] = ["OP", "COUNT", "BYTES", "ERRORS", "P50", "P90", "P99", "P99.9", "MAX"];
-const CLIENTS: [&str; 10] = [
-    "CLIENT", "DISK", "PEER", "FOR", "IDLE", "PENDING", "MEMORY", "READ", "WRITTEN", "ERRORS",
+const CLIENTS: [&str; 12] = [
+    "CLIENT",
+    "DISK",
+    "PEER",
+    "FOR",
+    "IDLE",
+    "PENDING",
+    "MEMORY",
+    "READ",
+    "READ P99",
+    "WRITTEN",
+    "WRITE P99",
+    "ERRORS",
 ];
 
 /// A table with a row for each disk, and under it the images and URIs, which are too long for columns.
@@ -69,30 +80,19 @@ fn disk_row(server: &Status, disk: &DeviceStatus) -> [String; DISKS.len()] {
         clients().map(|client| client.in_flight).sum::<u32>().to_string(),
         bytes(stats.read.bytes),
         bytes(stats.write.bytes),
-        Direction::ALL
-            .map(|direction| stats.of(direction).errors)
-            .iter()
-            .sum::<u64>()
-            .to_string(),
+        errors(stats),
     ]
 }
 
+fn errors(stats: &Stats) -> String {
+    let errors = Direction::ALL.map(|direction| stats.of(direction).errors);
+    errors.iter().sum::<u64>().to_string()
+}
+
 fn latency_row(direction: Direction, stats: &DirectionStats) -> [String; LATENCIES.len()] {
-    let latency = &stats.latency;
-    let [p50, p90, p99, p999, max] = [
-        latency.p50_us,
-        latency.p90_us,
-        latency.p99_us,
-        latency.p999_us,
-        latency.max_us,
-    ]
-    .map(|us| {
-        if stats.ops == 0 {
-            "-".to_owned()
-        } else {
-            microseconds(us)
-        }
-    });
+    let all = &stats.latency;
+    let [p50, p90, p99, p999, max] =
+        [all.p50_us, all.p90_us, all.p99_us, all.p999_us, all.max_us].map(|us| latency(stats, us));
     [
         direction.name().to_owned(),
         stats.ops.to_string(),
@@ -106,8 +106,17 @@ fn latency_row(direction: Direction, stats: &DirectionStats) -> [String; LATENCI
     ]
 }
 
+/// A latency of `stats`; what was never done took no time.
+fn latency(stats: &DirectionStats, us: f64) -> String {
+    if stats.ops == 0 {
+        "-".to_owned()
+    } else {
+        microseconds(us)
+    }
+}
+
 fn client_row(client: &ConnectionStatus) -> [String; CLIENTS.len()] {
-    let all: [&CountStatus; 4] = [&client.read, &client.write, &client.flush, &client.trim];
+    let stats = &client.stats;
     [
         client.id.to_string(),
         client.export.clone().unwrap_or_else(|| "-".to_owned()),
@@ -116,9 +125,11 @@ fn client_row(client: &ConnectionStatus) -> [String; CLIENTS.len()] {
         seconds(client.idle_for_s),
         client.in_flight.to_string(),
         bytes(client.held_bytes),
-        bytes(client.read.bytes),
-        bytes(client.write.bytes),
-        all.iter().map(|count| count.errors).sum::<u64>().to_string(),
+        bytes(stats.read.bytes),
+        latency(&stats.read, stats.read.latency.p99_us),
+        bytes(stats.write.bytes),
+        latency(&stats.write, stats.write.latency.p99_us),
+        errors(stats),
     ]
 }
 
@@ -170,12 +181,7 @@ mod tests {
 
     fn server(failed: bool) -> Status {
         let latency = json!({ "p50_us": 11.24, "p90_us": 150.4, "p99_us": 1234.5, "p999_us": 2.5e6, "max_us": 3e6 });
-        let count = |ops: u64, bytes: u64, errors: u64| json!({ "ops": ops, "bytes": bytes, "errors": errors });
-        let figures = |ops: u64, bytes: u64, errors: u64| {
-            let mut figures = count(ops, bytes, errors);
-            figures["latency"] = latency.clone();
-            figures
-        };
+        let figures = |ops: u64, bytes: u64, errors: u64| json!({ "ops": ops, "bytes": bytes, "errors": errors, "latency": latency });
         let device = json!({
             "name": "demo", "path": "/images/demo.vhd", "format": "vhd-dynamic", "size_bytes": 1u64 << 30,
             "read_only": false, "cache": "writeback", "failed": failed,
@@ -188,8 +194,11 @@ mod tests {
         let client = |id: u64, export: Option<&str>, peer: &str| {
             json!({
                 "id": id, "peer": peer, "export": export, "structured": true, "opened_for_s": 61.2, "idle_for_s": 0.3,
-                "in_flight": 5, "held_bytes": 20480, "read": count(16, 65536, 0), "write": count(2048, 8 << 20, 1),
-                "flush": count(2, 0, 2), "trim": count(0, 0, 0),
+                "in_flight": 5, "held_bytes": 20480,
+                "stats": {
+                    "read": figures(16, 65536, 0), "write": figures(2048, 8 << 20, 1), "flush": figures(2, 0, 2),
+                    "trim": figures(0, 0, 0),
+                },
             })
         };
         let status = json!({

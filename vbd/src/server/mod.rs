@@ -18,7 +18,7 @@ pub use address::Address;
 pub use doors::Inherited;
 pub use end::Stopper;
 pub use options::{DiskExport, ServerOptions};
-pub use status::{ConnectionStatus, CountStatus, DeviceStatus, LimitsStatus, NbdStatus, Status};
+pub use status::{ConnectionStatus, DeviceStatus, LimitsStatus, NbdStatus, Status};
 
 use crate::control::{Control, ControlContext, Farewell};
 use crate::disk::Disk;

@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 use std::time::Instant;
 
-use blkdev_nbd::{ConnectionLimits, ConnectionStats, OpCount};
+use blkdev_nbd::{ConnectionLimits, ConnectionStats};
 use iomgr_core::manager::Registry;
 use serde::{Deserialize, Serialize};
 
@@ -94,31 +94,8 @@ pub struct ConnectionStatus {
     pub in_flight: u32,
     /// Bytes of payload memory that it holds.
     pub held_bytes: u64,
-    /// Reads and prefetches.
-    pub read: CountStatus,
-    /// Writes.
-    pub write: CountStatus,
-    /// Flushes.
-    pub flush: CountStatus,
-    /// Discards and write-zeroes.
-    pub trim: CountStatus,
-}
-
-/// What a connection has done in one direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CountStatus {
-    /// Requests ended.
-    pub ops: u64,
-    /// Bytes of those that ended well.
-    pub bytes: u64,
-    /// Requests ended with an error.
-    pub errors: u64,
-}
-
-impl From<OpCount> for CountStatus {
-    fn from(OpCount { ops, bytes, errors }: OpCount) -> Self {
-        Self { ops, bytes, errors }
-    }
+    /// What it has had done. Latencies are within 10 %.
+    pub stats: Stats,
 }
 
 impl From<ConnectionStats> for ConnectionStatus {
@@ -132,10 +109,7 @@ impl From<ConnectionStats> for ConnectionStatus {
             idle_for_s: stats.last_active_ago.as_secs_f64(),
             in_flight: stats.in_flight,
             held_bytes: stats.held_bytes,
-            read: stats.read.into(),
-            write: stats.write.into(),
-            flush: stats.flush.into(),
-            trim: stats.trim.into(),
+            stats: Stats::new(&stats.figures),
         }
     }
 }
