@@ -212,6 +212,36 @@ fn a_shorter_disk_counts_as_followed_by_zeros() {
     assert_eq!(compared(&b, &a).difference, expected);
 }
 
+/// Other writers leave sectors of a block unwritten; their bitmap says so, and what lies there does not count.
+#[test]
+fn unwritten_sectors_of_a_block_are_zeros() {
+    let dir = TempDir::new().unwrap();
+    let [source, vhd, back] = ["a.img", "b.vhd", "c.img"].map(|name| dir.path().join(name));
+    write_raw(&source, &[0x11; 3 * MIB], true);
+    converted(&source, &vhd, &ConvertOptions::default());
+    let block = mapped(&vhd)[0];
+    // The bitmap is the sector before the block's data: one bit for each sector, the highest first.
+    let bitmap = block.offset.unwrap() - 512;
+    let file = fs::File::options().write(true).open(&vhd).unwrap();
+    file.write_all_at(&[0xff, 0x00, 0x7f], bitmap).unwrap();
+    let kinds: Vec<_> = mapped(&vhd).iter().map(|entry| (entry.kind, entry.length)).collect();
+    let (data, zero) = (ExtentKind::Data, ExtentKind::Zero);
+    assert_eq!(
+        kinds[..3],
+        [(data, 4096), (zero, 4096 + 512), (data, 2 * MIB as u64 - 8192 - 512)]
+    );
+    let mut disk = vec![0x11; 3 * MIB];
+    disk[4096..8192 + 512].fill(0);
+    converted(&vhd, &back, &ConvertOptions::default());
+    assert!(fs::read(&back).unwrap() == disk);
+    check_map(&vhd, &disk);
+    let expected = Some(Difference::Content {
+        offset: 4096,
+        sector: 8,
+    });
+    assert_eq!(compared(&source, &vhd).difference, expected);
+}
+
 fn resumable() -> ConvertOptions {
     ConvertOptions {
         resume: true,
