@@ -39,13 +39,16 @@ impl Watch {
             Phase::Verify => "verifying",
             Phase::Compare => "comparing",
         };
-        if self.bar.message() != phase {
+        let is_new = self.bar.message() != phase;
+        if is_new {
             self.bar.set_message(phase);
             self.bar.set_length(progress.size_bytes);
+        }
+        self.bar.set_position(progress.done_bytes);
+        if is_new {
             // What a resumed copy need not do again is not its speed.
             self.bar.reset_eta();
         }
-        self.bar.set_position(progress.done_bytes);
         self.signal.load(Ordering::Relaxed) == 0
     }
 
