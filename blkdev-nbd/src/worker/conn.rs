@@ -17,6 +17,7 @@ use rustix::net::Shutdown;
 use tqueue::Queue;
 
 use super::core::Core;
+use super::lane::Shape;
 use super::token::NetOp;
 use crate::ConnectionStats;
 use crate::config::{HEADER_BYTES, STAGING_BYTES};
@@ -152,6 +153,8 @@ pub(super) enum Target {
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) command: Command,
+    /// What is known of a read's bytes.
+    pub(super) shape: Shape,
     /// Bytes of payload that are to come still.
     pub(super) missing: u32,
     /// `None` while it waits for memory, and if it needs none.
@@ -162,11 +165,12 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    pub(super) fn new(command: Command, now: Timestamp) -> Self {
+    pub(super) fn new(command: Command, shape: Shape, now: Timestamp) -> Self {
         let is_write = command.op == Operation::Write;
         Self {
             missing: if is_write { command.data_len() } else { 0 },
             command,
+            shape,
             lease: None,
             arrival: now,
             since: now,
@@ -175,7 +179,7 @@ impl Pending {
 
     /// Does it wait for memory?
     pub(super) fn lacks_memory(&self) -> bool {
-        self.lease.is_none() && self.command.data_len() > 0
+        self.lease.is_none() && self.shape != Shape::Zeros && self.command.data_len() > 0
     }
 }
 

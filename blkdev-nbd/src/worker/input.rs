@@ -6,7 +6,7 @@ use super::conn::{Conn, Outcome, Pending, Phase, Reply, Target};
 use super::core::Core;
 use super::token::NetOp;
 use crate::config::STAGING_BYTES;
-use crate::proto::{Event, HandshakeOutcome, Transmission, Violation};
+use crate::proto::{Command, Event, HandshakeOutcome, Transmission, Violation};
 
 /// From this many missing bytes on, a payload is received straight into its buffer. Below, a receive into the staging buffer
 /// costs a copy, but brings the commands that follow.
@@ -106,6 +106,7 @@ impl Conn {
                     allocation = session.allocation,
                     "connection_negotiated"
                 );
+                core.lanes[session.export.0].announce(session.facts.size_bytes);
                 self.phase = Phase::Transmission(Transmission::new(session), session.export.0);
                 Step::Again
             }
@@ -134,11 +135,7 @@ impl Conn {
         let payload = staged.slice(0, len32(taken));
         self.take(taken);
         match event {
-            Some(Event::Command(command)) => {
-                self.in_flight += 1;
-                self.who.active = core.now;
-                self.pending = Some(Pending::new(command, core.now));
-            }
+            Some(Event::Command(command)) => self.begin(core, command),
             Some(Event::Payload(_)) => self.collect(core, payload),
             Some(Event::Status(query)) => self.answer(query.cookie, Outcome::Status(query)),
             Some(Event::Refused(refusal)) => self.answer(refusal.cookie, Outcome::Failed(refusal.failure)),
@@ -146,6 +143,16 @@ impl Conn {
             None => {}
         }
         Ok(if taken > 0 { Step::Again } else { Step::Wait })
+    }
+
+    fn begin(&mut self, core: &mut Core, command: Command) {
+        let Phase::Transmission(_, lane) = self.phase else {
+            return;
+        };
+        let shape = core.lanes[lane].look(&command);
+        self.in_flight += 1;
+        self.who.active = core.now;
+        self.pending = Some(Pending::new(command, shape, core.now));
     }
 
     /// Replies to a command that needs no request.
@@ -187,7 +194,7 @@ impl Conn {
             return Step::Wait;
         }
         if let Some(pending) = self.pending.take() {
-            core.lanes[lane].push(self.id, pending.arrival, &pending.command, pending.lease);
+            core.lanes[lane].push(self.id, pending);
         }
         Step::Again
     }

@@ -13,11 +13,13 @@ use std::time::Duration;
 
 use iomgr_core::manager::{Granted, Head, Intake, Ticket};
 use iomgr_core::{
-    BlockStatus, Busy, Data, DeviceQueue, Done, Errno, Lease, OpDone, Pass, Request, SectorCount, SectorRange, Tag,
-    Timestamp,
+    BlockStatus, Busy, Data, DeviceQueue, Done, Errno, Lease, OpDone, Operation, Pass, Request, SectorCount,
+    SectorRange, Tag, Timestamp,
 };
 use tqueue::Queue;
 
+use super::conn::Pending;
+use super::known::KnownData;
 use crate::proto::{Command, Extents, StateFlags, Zeros};
 
 /// How often a device is asked about a read before it begins.
@@ -35,6 +37,9 @@ pub(super) struct Lane {
     parked: Option<Request>,
     /// Reads of zeros that were granted and have nothing to wait for.
     zeros: VecDeque<Tag>,
+    known: KnownData,
+    /// The device's size, as a client was told last.
+    size: SectorCount,
     /// Connections that wait for a slot.
     waiting: VecDeque<u32>,
     /// A slot came free, or somebody left, since the first of them was told.
@@ -94,6 +99,8 @@ impl Lane {
             vacant: (0..depth).rev().map(Tag).collect(),
             parked: None,
             zeros: VecDeque::with_capacity(depth as usize),
+            known: KnownData::default(),
+            size: SectorCount::ZERO,
             waiting: VecDeque::with_capacity(conns),
             freed: false,
             ended: 0,
@@ -131,16 +138,14 @@ impl Lane {
         }
     }
 
-    /// Queues a command of a connection that [has room](Self::has_room); `lease` is its payload, or the room for it.
-    pub(super) fn push(&mut self, conn: u32, arrival: Timestamp, command: &Command, lease: Option<Lease>) {
+    /// Queues the command of a connection that [has room](Self::has_room) and has its memory.
+    pub(super) fn push(&mut self, conn: u32, pending: Pending) {
         let tag = self.vacant.pop().expect("`has_room` was asked");
+        let Pending { command, arrival, .. } = pending;
         let slot = &mut self.slots[tag.0 as usize];
-        slot.lease = lease;
-        slot.owner = Some(Owned {
-            conn,
-            command: *command,
-            arrival,
-        });
+        slot.lease = pending.lease;
+        slot.shape = pending.shape;
+        slot.owner = Some(Owned { conn, command, arrival });
         let head = Head::new(command.op, command.range, arrival);
         let pushed = self.intake.push(head, tag);
         pushed.expect("an intake has room for as many requests as there are slots");
@@ -173,7 +178,7 @@ impl Lane {
             let Some(Granted { tag, grant }) = self.intake.next(now) else {
                 break;
             };
-            if self.look(tag) == Shape::Zeros {
+            if self.slots[tag.0 as usize].shape == Shape::Zeros {
                 self.slots[tag.0 as usize].ticket = Some(self.intake.alloc(grant));
                 self.zeros.push_back(tag);
                 continue;
@@ -195,6 +200,9 @@ impl Lane {
         let lease = slot.lease.take();
         let shape = std::mem::take(&mut slot.shape);
         self.intake.free(ticket, now);
+        if matches!(owned.command.op, Operation::Discard | Operation::WriteZeroes) {
+            self.known.forget(owned.command.range);
+        }
         self.vacant.push(tag);
         self.freed = true;
         self.ended += 1;
@@ -213,6 +221,11 @@ impl Lane {
             Some(tag) => Some(Done { tag, result: Ok(()) }),
             None => self.device.poll_done(),
         }
+    }
+
+    /// A client was told that the device is so large.
+    pub(super) fn announce(&mut self, size_bytes: u64) {
+        self.size = SectorCount::from_bytes_floor(size_bytes);
     }
 
     /// What the device knows of the front of a range.
@@ -246,23 +259,40 @@ impl Lane {
     }
 
     /// Finds out what is known of a read's bytes, if its reply may make something of it.
-    fn look(&mut self, tag: Tag) -> Shape {
-        let slot = &mut self.slots[tag.0 as usize];
-        let command = &slot.owner.as_ref().expect("a granted request has a slot").command;
-        if command.zeros == Zeros::Sent {
+    pub(super) fn look(&mut self, command: &Command) -> Shape {
+        if command.zeros == Zeros::Sent || self.known.covers(command.range) {
             return Shape::Plain;
         }
-        let range = command.range;
+        let all = command.range.count();
+        match self.front(command.range) {
+            (len, true) if len == all => Shape::Zeros,
+            (len, false) if len == all => Shape::Plain,
+            _ if command.zeros == Zeros::AllOrNone => Shape::Plain,
+            _ => Shape::Sparse,
+        }
+    }
+
+    /// How far the front of a range is of one kind, and whether that is zeros.
+    fn front(&mut self, range: SectorRange) -> (SectorCount, bool) {
         let ask = |range| self.device.block_status(range);
-        let mut extents = Extents::new(range, SectorCount(1), LOOKS_MAX, StateFlags::ZERO, ask);
-        let front = extents.next().expect("a read is not empty");
+        let front = Extents::new(range, SectorCount(1), LOOKS_MAX, StateFlags::ZERO, ask).next();
+        let front = front.expect("a read is not empty");
         let is_zero = front.state.contains(StateFlags::ZERO);
-        slot.shape = match extents.rest().is_empty() {
-            true if is_zero => Shape::Zeros,
-            false if command.zeros == Zeros::LeftOut => Shape::Sparse,
-            _ => Shape::Plain,
-        };
-        slot.shape
+        if front.range == range && !is_zero {
+            self.learn(range);
+        }
+        (front.range.count(), is_zero)
+    }
+
+    /// Finds out how far data goes on behind a range of it.
+    fn learn(&mut self, range: SectorRange) {
+        let left = SectorCount(self.size.0.saturating_sub(range.start().0)).max(range.count());
+        let wide = SectorRange::new(range.start(), left).unwrap_or(range);
+        let status = self.device.block_status(wide);
+        if !status.is_zero {
+            self.known
+                .learn(SectorRange::new(range.start(), status.count).unwrap_or(range));
+        }
     }
 
     fn request(&self, tag: Tag) -> Request {

@@ -17,6 +17,7 @@ pub(crate) mod control;
 mod core;
 mod door;
 mod input;
+mod known;
 mod lane;
 mod memory;
 mod output;

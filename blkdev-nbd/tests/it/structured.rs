@@ -116,6 +116,23 @@ fn holes_are_left_out_and_need_no_device() {
 }
 
 #[test]
+fn reads_of_zeros_need_no_memory() {
+    // Room for one payload of 2 MiB, which a write in the device holds.
+    let server = TestServer::with(MemDevice::new("disk", 8 << 20), |config| {
+        config.queue.arena_bytes = 3 << 20;
+        config.limits.connections = 8;
+    });
+    let (mut writer, mut reader) = (server.structured_client(), server.structured_client());
+    server.device.hold();
+    writer.command(header(CommandType::Write, 1, 0, 2 * MIB), &pattern(2 * MIB, 1));
+    server.device.wait_submitted(1);
+    assert_eq!(read(&mut reader, NONE, 4 << 20, 2 * MIB).holes, [(4 << 20, 2 * MIB)]);
+    server.device.release();
+    assert_eq!(writer.chunk().0.kind, ChunkType::None as u16);
+    server.stop();
+}
+
+#[test]
 fn short_zeros_are_sent() {
     let server = TestServer::new();
     let mut client = server.structured_client();
@@ -124,6 +141,31 @@ fn short_zeros_are_sent() {
     let read = read(&mut client, NONE, 0, 8192);
     assert_eq!((read.chunks, &read.holes[..]), (1, &[][..]));
     assert_eq!(read.bytes, server.device.bytes()[..8192]);
+    server.stop();
+}
+
+#[test]
+fn data_is_asked_about_once() {
+    let server = TestServer::new();
+    let mut client = server.structured_client();
+    write(&mut client, 1 << 20, &pattern(MIB, 3));
+    for n in 0..64 {
+        assert_eq!(read(&mut client, NONE, 1 << 20 | n << 14, 16384).holes, []);
+    }
+    assert_eq!(server.device.asked(), 2, "what lies there, and how far that goes on");
+    good(&mut client, header(CommandType::Trim, 1, 1 << 20, 65536), &[]);
+    assert_eq!(
+        read(&mut client, NONE, 1 << 20, 16384).holes,
+        [(1 << 20, 16384)],
+        "what was trimmed is"
+    );
+    assert_eq!(read(&mut client, NONE, 2 << 20, 4096).holes, [(2 << 20, 4096)]);
+    let asked = server.device.asked();
+    read(&mut client, NONE, (1 << 20) + 65536, 16384);
+    assert_eq!(server.device.asked(), asked, "the rest is still known");
+    let mut plain = server.client();
+    plain.read(4 << 20, 4096);
+    assert_eq!(server.device.asked(), asked, "simple replies do not care");
     server.stop();
 }
 
