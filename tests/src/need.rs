@@ -9,6 +9,7 @@
 //! ```
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Prints why the test does not run. `cargo xtask test` counts and lists these lines.
 pub fn skip(reason: &str) {
@@ -23,6 +24,25 @@ pub fn tools(programs: &[&str]) -> bool {
         .filter(|program| which(program).is_none())
         .collect();
     said(missing.is_empty(), || format!("not installed: {}", missing.join(" ")))
+}
+
+/// Whether libnbd can be scripted: `nbdsh`, with the Python that its library belongs to.
+pub fn nbdsh() -> bool {
+    let version = || {
+        Command::new("nbdsh")
+            .arg("--version")
+            .env("PATH", system_path())
+            .output()
+    };
+    tools(&["nbdsh"])
+        && said(version().is_ok_and(|ended| ended.status.success()), || {
+            "nbdsh finds no python3-libnbd".into()
+        })
+}
+
+/// `PATH` with the system's own Python before any other.
+pub fn system_path() -> String {
+    format!("/usr/bin:/bin:{}", std::env::var("PATH").unwrap_or_default())
 }
 
 /// Whether we may set up devices and mounts.

@@ -25,6 +25,7 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("nbdcopy", "libnbd-bin", "copies over NBD"),
     tool("nbdinfo", "libnbd-bin", "an export as a client sees it"),
     tool("nbdfuse", "libnbd-bin", "an NBD export as a file"),
+    tool("nbdsh", "python3-libnbd", "libnbd, scripted"),
     tool(
         "nbdkit",
         "nbdkit",

@@ -1,5 +1,7 @@
 //! Group `nbd`: real clients over NBD.
 
+mod views;
+
 use iomgr_tests::nbd::{Command, EIO, FUA, Span};
 use iomgr_tests::{Client, Tool, need, pattern};
 
