@@ -1,5 +1,6 @@
 //! Group `nbd`: real clients over NBD.
 
+mod holes;
 mod views;
 
 use iomgr_tests::nbd::{Command, EIO, FUA, Span};
