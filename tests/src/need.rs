@@ -11,6 +11,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::{Resource, getrlimit};
+
 /// Prints why the test does not run. `cargo xtask test` counts and lists these lines.
 pub fn skip(reason: &str) {
     println!("skipped: {reason}");
@@ -43,6 +45,14 @@ pub fn nbdsh() -> bool {
 /// `PATH` with the system's own Python before any other.
 pub fn system_path() -> String {
     format!("/usr/bin:/bin:{}", std::env::var("PATH").unwrap_or_default())
+}
+
+/// Whether a process may open so many descriptors, if it raises its limit.
+pub fn descriptors(count: u64) -> bool {
+    let limit = getrlimit(Resource::Nofile).maximum;
+    said(limit.is_none_or(|limit| limit >= count), || {
+        format!("no process may open {count} descriptors")
+    })
 }
 
 /// Whether we may set up devices and mounts.
