@@ -31,8 +31,6 @@ struct Shared {
     sectors: Mutex<Sectors>,
     /// Zeros are written slowly, so that a fast zero fails.
     slow_zeroes: AtomicBool,
-    /// How often somebody asked what lies where.
-    asked: AtomicU64,
     /// What requests in this range of sectors end with.
     fault: Mutex<Option<(Operation, Errno)>>,
     held: AtomicBool,
@@ -153,11 +151,6 @@ impl MemDevice {
             Kind::Data => 0,
         };
         lock(&self.shared.sectors).kinds.iter().map(state).collect()
-    }
-
-    /// How often it was asked what lies where.
-    pub fn asked(&self) -> u64 {
-        self.shared.asked.load(Ordering::SeqCst)
     }
 
     /// From now on, zeros are written slowly: a fast zero fails.
@@ -394,7 +387,6 @@ impl DeviceQueue for MemQueue {
     }
 
     fn block_status(&mut self, range: SectorRange) -> BlockStatus {
-        self.shared.asked.fetch_add(1, Ordering::SeqCst);
         lock(&self.shared.sectors).status(range)
     }
 

@@ -27,27 +27,46 @@ impl Shared {
     }
 }
 
-/// The data that a queue found last in the file of a plain disk. To find where data end costs time by their length on some
-/// file systems, and who asks once asks again right behind; so as long as the disk makes no holes, the answer holds.
+/// Runs of data that a queue found in the file of a plain disk. To find where data end costs time by their length on some
+/// file systems (tmpfs walks all pages), and a frontend may ask before every read; so as long as the disk makes no holes, an
+/// answer holds.
 #[derive(Debug, Default)]
 pub(crate) struct FoundData {
-    bytes: Range<u64>,
+    runs: [Range<u64>; RUNS],
+    /// The run to forget next.
+    oldest: usize,
     /// See [`Shared::holes_made`].
     holes_made: u64,
 }
+
+const RUNS: usize = 8;
 
 impl FoundData {
     /// What is known about `range`, which begins at byte `from` of the file.
     pub(crate) fn status(&mut self, shared: &Shared, range: SectorRange, from: u64) -> io::Result<BlockStatus> {
         let holes_made = shared.holes_made.load(Ordering::Acquire);
-        let extent = match self.holes_made == holes_made && self.bytes.contains(&from) {
-            true => FileExtent::Data { end: self.bytes.end },
-            false => shared.medium.extent_at(from)?,
-        };
-        if let FileExtent::Data { end } = extent {
-            (self.bytes, self.holes_made) = (from..end, holes_made);
+        if self.holes_made != holes_made {
+            *self = Self {
+                holes_made,
+                ..Self::default()
+            };
         }
+        let extent = match self.runs.iter().find(|run| run.contains(&from)) {
+            Some(run) => FileExtent::Data { end: run.end },
+            None => self.learn(from, shared.medium.extent_at(from)?),
+        };
         Ok(plain_status(range, from, extent))
+    }
+
+    /// Remembers data that were found; a known run that they reach back from grows.
+    fn learn(&mut self, from: u64, extent: FileExtent) -> FileExtent {
+        if let FileExtent::Data { end } = extent {
+            let known = self.runs.iter().position(|run| run.end == end);
+            let at = known.unwrap_or(self.oldest);
+            self.runs[at] = from..end;
+            self.oldest = if known.is_some() { self.oldest } else { (at + 1) % RUNS };
+        }
+        extent
     }
 }
 

@@ -106,7 +106,6 @@ impl Conn {
                     allocation = session.allocation,
                     "connection_negotiated"
                 );
-                core.lanes[session.export.0].announce(session.facts.size_bytes);
                 self.phase = Phase::Transmission(Transmission::new(session), session.export.0);
                 Step::Again
             }

@@ -13,13 +13,12 @@ use std::time::Duration;
 
 use iomgr_core::manager::{Granted, Head, Intake, Ticket};
 use iomgr_core::{
-    BlockStatus, Busy, Data, DeviceQueue, Done, Errno, Lease, OpDone, Operation, Pass, Request, SectorCount,
-    SectorRange, Tag, Timestamp,
+    BlockStatus, Busy, Data, DeviceQueue, Done, Errno, Lease, OpDone, Pass, Request, SectorCount, SectorRange, Tag,
+    Timestamp,
 };
 use tqueue::Queue;
 
 use super::conn::Pending;
-use super::known::KnownData;
 use crate::proto::{Command, Extents, StateFlags, Zeros};
 
 /// How often a device is asked about a read before it begins.
@@ -37,9 +36,6 @@ pub(super) struct Lane {
     parked: Option<Request>,
     /// Reads of zeros that were granted and have nothing to wait for.
     zeros: VecDeque<Tag>,
-    known: KnownData,
-    /// The device's size, as a client was told last.
-    size: SectorCount,
     /// Connections that wait for a slot.
     waiting: VecDeque<u32>,
     /// A slot came free, or somebody left, since the first of them was told.
@@ -99,8 +95,6 @@ impl Lane {
             vacant: (0..depth).rev().map(Tag).collect(),
             parked: None,
             zeros: VecDeque::with_capacity(depth as usize),
-            known: KnownData::default(),
-            size: SectorCount::ZERO,
             waiting: VecDeque::with_capacity(conns),
             freed: false,
             ended: 0,
@@ -200,9 +194,6 @@ impl Lane {
         let lease = slot.lease.take();
         let shape = std::mem::take(&mut slot.shape);
         self.intake.free(ticket, now);
-        if matches!(owned.command.op, Operation::Discard | Operation::WriteZeroes) {
-            self.known.forget(owned.command.range);
-        }
         self.vacant.push(tag);
         self.freed = true;
         self.ended += 1;
@@ -221,11 +212,6 @@ impl Lane {
             Some(tag) => Some(Done { tag, result: Ok(()) }),
             None => self.device.poll_done(),
         }
-    }
-
-    /// A client was told that the device is so large.
-    pub(super) fn announce(&mut self, size_bytes: u64) {
-        self.size = SectorCount::from_bytes_floor(size_bytes);
     }
 
     /// What the device knows of the front of a range.
@@ -260,7 +246,7 @@ impl Lane {
 
     /// Finds out what is known of a read's bytes, if its reply may make something of it.
     pub(super) fn look(&mut self, command: &Command) -> Shape {
-        if command.zeros == Zeros::Sent || self.known.covers(command.range) {
+        if command.zeros == Zeros::Sent {
             return Shape::Plain;
         }
         let all = command.range.count();
@@ -277,22 +263,7 @@ impl Lane {
         let ask = |range| self.device.block_status(range);
         let front = Extents::new(range, SectorCount(1), LOOKS_MAX, StateFlags::ZERO, ask).next();
         let front = front.expect("a read is not empty");
-        let is_zero = front.state.contains(StateFlags::ZERO);
-        if front.range == range && !is_zero {
-            self.learn(range);
-        }
-        (front.range.count(), is_zero)
-    }
-
-    /// Finds out how far data goes on behind a range of it.
-    fn learn(&mut self, range: SectorRange) {
-        let left = SectorCount(self.size.0.saturating_sub(range.start().0)).max(range.count());
-        let wide = SectorRange::new(range.start(), left).unwrap_or(range);
-        let status = self.device.block_status(wide);
-        if !status.is_zero {
-            self.known
-                .learn(SectorRange::new(range.start(), status.count).unwrap_or(range));
-        }
+        (front.range.count(), front.state.contains(StateFlags::ZERO))
     }
 
     fn request(&self, tag: Tag) -> Request {

@@ -17,7 +17,6 @@ pub(crate) mod control;
 mod core;
 mod door;
 mod input;
-mod known;
 mod lane;
 mod memory;
 mod output;

@@ -1,7 +1,6 @@
 //! Several ways in, and who came through them.
 
 use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
 
 use blkdev_nbd::proto::CommandType;
 use blkdev_nbd::test_utils::MemDevice;

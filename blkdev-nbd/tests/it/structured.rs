@@ -145,31 +145,6 @@ fn short_zeros_are_sent() {
 }
 
 #[test]
-fn data_is_asked_about_once() {
-    let server = TestServer::new();
-    let mut client = server.structured_client();
-    write(&mut client, 1 << 20, &pattern(MIB, 3));
-    for n in 0..64 {
-        assert_eq!(read(&mut client, NONE, 1 << 20 | n << 14, 16384).holes, []);
-    }
-    assert_eq!(server.device.asked(), 2, "what lies there, and how far that goes on");
-    good(&mut client, header(CommandType::Trim, 1, 1 << 20, 65536), &[]);
-    assert_eq!(
-        read(&mut client, NONE, 1 << 20, 16384).holes,
-        [(1 << 20, 16384)],
-        "what was trimmed is"
-    );
-    assert_eq!(read(&mut client, NONE, 2 << 20, 4096).holes, [(2 << 20, 4096)]);
-    let asked = server.device.asked();
-    read(&mut client, NONE, (1 << 20) + 65536, 16384);
-    assert_eq!(server.device.asked(), asked, "the rest is still known");
-    let mut plain = server.client();
-    plain.read(4 << 20, 4096);
-    assert_eq!(server.device.asked(), asked, "simple replies do not care");
-    server.stop();
-}
-
-#[test]
 fn unfragmented_reads_come_in_one_chunk() {
     let server = TestServer::new();
     let mut client = server.structured_client();
