@@ -89,8 +89,10 @@ struct Account {
     /// The buffer of its own, while it is not in use.
     spare: Option<Lease>,
     spare_id: BufId,
-    /// It asked, was refused, and has not tried again since.
+    /// It asked, and has not got anything since.
     waits: bool,
+    /// It is among those who are ready.
+    is_ready: bool,
 }
 
 impl Memory {
@@ -134,8 +136,7 @@ impl Memory {
             pool.freed = true;
             queue.free(lease);
         }
-        if std::mem::take(&mut account.waits) {
-            self.waiting -= 1;
+        if account.waits && !std::mem::replace(&mut account.is_ready, true) {
             self.ready.push_back(conn);
         }
     }
@@ -145,16 +146,22 @@ impl Memory {
         for pool in &mut self.pools {
             pool.leave(conn);
         }
-        self.ready.retain(|other| *other != conn);
-        if std::mem::take(&mut self.accounts[conn as usize].waits) {
+        let account = &mut self.accounts[conn as usize];
+        if std::mem::take(&mut account.is_ready) {
+            self.ready.retain(|other| *other != conn);
+        }
+        if std::mem::take(&mut account.waits) {
             self.waiting -= 1;
         }
     }
 
     /// The next connection that may find something now.
     pub(super) fn poll_ready(&mut self) -> Option<u32> {
-        let ready = self.ready.pop_front();
-        ready.or_else(|| self.pools.iter_mut().find_map(Pool::take_freed))
+        let Some(ready) = self.ready.pop_front() else {
+            return self.pools.iter_mut().find_map(Pool::take_freed);
+        };
+        self.accounts[ready as usize].is_ready = false;
+        Some(ready)
     }
 
     /// Would [`poll_ready`](Self::poll_ready) name somebody?
@@ -265,6 +272,7 @@ impl Account {
             spare_id: spare.id(),
             spare: Some(spare),
             waits: false,
+            is_ready: false,
         }
     }
 

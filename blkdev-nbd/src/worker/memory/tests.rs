@@ -12,16 +12,16 @@ const SIZES: MemorySizes = MemorySizes {
     short_max: 256 << 10,
 };
 
-/// Memory for 4 connections, each behind the queue that it is from.
+/// Memory for 5 connections, each behind the queue that it is from.
 fn memory() -> (Queue, Memory) {
     let config = Config {
         arena_bytes: 2 << 20,
-        large_bytes: (8 << 20) + 4 * SPARE_BYTES as usize,
+        large_bytes: (8 << 20) + 5 * SPARE_BYTES as usize,
         engine: EngineKind::Sync,
         ..Config::default()
     };
     let mut queue = Queue::new(&config).unwrap();
-    let memory = Memory::new(&mut queue, &SIZES, 4).unwrap();
+    let memory = Memory::new(&mut queue, &SIZES, 5).unwrap();
     (queue, memory)
 }
 
@@ -126,6 +126,27 @@ fn the_first_in_line_is_overdue_after_a_while_and_who_waits_for_itself_never() {
     give(&mut queue, &mut memory, 0, hog);
 }
 
+/// Whatever it was that let it be served: the line's front is for those who wait.
+#[test]
+fn who_was_served_stands_in_line_no_more() {
+    let (mut queue, mut memory) = memory();
+    let hogs = [0, 1, 4].map(|conn| grab(&mut queue, &mut memory, conn, 4 * KIB));
+    assert_eq!(memory.lease(&mut queue, 3, 256 * KIB, NOW), None);
+    let own = memory.lease(&mut queue, 2, SPARE_BYTES, NOW).unwrap();
+    assert_eq!(own.id(), memory.accounts[2].spare_id);
+    assert_eq!(memory.lease(&mut queue, 2, 256 * KIB, NOW), None);
+    memory.leave(3);
+    // Both come back in one pass: what it waits for, and memory of its own.
+    hogs.into_iter()
+        .zip([0, 1, 4])
+        .for_each(|(leases, conn)| give(&mut queue, &mut memory, conn, leases));
+    memory.free(&mut queue, 2, own);
+    assert_eq!(memory.poll_ready(), Some(2));
+    assert!(memory.lease(&mut queue, 2, 256 * KIB, NOW).is_some());
+    assert!(!memory.has_line() && !memory.is_wanted());
+    assert!(memory.lease(&mut queue, 3, 256 * KIB, NOW).is_some(), "nobody is in the way");
+}
+
 /// What a client may do to the memory.
 #[derive(Clone, Debug)]
 enum Step {
@@ -193,6 +214,11 @@ impl Model {
                 );
             }
         }
+        self.check();
+    }
+
+    /// The end of a pass: who may find something tries again.
+    fn settle(&mut self) {
         while let Some(conn) = self.memory.poll_ready() {
             self.try_for(conn);
         }
@@ -242,16 +268,21 @@ proptest! {
     /// later everybody gets what they want, in whatever order that happens.
     #[test]
     fn everybody_gets_their_turn(
-        steps in prop::collection::vec(step(), 0..300),
+        passes in prop::collection::vec(prop::collection::vec(step(), 1..5), 0..120),
         order in prop::collection::vec((0..4u32, any::<prop::sample::Index>()), 400),
     ) {
         let mut model = Model::new();
-        steps.iter().for_each(|step| model.run(step));
+        for steps in &passes {
+            steps.iter().for_each(|step| model.run(step));
+            model.settle();
+        }
         for &(conn, pick) in &order {
             model.run(&Step::GiveBack { conn, pick });
+            model.settle();
         }
         while let Some(conn) = (0..4u32).find(|conn| !model.leases[*conn as usize].is_empty()) {
             model.run(&Step::GiveBack { conn, pick: order[0].1 });
+            model.settle();
         }
         prop_assert_eq!(model.wants, [None; 4]);
         prop_assert!(!model.memory.is_wanted() && !model.memory.has_line());
