@@ -26,8 +26,11 @@ use super::{
     PAYLOAD_BYTES_MAX, TransmissionFlags, Violation, Writer, be16,
 };
 
-/// Options taken on one connection; clients send fewer than ten.
-pub const OPTIONS_MAX: u32 = 64;
+/// Options taken on one connection, besides some for each export; clients send fewer than ten.
+const OPTIONS_MAX: usize = 64;
+
+/// Who lists the exports asks about each of them; qemu does so twice, on one connection.
+const OPTIONS_PER_EXPORT: usize = 4;
 
 /// Handshake flags offered to the client, and the client flags that answer them: fixed newstyle, no zeroes.
 const FIXED_NEWSTYLE: u16 = 1 << 0;
@@ -51,7 +54,8 @@ pub struct Handshake {
     stage: Stage,
     reply: Option<Reply>,
     client: u32,
-    options_left: u32,
+    /// Options taken so far.
+    options: usize,
     /// Structured replies were agreed upon.
     structured: bool,
     /// The export for which `base:allocation` was chosen last.
@@ -82,7 +86,7 @@ impl Handshake {
             stage: Stage::ClientFlags,
             reply: Some(Reply::Greeting),
             client: 0,
-            options_left: OPTIONS_MAX,
+            options: 0,
             structured: false,
             allocation: None,
         }
@@ -139,35 +143,37 @@ impl Handshake {
             return Ok(0);
         };
         let header = OptionHeader::parse(bytes)?;
-        let export_name = header.option == OptionCode::ExportName as u32;
-        if !export_name && !self.has(FIXED_NEWSTYLE) {
+        if header.option != OptionCode::ExportName as u32 && !self.has(FIXED_NEWSTYLE) {
             return Err(Violation::NotFixedNewstyle(header.option));
         }
         if header.len as usize > OPTION_BYTES_MAX {
-            return self.refuse_too_long(&header, export_name);
+            return self.refuse_too_long(&header, catalog);
         }
         let end = OptionHeader::BYTES + header.len as usize;
         let Some(data) = input.get(OptionHeader::BYTES..end) else {
             return Ok(0);
         };
-        self.count_option()?;
+        self.count_option(catalog)?;
         self.run_option(header.option, data, catalog)?;
         Ok(end)
     }
 
     /// `EXPORT_NAME` has no error reply; what nobody would wait for is not skipped either.
-    fn refuse_too_long(&mut self, header: &OptionHeader, export_name: bool) -> Result<usize, Violation> {
-        if export_name || header.len > PAYLOAD_BYTES_MAX {
+    fn refuse_too_long(&mut self, header: &OptionHeader, catalog: &dyn Catalog) -> Result<usize, Violation> {
+        if header.option == OptionCode::ExportName as u32 || header.len > PAYLOAD_BYTES_MAX {
             return Err(Violation::OptionLength(header.len));
         }
-        self.count_option()?;
+        self.count_option(catalog)?;
         self.refuse(header.option, OptionError::TooBig, "the option is too long");
         self.stage = Stage::Skip { left: header.len };
         Ok(OptionHeader::BYTES)
     }
 
-    fn count_option(&mut self) -> Result<(), Violation> {
-        self.options_left = self.options_left.checked_sub(1).ok_or(Violation::TooManyOptions)?;
+    fn count_option(&mut self, catalog: &dyn Catalog) -> Result<(), Violation> {
+        self.options += 1;
+        if self.options > OPTIONS_MAX + OPTIONS_PER_EXPORT * catalog.count() {
+            return Err(Violation::TooManyOptions);
+        }
         Ok(())
     }
 

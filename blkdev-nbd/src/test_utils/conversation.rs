@@ -29,6 +29,9 @@ impl Default for Shelf {
 /// The largest payload on these exports.
 pub(super) const PAYLOAD_MAX: u32 = 1 << 20;
 
+/// Options that a client of these exports has: 64, and 4 for each of them.
+pub const OPTIONS_MAX: usize = 64 + 4 * 4;
+
 impl Catalog for Shelf {
     fn count(&self) -> usize {
         4
@@ -167,7 +170,7 @@ pub fn check(input: &[u8], cuts: &[u8]) {
     assert_eq!(Conversation::of(pieces(input, cuts)), whole, "a cut changes nothing");
     model::Conversation::of(input).assert_same(&whole);
     assert!(
-        whole.said.len() <= 18 + 64 * 5 * Handshake::OUTPUT_BYTES,
+        whole.said.len() <= 18 + OPTIONS_MAX * 5 * Handshake::OUTPUT_BYTES,
         "output is bounded"
     );
     if let Some(session) = whole.session() {

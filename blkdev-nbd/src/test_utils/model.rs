@@ -3,7 +3,7 @@
 
 use iomgr_core::{Operation, RequestFlags};
 
-use super::conversation::{self, PAYLOAD_MAX, Shelf};
+use super::conversation::{self, OPTIONS_MAX, PAYLOAD_MAX, Shelf};
 use crate::proto::{Catalog, Event, ExportFacts, ExportId, HandshakeOutcome, OptionReplyHeader, Zeros};
 
 /// What must come of some bytes.
@@ -106,7 +106,7 @@ impl Conversation {
         if flags > 3 {
             return Err(Stop::Violation);
         }
-        for _ in 0..64 {
+        for _ in 0..OPTIONS_MAX {
             let (option, data) = self.next_option(bytes, flags & 1 != 0)?;
             if let Some(facts) = data.map_or(Ok(None), |data| self.option(option, data))? {
                 return Ok(facts);

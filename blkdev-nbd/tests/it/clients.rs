@@ -4,6 +4,11 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+
+use blkdev_nbd::Export;
+use blkdev_nbd::test_utils::MemDevice;
+use iomgr_core::manager::Registry;
 
 use crate::client::pattern;
 use crate::server::TestServer;
@@ -51,6 +56,25 @@ fn nbd_client_nbdinfo_sees_the_export() {
         for line in wanted {
             assert!(text.contains(line), "{line} in {text}");
         }
+    }
+    server.stop();
+}
+
+/// qemu asks about each export, on the connection that it lists them on.
+#[test]
+fn nbd_client_qemu_nbd_lists_a_hundred_exports() {
+    let registry = Registry::new();
+    let export = |name: String| Export {
+        managed: registry.attach(&name).unwrap(),
+        description: String::new(),
+        device: Arc::new(MemDevice::new(&name, 4096)),
+        name,
+    };
+    let server = TestServer::with(MemDevice::new("disk", 1 << 20), |config| {
+        config.exports.extend((1..100).map(|n| export(format!("disk-{n}"))));
+    });
+    if let Some(text) = run("qemu-nbd", &["--list", "--socket", server.socket.to_str().unwrap()]) {
+        assert_eq!(text.matches("base:allocation").count(), 100, "{text}");
     }
     server.stop();
 }

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use blkdev_nbd::proto::{CommandFlags, CommandHeader, CommandType, OptionCode};
-use blkdev_nbd::test_utils::conversation::{CUTS, Conversation, check, check_fuzzed};
+use blkdev_nbd::test_utils::conversation::{CUTS, Conversation, OPTIONS_MAX, check, check_fuzzed};
 use blkdev_nbd::test_utils::script::{Script, seeds};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -30,7 +30,7 @@ fn scripts_reach_what_they_are_for() {
 #[test]
 fn one_option_too_many_is_not_answered() {
     for last in [&b""[..], &[0; 9000]] {
-        let script = (0..64).fold(Script::new(3), |script, _| script.option(99, b""));
+        let script = (0..OPTIONS_MAX).fold(Script::new(3), |script, _| script.option(99, b""));
         let script = script.option(99, last);
         check(script.bytes(), &[]);
         assert!(Conversation::of([script.bytes()]).violation.is_some());

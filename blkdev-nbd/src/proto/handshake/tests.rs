@@ -230,7 +230,7 @@ fn violations_end_the_session() {
         end(&client(FIXED, &[vec![0; 16]])),
         Some(Err(Violation::OptionMagic(0)))
     ));
-    let many = vec![option(99, b""); OPTIONS_MAX as usize + 1];
+    let many = vec![option(99, b""); OPTIONS_MAX + OPTIONS_PER_EXPORT * EXPORTS.len() + 1];
     assert_eq!(end(&client(FIXED, &many)), Some(Err(Violation::TooManyOptions)));
     assert_eq!(end(&client(FIXED, &many[1..])), None);
 }

@@ -144,7 +144,10 @@ fn who_was_served_stands_in_line_no_more() {
     assert_eq!(memory.poll_ready(), Some(2));
     assert!(memory.lease(&mut queue, 2, 256 * KIB, NOW).is_some());
     assert!(!memory.has_line() && !memory.is_wanted());
-    assert!(memory.lease(&mut queue, 3, 256 * KIB, NOW).is_some(), "nobody is in the way");
+    assert!(
+        memory.lease(&mut queue, 3, 256 * KIB, NOW).is_some(),
+        "nobody is in the way"
+    );
 }
 
 /// What a client may do to the memory.
