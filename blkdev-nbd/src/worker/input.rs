@@ -169,8 +169,13 @@ impl Conn {
         match (&self.phase, &self.pending) {
             (Phase::Handshake(_), _) => false,
             (_, Some(pending)) => pending.missing > 0 && self.has_memory(core),
-            (Phase::Transmission(machine, _), None) => !machine.at_header() || self.in_flight < core.in_flight_max,
+            (Phase::Transmission(machine, _), None) => self.takes_element(machine, core),
         }
+    }
+
+    /// Is there room for one more command, if one comes next?
+    fn takes_element(&self, machine: &Transmission, core: &Core) -> bool {
+        !machine.at_header() || self.in_flight < core.in_flight_max
     }
 
     /// Has the pending command the memory that it needs? If not, it is asked for.
@@ -235,11 +240,13 @@ impl Conn {
         }
     }
 
-    /// Would more bytes help? Not while what is there waits for something else.
-    fn wants_bytes(&mut self, core: &mut Core) -> bool {
-        match &self.phase {
-            Phase::Handshake(_) => !self.is_sending,
-            Phase::Transmission(..) => self.may_take(core),
+    /// Would more bytes help? Not while what is there waits for something else. Nothing is leased here: the payload may be there
+    /// already, and who waits for more bytes does not look.
+    fn wants_bytes(&self, core: &Core) -> bool {
+        match (&self.phase, &self.pending) {
+            (Phase::Handshake(_), _) => !self.is_sending,
+            (_, Some(pending)) => pending.missing > 0 && !pending.lacks_memory(),
+            (Phase::Transmission(machine, _), None) => self.takes_element(machine, core),
         }
     }
 
