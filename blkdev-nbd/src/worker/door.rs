@@ -26,8 +26,8 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Door {
     entrances: Vec<Entrance>,
     workers: Vec<Handle>,
-    /// Connections that each worker has room for.
-    room: u32,
+    /// Connections at the same time. Each worker has room for its share of them, rounded up.
+    limit: u32,
     /// Clients let in so far.
     admitted: u64,
     is_open: bool,
@@ -45,14 +45,14 @@ impl Door {
     pub(super) fn new(
         listeners: Vec<Listener>,
         workers: Vec<Handle>,
-        room: u32,
+        limit: u32,
         queue: &mut Queue,
     ) -> Result<Self, Errno> {
         let entrances = listeners.into_iter().map(|listener| Entrance::new(listener, queue));
         Ok(Self {
             entrances: entrances.collect::<Result<_, _>>()?,
             workers,
-            room,
+            limit,
             admitted: 0,
             is_open: true,
             refused: Complaint::default(),
@@ -108,10 +108,12 @@ impl Door {
         }
     }
 
-    /// Gives a client to the worker with the fewest; closes it if none has room.
+    /// Gives a client to the worker with the fewest; closes it if there are too many.
     fn deal(&mut self, client: Client, now: Timestamp) {
+        let loads = self.workers.iter().map(|worker| worker.gauges.load());
+        let has_room = loads.sum::<u32>() < self.limit;
         let worker = self.workers.iter().min_by_key(|worker| worker.gauges.load());
-        if let Some(worker) = worker.filter(|worker| worker.gauges.load() < self.room) {
+        if let Some(worker) = worker.filter(|_| has_room) {
             self.admitted += 1;
             worker.gauges.connections.fetch_add(1, Ordering::Relaxed);
             worker.say(Control::Connection(Arrival {
@@ -119,8 +121,7 @@ impl Door {
                 serial: self.admitted,
             }));
         } else if let Some(times) = self.refused.due(now) {
-            let limit = self.room as usize * self.workers.len();
-            tracing::warn!(peer = %client.peer, limit, times, "connection_refused");
+            tracing::warn!(peer = %client.peer, limit = self.limit, times, "connection_refused");
         }
     }
 }

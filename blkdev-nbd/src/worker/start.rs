@@ -104,9 +104,9 @@ impl WorkerPlan {
         let wake_file = queue.add_file(&self.wake.file()).map_err(queue_error("waker"))?;
         let (conns, memory) = self.places(&mut queue)?;
         let lanes = self.lanes(&mut queue)?;
-        let room = self.connections;
+        let limit = self.limits.connections;
         let gauges = Arc::clone(&self.peers[usize::from(self.index)].gauges);
-        let door = Door::new(self.listeners, self.peers, room, &mut queue).map_err(queue_error("listener"))?;
+        let door = Door::new(self.listeners, self.peers, limit, &mut queue).map_err(queue_error("listener"))?;
         let core = Core {
             lanes,
             queue,

@@ -175,6 +175,17 @@ fn a_client_that_goes_before_its_replies_makes_room_for_the_next() {
 }
 
 #[test]
+fn no_more_clients_are_let_in_than_the_limit_says_on_however_many_threads() {
+    let server = TestServer::with(MemDevice::new("disk", 1 << 20), |config| {
+        config.limits.connections = 2;
+        config.threads = 3;
+    });
+    let _inside = [server.client(), server.client()];
+    assert_eq!(server.raw_client().rest(), b"");
+    server.stop();
+}
+
+#[test]
 fn clients_that_come_and_go_at_any_moment_leave_nothing() {
     let server = TestServer::with(MemDevice::new("disk", 1 << 20), |config| {
         config.limits.connections = 2;
