@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::time::Duration;
 
 use iomgr_core::Errno;
 use rustix::net::{SocketFlags, accept_with, getpeername, sockopt};
@@ -47,13 +48,26 @@ impl Listener {
             Self::Tcp(_) => {
                 // A connection that cannot have these is as good as gone, and the first receive will say so.
                 let _best_effort = sockopt::set_tcp_nodelay(&socket, true);
-                let _best_effort = sockopt::set_socket_keepalive(&socket, true);
+                let _best_effort = keep_alive(&socket);
                 tcp_peer(&socket)
             }
         };
         Ok(Client { socket, peer })
     }
 }
+
+/// The kernel's own times would leave a place to a host that was switched off for more than two hours.
+fn keep_alive(socket: &OwnedFd) -> Result<(), Errno> {
+    sockopt::set_tcp_keepidle(socket, PROBE_AFTER)?;
+    sockopt::set_tcp_keepintvl(socket, PROBE_EVERY)?;
+    sockopt::set_tcp_keepcnt(socket, PROBES)?;
+    sockopt::set_socket_keepalive(socket, true)
+}
+
+/// A host that has been silent for so long is asked whether it is there; it is gone when it has not answered so many times.
+const PROBE_AFTER: Duration = Duration::from_secs(60);
+const PROBE_EVERY: Duration = Duration::from_secs(10);
+const PROBES: u32 = 6;
 
 /// Somebody who connected.
 #[derive(Debug)]

@@ -6,6 +6,7 @@ use blkdev_nbd::proto::CommandType;
 use blkdev_nbd::test_utils::MemDevice;
 use blkdev_nbd::{ConnectionStats, Listener};
 use iomgr_core::{Errno, Operation};
+use rustix::net::sockopt;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, getuid, pidfd_getfd, pidfd_open};
 
 use crate::client::{Client, Stream, header};
@@ -61,7 +62,10 @@ fn tcp_replies_do_not_wait_and_dead_peers_are_found_out() {
     let theirs = sockets().find(|socket| socket.peer_addr().is_ok_and(|peer| peer == ours));
     let theirs = theirs.expect("the server has a socket to us");
     assert!(theirs.nodelay().unwrap());
-    assert!(rustix::net::sockopt::socket_keepalive(&theirs).unwrap());
+    assert!(sockopt::socket_keepalive(&theirs).unwrap());
+    let (idle, every) = (sockopt::tcp_keepidle(&theirs), sockopt::tcp_keepintvl(&theirs));
+    let gone_after = idle.unwrap() + every.unwrap() * sockopt::tcp_keepcnt(&theirs).unwrap();
+    assert_eq!(gone_after.as_secs(), 120);
     server.stop();
 }
 
