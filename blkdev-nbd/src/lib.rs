@@ -60,7 +60,7 @@
 //! | transport | unix stream sockets, TCP | no TLS |
 //!
 //! A structured read leaves zeros out where the device knows of them without reading: runs from 4 KiB on, at most 16 pieces
-//! a read. A read of zeros alone passes the managers' hooks, but needs no memory and never reaches the device. An answer to
+//! a read. A read of zeros alone waits for its memory and passes the managers' hooks, but never reaches the device. An answer to
 //! `BLOCK_STATUS` has at most 512 extents, in whole blocks, none beyond what was asked for.
 //!
 //! # Contract
