@@ -54,6 +54,20 @@ impl Client {
         }
     }
 
+    /// How long reads and writes may take.
+    pub(crate) fn set_patience(&self, time: Option<Duration>) {
+        match &self.stream {
+            Stream::Unix(stream) => stream
+                .set_read_timeout(time)
+                .and(stream.set_write_timeout(time))
+                .unwrap(),
+            Stream::Tcp(stream) => stream
+                .set_read_timeout(time)
+                .and(stream.set_write_timeout(time))
+                .unwrap(),
+        }
+    }
+
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
     }
