@@ -324,6 +324,22 @@ fn a_source_that_has_changed_is_not_gone_on_with() {
 }
 
 #[test]
+fn a_note_without_its_part_is_not_taken_for_the_next_parts() {
+    let dir = TempDir::new().unwrap();
+    let [source, target, part, note] = interrupted(&dir);
+    fs::remove_file(&part).unwrap();
+    let mut seen = false;
+    // Were this run killed here, `--resume` would find its part, and must not find the older run's note.
+    let mut progress = |_: Progress| {
+        seen |= part.exists();
+        assert!(!note.exists());
+        true
+    };
+    convert(&source, &target, &ConvertOptions::default(), &mut progress).unwrap();
+    assert!(seen);
+}
+
+#[test]
 fn an_unfinished_copy_is_not_thrown_away_by_forgetting_an_option() {
     let dir = TempDir::new().unwrap();
     let [source, target, part, _] = interrupted(&dir);

@@ -163,6 +163,9 @@ impl Conversion<'_> {
         if self.has_old_bytes() {
             return Ok(());
         }
+        if !self.place.is_device() {
+            Sidecar::forget(self.place.path())?;
+        }
         let options = CreateOptions {
             format: Some(self.format),
             fixed: self.options.fixed,

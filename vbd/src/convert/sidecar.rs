@@ -121,10 +121,25 @@ impl Sidecar {
         beside(part).exists()
     }
 
-    /// Removes the note beside `part`, if there is one.
+    /// Removes the note beside `part`, and what is left of writing one, when the copy is done with.
     pub(crate) fn remove(part: &Path) {
+        let path = beside(part);
         // It may not be there, and does no harm if it stays: without its part it counts for nothing.
-        let _ = fs::remove_file(beside(part));
+        for path in [fresh(&path), path] {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// Before a new part is made: a note that a crash left without its part must not be taken for the new one's.
+    pub(crate) fn forget(part: &Path) -> Result<(), Error> {
+        let path = beside(part);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let what = "is the note of an older conversion, and cannot be removed";
+                Err(Error::new(ErrorKind::Io, what).at(&path).because(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// How far the copy has come, in bytes.
@@ -136,7 +151,7 @@ impl Sidecar {
     pub(crate) fn keep(&mut self, done: u64) -> Result<(), Error> {
         self.content.done_bytes = done;
         let text = serde_json::to_vec(&self.content).expect("plain data with text for keys");
-        let fresh = self.path.with_extension("json.new");
+        let fresh = fresh(&self.path);
         let write = || -> io::Result<()> {
             let mut file = File::create(&fresh)?;
             file.write_all(&text)?;
@@ -144,6 +159,8 @@ impl Sidecar {
             fs::rename(&fresh, &self.path)
         };
         write().map_err(|error| {
+            // Half a note, where there is no room for a whole one.
+            let _ = fs::remove_file(&fresh);
             Error::new(ErrorKind::Io, "cannot be written")
                 .at(&self.path)
                 .because(error)
@@ -155,6 +172,11 @@ fn beside(part: &Path) -> PathBuf {
     let mut name = part.as_os_str().to_owned();
     name.push(".json");
     name.into()
+}
+
+/// Where a note is written before it takes the place of the last one.
+fn fresh(path: &Path) -> PathBuf {
+    path.with_extension("json.new")
 }
 
 fn begin_anew(path: &Path, part: &Path, what: &str, field: Option<&'static str>) -> Error {
