@@ -208,6 +208,16 @@ fn an_interrupted_conversion_leaves_nothing() {
 }
 
 #[test]
+fn a_raw_file_is_not_copied_without_its_end() {
+    let place = Place::new();
+    place.write("a.img", &[1; 1000]);
+    let ended = place.run(&["convert", "a.img", "b.vhd"]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("a.img: size: ends with 488 bytes"), "{ended:?}");
+    assert!(!place.path("b.vhd").exists() && !place.path("b.vhd.iomgr-part").exists());
+}
+
+#[test]
 fn an_image_is_not_converted_into_itself() {
     let place = Place::new();
     place.write("a.img", &patterned());

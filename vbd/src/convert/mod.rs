@@ -80,6 +80,7 @@ pub fn convert(
 ) -> Result<Copied, Error> {
     let format = Format::resolve(options.to, target)?;
     let from = Disk::open(source, &read_only(options.from))?;
+    refuse_a_tail(source, &from)?;
     let place = Place::choose(source, target, options.force)?;
     let conversion = Conversion {
         from,
@@ -233,6 +234,17 @@ impl Conversion<'_> {
             _ => Ok(()),
         }
     }
+}
+
+/// A raw file may end within a sector. Whoever serves it is warned; a copy without its end would be taken for a whole one.
+fn refuse_a_tail(source: &Path, from: &Disk) -> Result<(), Error> {
+    let tail = std::fs::metadata(source).map_or(0, |file| file.len() % SECTOR_BYTES);
+    if from.info().format != "raw" || tail == 0 {
+        return Ok(());
+    }
+    let what = format!("ends with {tail} bytes that are no whole sector, and would be missing in the copy");
+    let error = Error::new(ErrorKind::InvalidOption, what).at(source).field("size");
+    Err(error.hint("`truncate -s %512` fills the sector with zeros"))
 }
 
 fn read_only(format: Option<Format>) -> DiskOptions {
