@@ -115,7 +115,7 @@ impl Place {
         };
         match replaced {
             Some(old) => {
-                inherit_mode(old.path(), part).map_err(fail)?;
+                inherit(old.path(), part).map_err(fail)?;
                 fs::rename(part, &self.target).map_err(fail)?;
             }
             None => self.rename_new(part, fail)?,
@@ -143,8 +143,16 @@ fn exists(target: &Path) -> Error {
     error.hint("--force replaces it")
 }
 
-fn inherit_mode(old: &Path, new: &Path) -> std::io::Result<()> {
-    fs::set_permissions(new, fs::metadata(old)?.permissions())
+/// The owner and the mode of what is replaced, so that whoever could use it still can, and nobody else.
+fn inherit(old: &Path, new: &Path) -> std::io::Result<()> {
+    let (old, made) = (fs::metadata(old)?, fs::metadata(new)?);
+    if (old.uid(), old.gid()) != (made.uid(), made.gid())
+        && let Err(error) = std::os::unix::fs::chown(new, Some(old.uid()), Some(old.gid()))
+    {
+        // Only root gives files away; others may replace what is not theirs all the same.
+        tracing::warn!(path = %new.display(), %error, "owner_kept: the copy belongs to who made it");
+    }
+    fs::set_permissions(new, old.permissions())
 }
 
 /// Is `there` the very file or device that `source` is?
