@@ -69,7 +69,7 @@ impl Compare {
         let compared = vbd::compare([&self.a, &self.b], &options, &mut |progress| watch.tell(progress));
         let interrupted = watch.end();
         compared.map_err(|error| match interrupted {
-            Some(code) => Failure::new("interrupted; nothing is known yet").exit(code),
+            Some(code) => Failure::interrupted(code).hint("nothing is known yet"),
             None => error.into(),
         })
     }

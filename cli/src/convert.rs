@@ -1,5 +1,6 @@
 //! `iomgr convert`: an image copied into another, zeros left out.
 
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -84,12 +85,15 @@ impl Convert {
     }
 
     fn interrupted(&self, code: u8) -> Failure {
-        let end = if self.resume {
+        let is_device = std::fs::metadata(&self.target).is_ok_and(|target| target.file_type().is_block_device());
+        let end = if is_device {
+            "the device holds half a copy; convert again from the start"
+        } else if self.resume {
             "the same command goes on with it"
         } else {
             "the unfinished target is removed"
         };
-        Failure::new(format!("{}: interrupted; {end}", self.target.display())).exit(code)
+        Failure::interrupted(code).at(&self.target).hint(end)
     }
 
     fn answer(&self, copied: Copied) -> serde_json::Value {

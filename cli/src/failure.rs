@@ -50,6 +50,13 @@ impl Failure {
         }))
     }
 
+    /// A signal ended the work; `code` says which.
+    pub(crate) fn interrupted(code: u8) -> Self {
+        let mut failure = Self::new("interrupted").exit(code);
+        failure.0.kind = Kind::Of(vbd::ErrorKind::Interrupted);
+        failure
+    }
+
     /// What clap says about the command line.
     pub(crate) fn usage(error: &clap::Error) -> Self {
         let text = error.to_string();
