@@ -24,7 +24,7 @@ Examples:
   iomgr doctor                          what this machine offers
 
 Every verb has examples in its own --help.
-Exit codes: 0 well, 1 error, 2 wrong usage, 130 and 143 after SIGINT and SIGTERM;
+Exit codes: 0 well, 1 error, 2 wrong usage, 130, 143, 129 after SIGINT, SIGTERM, SIGHUP;
 `check`: 2 corrupt, 3 leaked space only; `compare`: 1 different, 3 could not be compared.";
 
 /// Serve disk images and block devices as virtual block devices, in user space.

@@ -7,7 +7,7 @@
 //! - stdout holds what was asked for, stderr what there is to say besides: errors, logs, progress.
 //! - With `--json`, stdout holds one JSON document and an error is one JSON line on stderr.
 //! - Exit codes: 0 well; 1 an error; 2 wrong usage; `check`: 2 corrupt, 3 leaked space only; `compare`: 1 different, 3 could
-//!   not be compared; 130 and 143 after a signal that cut work short.
+//!   not be compared; 129, 130 and 143 after a signal that cut work short.
 #![forbid(unsafe_code)]
 
 mod args;

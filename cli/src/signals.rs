@@ -1,14 +1,15 @@
-//! Ctrl-C and SIGTERM.
+//! Ctrl-C, SIGTERM, and a terminal that is closed.
 
+use std::fs;
 use std::thread;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::failure::Failure;
 use crate::output::note;
 
-/// From now on the first SIGINT or SIGTERM calls `first` with its number, on a thread of its own; the next one ends the
+/// From now on the first SIGINT, SIGTERM or SIGHUP calls `first` with its number, on a thread of its own; the next one ends the
 /// process with 128 + its number, after saying `abandoned`.
 pub(crate) fn handle(abandoned: &'static str, first: impl FnOnce(i32) + Send + 'static) -> Result<(), Failure> {
     let mut first = Some(first);
@@ -18,16 +19,26 @@ pub(crate) fn handle(abandoned: &'static str, first: impl FnOnce(i32) + Send + '
     })
 }
 
-/// From now on every SIGINT and SIGTERM calls `each` with its number, on a thread of its own.
+/// From now on every SIGINT, SIGTERM and SIGHUP calls `each` with its number, on a thread of its own.
 pub(crate) fn handle_each(mut each: impl FnMut(i32) + Send + 'static) -> Result<(), Failure> {
     let fail = |error| Failure::new("cannot handle signals").because(error);
-    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(fail)?;
+    // Who starts us by `nohup` wants us to outlive the terminal.
+    let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
+    let mut signals = Signals::new([SIGINT, SIGTERM].into_iter().chain(hangup)).map_err(fail)?;
     let wait = move || signals.forever().for_each(&mut each);
     thread::Builder::new()
         .name("signals".into())
         .spawn(wait)
         .map_err(fail)?;
     Ok(())
+}
+
+/// Were we started with `signal` ignored?
+fn is_ignored(signal: i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 /// Ends the process at once, after saying what that means.

@@ -124,6 +124,19 @@ fn a_signal_reaches_all_of_the_command() {
 }
 
 #[test]
+fn a_closed_terminal_ends_it_but_not_under_nohup() {
+    let place = Place::new().with_vhd("a.vhd");
+    let ended = signalled(&place, "echo runs; sleep 1000", &["HUP"]);
+    assert_eq!(ended.code, Some(129), "{ended:?}");
+    let mut nohup = Command::new("sh");
+    let program = env!("CARGO_BIN_EXE_iomgr");
+    let run = "kill -HUP $PPID; echo lives";
+    nohup.args(["-c", "trap '' HUP; exec \"$0\" serve a.vhd --run \"$1\"", program, run]);
+    let ended: Ended = nohup.current_dir(place.path("")).output().unwrap().into();
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "lives\n"), "{ended:?}");
+}
+
+#[test]
 fn the_second_signal_kills_a_command_that_does_not_listen() {
     let place = Place::new().with_vhd("a.vhd");
     let deaf = "trap 'echo heard' TERM; echo runs; while :; do sleep 1000 & wait; done";

@@ -189,7 +189,7 @@ fn interrupt(place: &Place, signal: &str) -> Option<Ended> {
 fn an_interrupted_conversion_leaves_nothing() {
     let place = Place::new();
     place.write("a.img", &vec![1; 128 << 20]);
-    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+    for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
         let tries = 20;
         let ended = (0..tries).find_map(|_| {
             let _ = fs::remove_file(place.path("b.vhd"));

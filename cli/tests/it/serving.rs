@@ -88,7 +88,7 @@ fn it_says_what_it_serves() {
 
 #[test]
 fn the_first_signal_ends_it_cleanly() {
-    for signal in ["INT", "TERM"] {
+    for signal in ["INT", "TERM", "HUP"] {
         let place = Place::new();
         let (served, _) = Served::json(&place, &["--create", "1G", "a.vhd"]);
         served.signal(signal);
