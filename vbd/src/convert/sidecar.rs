@@ -132,14 +132,14 @@ impl Sidecar {
 
     /// Before a new part is made: a note that a crash left without its part must not be taken for the new one's.
     pub(crate) fn forget(part: &Path) -> Result<(), Error> {
-        let path = beside(part);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                let what = "is the note of an older conversion, and cannot be removed";
-                Err(Error::new(ErrorKind::Io, what).at(&path).because(error))
-            }
-            _ => Ok(()),
+        if !Self::exists(part) {
+            return Ok(());
         }
+        let path = beside(part);
+        fs::remove_file(&path).map_err(|error| {
+            let what = "is the note of an older conversion, and cannot be removed";
+            Error::new(ErrorKind::Io, what).at(&path).because(error)
+        })
     }
 
     /// How far the copy has come, in bytes.
