@@ -9,7 +9,7 @@ mod ready;
 use std::fs::Permissions;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -211,8 +211,8 @@ impl Serve {
 
     fn server_options(&self, inherited: Inherited) -> ServerOptions {
         ServerOptions {
-            socket: self.socket.clone(),
-            control: self.control.clone(),
+            socket: self.socket.as_deref().map(absolute),
+            control: self.control.as_deref().map(absolute),
             listen: self.listen.clone(),
             insecure: self.insecure,
             inherited,
@@ -265,6 +265,14 @@ fn private_sockets(options: &mut ServerOptions) -> Result<TempDir, Failure> {
     }
     options.control.get_or_insert_with(|| folder.path().join("control.ctl"));
     Ok(folder)
+}
+
+/// Clients are told of it, who may be in other folders; what would then be too long for a socket stays as it was said.
+fn absolute(socket: &Path) -> PathBuf {
+    const SOCKET_PATH_MAX: usize = 107;
+    let absolute = std::path::absolute(socket).ok();
+    let absolute = absolute.filter(|path| path.as_os_str().len() <= SOCKET_PATH_MAX);
+    absolute.unwrap_or_else(|| socket.to_path_buf())
 }
 
 /// An IP address, with a port or without.
