@@ -34,51 +34,50 @@ impl Selection {
     }
 
     /// What was named, each server once, or else everything in the runtime folder.
-    pub(crate) fn targets(&self) -> Vec<Target> {
+    pub(crate) fn targets(&self) -> Result<Vec<Target>, vbd::Error> {
         if let Some(control) = &self.control {
-            return vec![Target {
+            return Ok(vec![Target {
                 name: vbd::default_name(control),
                 control: control.clone(),
-            }];
+            }]);
         }
         if self.names.is_empty() {
             return everything();
         }
         let mut targets: Vec<Target> = Vec::new();
         for target in self.names.iter().map(|name| find(name)) {
+            let target = target?;
             if targets.iter().all(|other| other.control != target.control) {
                 targets.push(target);
             }
         }
-        targets
+        Ok(targets)
     }
 }
 
-fn everything() -> Vec<Target> {
+fn everything() -> Result<Vec<Target>, vbd::Error> {
     let target = |(name, control)| Target { name, control };
-    vbd::control_sockets().into_iter().map(target).collect()
+    Ok(vbd::control_sockets()?.into_iter().map(target).collect())
 }
 
 /// The server whose first disk has that name has its socket by it; others are asked for their disks.
-fn find(name: &str) -> Target {
+fn find(name: &str) -> Result<Target, vbd::Error> {
     let by_name = Target {
         name: name.to_owned(),
         control: vbd::runtime_dir().join(format!("{name}.ctl")),
     };
     if by_name.connect(ANSWER_MAX).is_ok() {
-        return by_name;
+        return Ok(by_name);
     }
     let serves_it = |target: &Target| {
         let status = target.connect(ANSWER_MAX).and_then(|mut server| server.status());
         status.is_ok_and(|status| status.devices.iter().any(|disk| disk.info.name == name))
     };
-    match everything().into_iter().find(serves_it) {
-        Some(server) => Target {
-            name: name.to_owned(),
-            ..server
-        },
-        None => by_name,
-    }
+    let serving = everything()?.into_iter().find(serves_it);
+    Ok(serving.map_or(by_name, |server| Target {
+        name: name.to_owned(),
+        ..server
+    }))
 }
 
 impl Target {

@@ -33,7 +33,7 @@ impl Status {
     pub(crate) fn run(&self, json: bool) -> Result<ExitCode, Failure> {
         let answers: Vec<_> = self
             .selection
-            .targets()
+            .targets()?
             .into_iter()
             .map(|target| (ask(&target), target))
             .collect();
@@ -79,10 +79,12 @@ fn tell(answers: &[(Answer, Target)], in_detail: bool) -> Result<(), Failure> {
     }
     for (answer, target) in answers {
         if let Err(failure) = answer {
-            note(&format!(
-                "{}: does not answer; a socket of a dead server is replaced when it starts again: {failure}",
-                target.name
-            ));
+            let what = if target.connect(ANSWER_MAX).is_ok() {
+                "is alive, but does not answer"
+            } else {
+                "does not answer; a socket of a dead server is replaced when it starts again"
+            };
+            note(&format!("{}: {what}: {failure}", target.name));
         }
     }
     Ok(())

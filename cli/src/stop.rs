@@ -36,7 +36,7 @@ pub(crate) struct Stop {
 impl Stop {
     pub(crate) fn run(&self, json: bool) -> Result<ExitCode, Failure> {
         let results: Vec<_> = self
-            .targets()
+            .targets()?
             .into_iter()
             .map(|target| (self.end(&target), target))
             .collect();
@@ -53,12 +53,12 @@ impl Stop {
     }
 
     /// With `--all`, sockets of dead servers do not count.
-    fn targets(&self) -> Vec<Target> {
-        let mut targets = self.selection.targets();
+    fn targets(&self) -> Result<Vec<Target>, Failure> {
+        let mut targets = self.selection.targets()?;
         if self.all {
             targets.retain(|target| target.connect(self.timeout).is_ok());
         }
-        targets
+        Ok(targets)
     }
 
     fn end(&self, target: &Target) -> Result<(), Failure> {

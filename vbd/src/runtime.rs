@@ -1,6 +1,7 @@
 //! Where servers put their sockets, and how the command line finds them.
 
 use std::fs::{self, DirBuilder};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -71,18 +72,25 @@ pub fn default_name(image: &Path) -> String {
     if clean.is_empty() { "disk".to_owned() } else { clean }
 }
 
-/// The control sockets in the runtime folder, by name, sorted. Some may belong to dead servers.
-pub fn control_sockets() -> Vec<(String, PathBuf)> {
-    let mut found: Vec<_> = fs::read_dir(runtime_dir())
-        .into_iter()
-        .flatten()
+/// The control sockets in the runtime folder, by name, sorted; none if there is no such folder. Some may belong to dead servers.
+pub fn control_sockets() -> Result<Vec<(String, PathBuf)>, Error> {
+    let dir = runtime_dir();
+    let entries = match fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => {
+            let what = "the folder for sockets cannot be read; set IOMGR_RUNTIME_DIR to the servers' own";
+            return Err(Error::new(ErrorKind::Control, what).at(&dir).because(error));
+        }
+    };
+    let mut found: Vec<_> = entries
         .flatten()
         .map(|entry| entry.path())
         .filter(|path| path.extension().is_some_and(|ext| ext == "ctl"))
         .map(|path| (default_name(&path), path))
         .collect();
     found.sort();
-    found
+    Ok(found)
 }
 
 #[cfg(test)]

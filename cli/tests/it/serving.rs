@@ -75,6 +75,35 @@ fn no_sockets(place: &Place) -> bool {
 }
 
 #[test]
+fn a_runtime_folder_that_cannot_be_read_is_not_an_empty_one() {
+    let place = Place::new();
+    place.write("run", b"no folder");
+    for args in [
+        &["status"][..],
+        &["stop", "--all"],
+        &["stop", "a"],
+        &["status", "a", "--json"],
+    ] {
+        let ended = place.run(args);
+        assert_eq!(ended.code, Some(1), "{args:?}: {ended:?}");
+        assert!(ended.stderr.contains("set IOMGR_RUNTIME_DIR"), "{args:?}: {ended:?}");
+    }
+}
+
+#[test]
+fn a_server_that_hangs_is_not_called_dead() {
+    let place = Place::new();
+    let (served, _) = Served::json(&place, &["--create", "1G", "a.vhd"]);
+    served.signal("STOP");
+    let ended = place.run(&["status", "a"]);
+    served.signal("CONT");
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("a: is alive, but does not answer"), "{ended:?}");
+    served.signal("TERM");
+    assert_eq!(served.ended().code, Some(0));
+}
+
+#[test]
 fn it_says_what_it_serves() {
     let place = Place::new();
     let (served, said) = Served::text(&place, &["--create", "1G", "a.vhd"]);
