@@ -154,6 +154,14 @@ impl Medium {
         }
     }
 
+    fn is_rotational(&self) -> bool {
+        match self {
+            Self::File(file) => file.is_rotational(),
+            #[cfg(feature = "test-utils")]
+            Self::Simulated(_) => false,
+        }
+    }
+
     fn physical_block_bytes(&self) -> u32 {
         match self {
             Self::File(file) => file.physical_block_bytes(),
@@ -331,7 +339,7 @@ impl Shared {
             read_only,
             volatile_cache: true,
             needs_bytes: layout.needs_bytes(),
-            rotational: false,
+            rotational: medium.is_rotational(),
         };
         let failed = AtomicBool::new(false);
         let durable_writes = cache == Cache::None;

@@ -151,7 +151,27 @@ impl ImageFile {
         }
     }
 
-    /// Seeks cost (a spinning disk below); asked of block devices only.
+    /// Do seeks cost? Asked of block devices only, in `/sys`; a partition's answer is its disk's.
+    pub fn is_rotational(&self) -> bool {
+        let device = match self.file.metadata() {
+            Ok(meta) if self.block_device => meta.rdev(),
+            _ => return false,
+        };
+        let folder = format!(
+            "/sys/dev/block/{}:{}",
+            rustix::fs::major(device),
+            rustix::fs::minor(device)
+        );
+        let answers =
+            ["queue", "../queue"].map(|queue| std::fs::read_to_string(format!("{folder}/{queue}/rotational")));
+        answers
+            .into_iter()
+            .flatten()
+            .next()
+            .is_some_and(|answer| answer.trim() == "1")
+    }
+
+    /// The unit that is written without read-modify-write below, in bytes: what a block device says, else 4096.
     pub fn physical_block_bytes(&self) -> u32 {
         let size = if self.block_device {
             rustix::fs::ioctl_blkpbszget(&self.file).unwrap_or(4096)

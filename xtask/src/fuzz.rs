@@ -7,6 +7,7 @@ use clap::Args as ClapArgs;
 use crate::Result;
 use crate::cmd;
 use crate::tally::{Skip, Tally};
+use crate::test;
 
 /// What to fuzz, and how long.
 #[derive(Debug, ClapArgs)]
@@ -36,7 +37,7 @@ pub(crate) fn run(args: &Args) -> Result {
     let tally = each(args.target.as_deref(), args.secs);
     tally.print();
     match tally.failed {
-        0 => Ok(()),
+        0 => test::refuse_skips(&tally, std::env::var("CI").is_ok_and(|ci| ci == "true")),
         _ => Err("the fuzzer found failures; their inputs lie in fuzz/corpus, where the tests will find them".into()),
     }
 }

@@ -178,7 +178,7 @@ fn executable(messages: &str) -> Option<String> {
 }
 
 /// With `CI=true` a skip that the tests require is a failure.
-fn refuse_skips(tally: &Tally, ci: bool) -> Result {
+pub(crate) fn refuse_skips(tally: &Tally, ci: bool) -> Result {
     let refused = tally.skips.iter().filter(|skip| !skip.is_allowed()).count();
     if ci && refused > 0 {
         return Err(format!("CI must run every test, but {refused} skips are none of the allowed ones").into());

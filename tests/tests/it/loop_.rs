@@ -95,6 +95,26 @@ fn loop_zeros_are_fast_or_refused() {
     queue.prefetch(range).unwrap();
 }
 
+/// Clients order what they send to a disk whose seeks cost.
+#[test]
+fn loop_a_spinning_disk_is_announced_as_one() {
+    if !need::loop_devices() || !need::tools(&["nbdinfo"]) {
+        return;
+    }
+    let disk = Disk::new(Kind::LoopDevice, 16 * MIB);
+    let device = disk.image().file_name().unwrap().to_str().unwrap().to_owned();
+    let attribute = format!("/sys/block/{device}/queue/rotational");
+    let before = fs::read_to_string(&attribute).unwrap();
+    for (rotational, code) in [("1", 0), ("0", 2)] {
+        fs::write(&attribute, rotational).unwrap();
+        let server = disk.serve(&[]);
+        let question = Tool::new("nbdinfo").args(["--is", "rotational"]).arg(server.uri());
+        question.run_for_code(code);
+        server.stop();
+    }
+    fs::write(&attribute, before).unwrap();
+}
+
 /// The device grows with its file once it is told to look.
 #[test]
 fn loop_an_enlarged_device_is_served_to_its_new_end() {
