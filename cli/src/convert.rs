@@ -19,12 +19,13 @@ Examples:
   iomgr convert disk.img disk.vhd                raw to dynamic VHD
   iomgr convert disk.vhd disk.img                VHD to a sparse raw file
   iomgr convert --fixed --force a.vhd b.vhd      to a fixed VHD, over an older b.vhd
-  iomgr convert --resume --verify a.vhd b.img    go on after an interruption, and compare at the end
+  iomgr convert --resume --verify a.vhd b.img    go on after an interruption, compare at the end
   iomgr convert /dev/vg/old disk.vhd             a block device into an image
   iomgr convert --force disk.vhd /dev/vg/new     and an image onto a block device
 
-The target gets its name when it is complete; until then it is TARGET.iomgr-part. Ctrl-C removes that,
-or with --resume keeps it, and the same command goes on with it. Zeros and holes take no space.
+The target gets its name when it is complete; until then it is TARGET.iomgr-part.
+Ctrl-C removes that, or with --resume keeps it, and the same command goes on with it.
+A block device is written in place. Zeros and holes take no space.
 Where the file system can share blocks, they are shared (reflink).";
 
 /// Copy an image into a new one of another format

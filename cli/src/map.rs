@@ -12,11 +12,11 @@ use crate::failure::Failure;
 
 const EXAMPLES: &str = "\
 Examples:
-  iomgr map disk.vhd                        a line for each run: start, length, kind, offset in the file
+  iomgr map disk.vhd                        each run's start, length, kind, offset in the file
   iomgr map disk.vhd --json                 as `qemu-img map --output=json`
   iomgr map disk.img | grep -c data         how many runs of data
 
-Kinds: data; zero, which takes space; hole, which takes none; bad, where the image lies about its place.
+Kinds: data; zero, which takes space; hole, which takes none; bad, where the image lies.
 Metadata alone is read.";
 
 /// Show which parts of a disk are data, zeros and holes, and where they lie in the image

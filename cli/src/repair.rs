@@ -16,8 +16,8 @@ Examples:
   iomgr repair disk.vhd --dry-run           what would be done
   iomgr repair disk.vhd                     do it
 
-Of the two footers of a dynamic VHD a crash can tear one; it is written anew from the other. Where it is
-not certain which is right, nothing is changed. No data is touched.";
+Of the two footers of a dynamic VHD a crash can tear one; it is written anew from the other.
+Where it is not certain which is right, nothing is changed. No data is touched.";
 
 /// Restore the footers of a VHD that a crash tore
 #[derive(Args, Debug)]

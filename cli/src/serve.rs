@@ -119,7 +119,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "KIND", default_value = "auto")]
     engine: Engine,
     /// How long to wait for somebody else's lock on the image
-    #[arg(long, value_name = "SECS", default_value = "2", value_parser = size::seconds)]
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = size::seconds)]
     lock_timeout: Duration,
 }
 

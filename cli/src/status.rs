@@ -15,7 +15,7 @@ use crate::servers::{ANSWER_MAX, Selection, Target, none_runs};
 const EXAMPLES: &str = "\
 Examples:
   iomgr status                 every server of this user's
-  iomgr status demo            one of them, with latencies and clients; exit code 1 if it does not answer
+  iomgr status demo            one of them, with latencies and clients; 1 if it does not answer
   iomgr status --json          everything there is to know";
 
 /// Show the running servers and what their disks have done
