@@ -1,12 +1,14 @@
 //! Group `loop`: loop devices below the product, and real block devices on top of it.
 
 use std::fs::{self, OpenOptions};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::process::Stdio;
 
 use iomgr_core::{BlockStatus, Device, RequestFlags, Sector, SectorCount, SectorRange};
-use iomgr_tests::{Loop, Mount, NbdFuse, Server, Tool, need};
+use iomgr_tests::{Loop, Mount, NbdFuse, Process, Server, Tool, need, wait};
+use rustix::process::Signal;
 use tqueue::EngineKind;
 use vbd::{BlockingDisk, DiskOptions, Format};
 
@@ -137,6 +139,46 @@ fn loop_an_enlarged_device_is_served_to_its_new_end() {
     let mut read = [0; 512];
     queue.read(&mut read, last).unwrap();
     assert_eq!(read, [9; 512]);
+}
+
+/// A device has no name to wait for: who interrupts the copy must know that half of it is there.
+#[test]
+fn loop_an_interrupted_conversion_says_what_the_device_holds() {
+    if !need::loop_devices() {
+        return;
+    }
+    let disk = Disk::new(Kind::LoopDevice, 256 * MIB);
+    let source = disk.dir.join("source.img");
+    fs::write(&source, vec![1; 256 << 20]).unwrap();
+    let stderr = (0..20).find_map(|_| interrupted_conversion(&source, &disk));
+    let stderr = stderr.expect("256 MiB are not written before a signal arrives, 20 times over");
+    assert!(stderr.contains("interrupted; the device holds half a copy"), "{stderr}");
+}
+
+/// What it says when it is interrupted after its first write; nothing if it is faster.
+fn interrupted_conversion(source: &Path, disk: &Disk) -> Option<String> {
+    OpenOptions::new()
+        .write(true)
+        .open(disk.image())
+        .unwrap()
+        .write_all(&[0; 4096])
+        .unwrap();
+    let convert = Tool::iomgr().args(["convert", "--force", "--from", "raw"]);
+    let convert = Process::start(convert.arg(source).arg(disk.image()), Stdio::null(), Stdio::piped());
+    let mut stderr = convert.take_stderr();
+    wait::until(|| first_byte(disk) == 1);
+    for signal in [Signal::STOP, Signal::INT, Signal::CONT] {
+        convert.signal(signal);
+    }
+    let mut said = String::new();
+    stderr.read_to_string(&mut said).unwrap();
+    (convert.exit_code() == 130).then_some(said)
+}
+
+fn first_byte(disk: &Disk) -> u8 {
+    let mut byte = [0];
+    fs::File::open(disk.image()).unwrap().read_exact(&mut byte).unwrap();
+    byte[0]
 }
 
 /// `--force` is about files that exist, not about devices that somebody has mounted.
