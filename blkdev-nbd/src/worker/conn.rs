@@ -123,12 +123,26 @@ pub(super) struct Conn {
     pub(super) input_ended: bool,
     /// Nothing can be sent any more.
     pub(super) broken: bool,
+    pub(super) farewell: Farewell,
     /// It is on the list of connections to look at.
     pub(super) is_listed: bool,
     /// It is on the list of connections to exchange bytes with.
     pub(super) is_touched: bool,
     pub(super) file: FileSlot,
     socket: FileHandle,
+}
+
+/// What must come before the socket is closed. One that is closed with bytes unread is reset, and by TCP that takes replies
+/// along that are still on their way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Farewell {
+    None,
+    /// The pass is not over, and sends may have ended that nobody was told of.
+    Undecided,
+    /// The client hears that nothing follows the replies, and then what it still says is thrown away.
+    Due,
+    /// It has heard, and may say things until it goes as well.
+    Said,
 }
 
 /// Where the conversation is.
@@ -198,6 +212,7 @@ impl Conn {
             sending_since: Timestamp::ZERO,
             input_ended: false,
             broken: false,
+            farewell: Farewell::None,
             is_listed: false,
             is_touched: false,
             file,
@@ -213,7 +228,19 @@ impl Conn {
             // More replies wait for the send to end: hear of it at once.
             core.queue.wake_for_sends();
         }
-        self.is_over()
+        if self.farewell == Farewell::Undecided {
+            let is_busy = self.in_flight > 0 || !self.unread.is_empty();
+            self.farewell = if is_busy { Farewell::Due } else { Farewell::None };
+        }
+        self.is_over() && !self.lingers(core)
+    }
+
+    /// The server stops: takes nothing more, and sees to it that the replies to come arrive.
+    pub(super) fn stop(&mut self, core: &mut Core) {
+        if matches!(self.who.peer, Peer::Address(_)) {
+            self.farewell = Farewell::Undecided;
+        }
+        self.end_input(core);
     }
 
     /// Takes nothing more from the client. What it asked for ends and is answered.
@@ -283,6 +310,21 @@ impl Conn {
             figures: self.who.figures.clone(),
             last_active_ago: core.now.since(self.who.active),
         }
+    }
+
+    /// Waits for the client's end, if that must be; true while it does.
+    fn lingers(&mut self, core: &mut Core) -> bool {
+        if self.farewell == Farewell::None || self.broken {
+            return false;
+        }
+        if self.farewell == Farewell::Due {
+            self.farewell = Farewell::Said;
+            if let Some(fd) = self.socket.fd() {
+                // It fails where the peer is gone already, and the receive will say so.
+                let _gone_already = rustix::net::shutdown(fd, Shutdown::Write);
+            }
+        }
+        self.discard(core)
     }
 
     fn is_over(&self) -> bool {

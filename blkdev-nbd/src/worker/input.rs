@@ -2,7 +2,7 @@
 
 use iomgr_core::{Data, OpError, OpQueue};
 
-use super::conn::{Conn, Outcome, Pending, Phase, Reply, Target};
+use super::conn::{Conn, Farewell, Outcome, Pending, Phase, Reply, Target};
 use super::core::Core;
 use super::token::NetOp;
 use crate::config::STAGING_BYTES;
@@ -57,10 +57,20 @@ impl Conn {
         }
     }
 
+    /// Receives what nobody will look at; false if that cannot be.
+    pub(super) fn discard(&mut self, core: &mut Core) -> bool {
+        let data = self.kit.staging.data();
+        let begun = core.queue.recv(self.file, data, NetOp::Recv(self.id).token());
+        self.receiving = begun.is_ok().then_some(Target::Staging);
+        begun.is_ok()
+    }
+
     /// A receive ended.
     pub(super) fn received(&mut self, core: &mut Core, result: Result<u32, OpError>) {
         let target = self.receiving.take().expect("a receive ends after it began");
         match (result, target) {
+            (Ok(1..), _) if self.farewell == Farewell::Said => {}
+            _ if self.farewell == Farewell::Said => self.farewell = Farewell::None,
             _ if self.input_ended => self.drop_pending(core),
             (Ok(0), _) => self.end_input(core),
             (Ok(len), Target::Staging) => self.unread.end += len,

@@ -251,7 +251,7 @@ impl Worker {
         }
         self.stage = Stage::Draining(Some(self.core.now + self.stop_timeout));
         self.door.close(&mut self.core.queue);
-        self.conns.each(&mut self.core, Conn::end_input);
+        self.conns.each(&mut self.core, Conn::stop);
     }
 
     fn follow_stage(&mut self) -> Result<(), Error> {

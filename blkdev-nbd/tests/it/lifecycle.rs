@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::io::Write;
+use std::net::TcpListener;
 use std::time::Duration;
 
 use blkdev_nbd::proto::CommandType;
@@ -10,7 +11,7 @@ use blkdev_nbd::{ErrorKind, ServerConfig};
 use iomgr_core::manager::test_utils::CountingManager;
 use iomgr_core::{FileHandle, Operation, SectorCount};
 
-use crate::client::{header, pattern};
+use crate::client::{Client, header, pattern};
 use crate::server::{MIB, TestServer};
 
 #[test]
@@ -216,6 +217,34 @@ fn a_device_that_works_for_itself_is_closed_when_that_has_ended() {
 }
 
 #[test]
+fn a_stop_loses_no_reply_to_a_tcp_client_that_has_said_more() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut server = TestServer::with(MemDevice::new("disk", 8 << 20), |config| {
+        config.listeners.push(listener.into());
+        config.limits.in_flight = 4;
+    });
+    let mut client = Client::connect_tcp(address);
+    client.go("disk");
+    server.device.hold();
+    // Many more than the server takes in at a time.
+    let commands: Vec<u8> = (0..10_000)
+        .flat_map(|n| header(CommandType::Read, n, 0, MIB).emit())
+        .collect();
+    client.send(&commands);
+    server.device.wait_submitted(4);
+    let running = server.server.take().unwrap();
+    let stopping = std::thread::spawn(|| running.stop());
+    server.device.release();
+    for n in 0..4 {
+        assert_eq!(client.reply(), (n, 0));
+        client.receive_vec(1 << 20);
+    }
+    drop(client);
+    stopping.join().unwrap().unwrap();
+}
+
+#[test]
 fn a_client_that_does_not_read_holds_no_stop_for_ever() {
     let server = TestServer::with(MemDevice::new("disk", 64 << 20), |config| {
         config.limits.stop_timeout = Duration::from_millis(50);
@@ -225,6 +254,26 @@ fn a_client_that_does_not_read_holds_no_stop_for_ever() {
     server.device.wait_submitted(1);
     server.stop();
     drop(client);
+}
+
+#[test]
+fn a_tcp_client_that_does_not_go_holds_no_stop_for_ever() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut server = TestServer::with(MemDevice::new("disk", 1 << 20), |config| {
+        config.listeners.push(listener.into());
+        config.limits.stop_timeout = Duration::from_millis(50);
+    });
+    let mut client = Client::connect_tcp(address);
+    client.go("disk");
+    server.device.hold();
+    client.command(header(CommandType::Read, 1, 0, 512), &[]);
+    server.device.wait_submitted(1);
+    let running = server.server.take().unwrap();
+    let stopping = std::thread::spawn(|| running.stop());
+    server.device.release();
+    stopping.join().unwrap().unwrap();
+    assert!([0, 16 + 512].contains(&client.rest().len()));
 }
 
 #[test]
