@@ -22,6 +22,7 @@ use vbd::{ConnectionLimits, DiskExport, DiskOptions, Inherited, Server, ServerOp
 use crate::args::Format;
 use crate::failure::Failure;
 use crate::output::note;
+use crate::signals::Caught;
 use crate::{signals, size};
 use images::{Image, Opened, Origin};
 use notify::Manager;
@@ -154,15 +155,17 @@ impl Serve {
         let manager = Manager::from_env();
         let opened = images::open(&images, &self.disk_options(), self.create)?;
         let origins: Vec<_> = opened.iter().map(|opened| opened.origin).collect();
+        // What is made from here on is taken away again, whenever a signal comes.
+        let caught = signals::catch()?;
         // For the command alone, so that nobody else meets its sockets; removed last.
         let _folder = self.run.as_ref().map(|_| private_sockets(&mut options)).transpose()?;
         let server = Server::start_all(self.exports(opened), &options)?;
         match &self.run {
             Some(line) => {
                 manager.ready(&server);
-                command::run(server, line, &manager)
+                command::run(server, line, caught, &manager)
             }
-            None => serve(server, &manager, &origins, json),
+            None => serve(server, caught, &manager, &origins, json),
         }
     }
 
@@ -237,9 +240,15 @@ impl Serve {
 }
 
 /// Serves until somebody asks for the end.
-fn serve(server: Server, manager: &Manager, origins: &[Origin], json: bool) -> Result<ExitCode, Failure> {
+fn serve(
+    server: Server,
+    caught: Caught,
+    manager: &Manager,
+    origins: &[Origin],
+    json: bool,
+) -> Result<ExitCode, Failure> {
     let stopper = server.stopper();
-    signals::handle(ABANDONED, move |_| {
+    caught.handle(ABANDONED, move |_| {
         note("closing: no new requests, finishing those in flight; once more to end at once");
         stopper.stop();
     })?;

@@ -1,7 +1,7 @@
 //! Ctrl-C, SIGTERM, and a terminal that is closed.
 
-use std::fs;
 use std::thread;
+use std::{fs, io};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -9,28 +9,47 @@ use signal_hook::iterator::Signals;
 use crate::failure::Failure;
 use crate::output::note;
 
-/// From now on the first SIGINT, SIGTERM or SIGHUP calls `first` with its number, on a thread of its own; the next one ends the
-/// process with 128 + its number, after saying `abandoned`.
-pub(crate) fn handle(abandoned: &'static str, first: impl FnOnce(i32) + Send + 'static) -> Result<(), Failure> {
-    let mut first = Some(first);
-    handle_each(move |signal| match first.take() {
-        Some(first) => first(signal),
-        None => abandon(abandoned, signal),
-    })
-}
+/// SIGINT, SIGTERM and SIGHUP, which end the process no more: those that come are kept until somebody handles them.
+#[derive(Debug)]
+pub(crate) struct Caught(Signals);
 
-/// From now on every SIGINT, SIGTERM and SIGHUP calls `each` with its number, on a thread of its own.
-pub(crate) fn handle_each(mut each: impl FnMut(i32) + Send + 'static) -> Result<(), Failure> {
-    let fail = |error| Failure::new("cannot handle signals").because(error);
+/// From now on signals are caught.
+pub(crate) fn catch() -> Result<Caught, Failure> {
     // Who starts us by `nohup` wants us to outlive the terminal.
     let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
-    let mut signals = Signals::new([SIGINT, SIGTERM].into_iter().chain(hangup)).map_err(fail)?;
-    let wait = move || signals.forever().for_each(&mut each);
-    thread::Builder::new()
-        .name("signals".into())
-        .spawn(wait)
-        .map_err(fail)?;
-    Ok(())
+    Signals::new([SIGINT, SIGTERM].into_iter().chain(hangup))
+        .map(Caught)
+        .map_err(cannot)
+}
+
+impl Caught {
+    /// The first one calls `first` with its number, on a thread of its own; the next one ends the process with 128 + its
+    /// number, after saying `abandoned`.
+    pub(crate) fn handle(
+        self,
+        abandoned: &'static str,
+        first: impl FnOnce(i32) + Send + 'static,
+    ) -> Result<(), Failure> {
+        let mut first = Some(first);
+        self.handle_each(move |signal| match first.take() {
+            Some(first) => first(signal),
+            None => abandon(abandoned, signal),
+        })
+    }
+
+    /// Every one calls `each` with its number, on a thread of its own.
+    pub(crate) fn handle_each(mut self, mut each: impl FnMut(i32) + Send + 'static) -> Result<(), Failure> {
+        let wait = move || self.0.forever().for_each(&mut each);
+        thread::Builder::new()
+            .name("signals".into())
+            .spawn(wait)
+            .map_err(cannot)?;
+        Ok(())
+    }
+}
+
+fn cannot(error: io::Error) -> Failure {
+    Failure::new("cannot handle signals").because(error)
 }
 
 /// Were we started with `signal` ignored?

@@ -26,7 +26,7 @@ impl Watch {
     pub(crate) fn start(abandoned: &'static str, json: bool) -> Result<Self, Failure> {
         let signal = Arc::new(AtomicI32::new(0));
         let seen = Arc::clone(&signal);
-        signals::handle(abandoned, move |number| seen.store(number, Ordering::Relaxed))?;
+        signals::catch()?.handle(abandoned, move |number| seen.store(number, Ordering::Relaxed))?;
         let is_seen = !json && io::stderr().is_terminal();
         let bar = if is_seen { visible_bar() } else { ProgressBar::hidden() };
         Ok(Self { signal, bar })

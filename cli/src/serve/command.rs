@@ -22,16 +22,16 @@ use vbd::{Address, Server, Stopper};
 use super::{ABANDONED, activation, notify};
 use crate::failure::Failure;
 use crate::output::note;
-use crate::signals;
+use crate::signals::{self, Caught};
 
 /// As shells say that there is no such command.
 const EXIT_NOT_STARTED: u8 = 127;
 
 /// Runs `line` by the shell while `server` serves; its exit code becomes ours.
-pub(super) fn run(server: Server, line: &str, manager: &notify::Manager) -> Result<ExitCode, Failure> {
+pub(super) fn run(server: Server, line: &str, caught: Caught, manager: &notify::Manager) -> Result<ExitCode, Failure> {
     let running = Running::new(server.stopper());
     let signalled = Arc::clone(&running);
-    signals::handle_each(move |signal| signalled.signal(signal))?;
+    caught.handle_each(move |signal| signalled.signal(signal))?;
     let Some((mut child, waiter)) = running.start(&mut shell(line, &server))? else {
         server.stop()?;
         return Ok(ExitCode::from(running.lock().code));

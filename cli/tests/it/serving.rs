@@ -130,6 +130,26 @@ fn the_first_signal_ends_it_cleanly() {
 }
 
 #[test]
+fn a_signal_that_comes_before_it_is_ready_leaves_nothing() {
+    let place = Place::new().with_vhd("a.vhd");
+    // A handler that came after the sockets was too late for some of these.
+    for _ in 0..30 {
+        let mut command = place.command(&["serve", "a.vhd", "--pidfile", "pid"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let socket = place.runtime_dir().join("a.sock");
+        while !socket.exists() && child.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        let pid = child.id().to_string();
+        let sent = Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap();
+        assert!(sent.success());
+        let ended = Ended::from(child.wait_with_output().unwrap());
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert!(no_sockets(&place) && !place.path("pid").exists());
+    }
+}
+
+#[test]
 fn status_and_stop_find_it_by_name() {
     let place = Place::new();
     let (served, ready) = Served::json(&place, &["--create", "8M", "a.vhd", "--name", "demo"]);
