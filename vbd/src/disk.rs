@@ -70,6 +70,7 @@ pub struct DiskInfo {
     /// What people call it.
     pub name: String,
     /// The image.
+    #[serde(serialize_with = "crate::path_text::serialize")]
     pub path: PathBuf,
     /// `raw`, `vhd-fixed` or `vhd-dynamic`.
     pub format: String,

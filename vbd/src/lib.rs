@@ -36,6 +36,7 @@ mod layout;
 mod map;
 mod metadata;
 mod pair;
+mod path_text;
 mod pidfile;
 mod progress;
 mod queue;

@@ -15,6 +15,7 @@ use crate::layout::image_error;
 #[derive(Clone, Debug, Serialize)]
 pub struct ImageInfo {
     /// The file.
+    #[serde(serialize_with = "crate::path_text::serialize")]
     pub path: PathBuf,
     /// Its format.
     pub format: String,

@@ -1,6 +1,8 @@
 //! `serve`, `status`, `stop`: from ready to removed sockets.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
@@ -147,6 +149,36 @@ fn a_signal_that_comes_before_it_is_ready_leaves_nothing() {
         assert_eq!(ended.code, Some(0), "{ended:?}");
         assert!(no_sockets(&place) && !place.path("pid").exists());
     }
+}
+
+#[test]
+fn a_name_that_is_no_unicode_is_told_all_the_same() {
+    let place = Place::new();
+    let name = OsStr::from_bytes(b"a\xff.img");
+    std::fs::write(place.path("").join(name), [0; 4096]).unwrap();
+    let info = place.command(&["info", "--json"]).arg(name).output().unwrap();
+    assert_eq!(Ended::from(info).json()["size_bytes"], 4096);
+    let status = format!(
+        "{} status --control \"$iomgr_control\" --json",
+        env!("CARGO_BIN_EXE_iomgr")
+    );
+    let mut served = place.command(&["serve", "--run", &status]);
+    let status = Ended::from(served.arg(name).output().unwrap()).json();
+    assert!(
+        status[0]["status"]["devices"][0]["path"]
+            .as_str()
+            .unwrap()
+            .ends_with("a\u{fffd}.img")
+    );
+    let mut ready = place.command(&["serve", "--json"]);
+    let mut child = ready.arg(name).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert!(line.contains("\"ready\""), "{line}");
+    Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "kebab-case")]
 pub enum Address {
     /// A unix socket.
-    Unix(PathBuf),
+    Unix(#[serde(serialize_with = "crate::path_text::serialize")] PathBuf),
     /// A TCP port.
     Tcp(SocketAddr),
 }
