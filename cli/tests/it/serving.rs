@@ -1,7 +1,7 @@
 //! `serve`, `status`, `stop`: from ready to removed sockets.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
@@ -179,6 +179,22 @@ fn a_name_that_is_no_unicode_is_told_all_the_same() {
     assert!(line.contains("\"ready\""), "{line}");
     Command::new("kill").arg(child.id().to_string()).status().unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn nonsense_is_answered_and_the_connection_goes_on() {
+    let place = Place::new();
+    let (served, _) = Served::json(&place, &["--create", "1G", "a.vhd"]);
+    let mut control = UnixStream::connect(place.runtime_dir().join("a.ctl")).unwrap();
+    let mut answers = BufReader::new(control.try_clone().unwrap());
+    for nonsense in [&b"{}\n"[..], b"\n", b"\xff\xfe\n", b"{\"v\":1,\"verb\":\"explode\"}\n"] {
+        control.write_all(nonsense).unwrap();
+        let mut answer = String::new();
+        answers.read_line(&mut answer).unwrap();
+        assert!(answer.contains("not a request"), "{nonsense:?}: {answer}");
+    }
+    served.signal("TERM");
+    assert_eq!(served.ended().code, Some(0));
 }
 
 #[test]

@@ -98,8 +98,8 @@ impl ControlAnswer {
     }
 }
 
-fn parse(line: &str) -> Result<Verb, String> {
-    let request: ControlRequest = serde_json::from_str(line).map_err(|error| format!("not a request: {error}"))?;
+fn parse(line: &[u8]) -> Result<Verb, String> {
+    let request: ControlRequest = serde_json::from_slice(line).map_err(|error| format!("not a request: {error}"))?;
     if request.v == VERSION {
         Ok(request.verb)
     } else {
@@ -119,10 +119,10 @@ mod tests {
 
     #[test]
     fn requests_are_checked() {
-        assert_eq!(parse(r#"{"v":1,"verb":"status"}"#), Ok(Verb::Status));
-        assert!(parse(r#"{"v":2,"verb":"status"}"#).unwrap_err().contains("version 1"));
-        assert!(parse(r#"{"v":1,"verb":"explode"}"#).unwrap_err().contains("explode"));
-        assert!(parse("").is_err());
+        assert_eq!(parse(br#"{"v":1,"verb":"status"}"#), Ok(Verb::Status));
+        assert!(parse(br#"{"v":2,"verb":"status"}"#).unwrap_err().contains("version 1"));
+        assert!(parse(br#"{"v":1,"verb":"explode"}"#).unwrap_err().contains("explode"));
+        assert!(parse(b"").is_err());
     }
 
     #[test]

@@ -133,14 +133,14 @@ fn serve(mut stream: UnixStream, context: &Weak<ControlContext>) -> std::io::Res
     stream.set_read_timeout(Some(IDLE_MAX))?;
     stream.set_write_timeout(Some(IDLE_MAX))?;
     let mut lines = BufReader::new(stream.try_clone()?);
-    let mut line = String::new();
+    let mut line = Vec::new();
     loop {
         line.clear();
-        let len = lines.by_ref().take(LINE_BYTES_MAX).read_line(&mut line)?;
+        let len = lines.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
         let Some(context) = context.upgrade().filter(|_| len > 0) else {
             return Ok(());
         };
-        if len as u64 == LINE_BYTES_MAX && !line.ends_with('\n') {
+        if len as u64 == LINE_BYTES_MAX && !line.ends_with(b"\n") {
             return answer(&mut stream, &ControlAnswer::error("the line is too long"));
         }
         match parse(&line) {
