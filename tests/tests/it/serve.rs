@@ -93,11 +93,17 @@ fn serve_names_clients_and_counts_for_each() {
     let us = format!("unix pid {} uid ", std::process::id());
     assert!(clients[0]["peer"].as_str().unwrap().starts_with(&us), "{clients}");
     assert_eq!(
-        (&clients[0]["write"]["bytes"], &clients[0]["read"]["bytes"]),
+        (
+            &clients[0]["stats"]["write"]["bytes"],
+            &clients[0]["stats"]["read"]["bytes"]
+        ),
         (&4096.into(), &8192.into())
     );
     assert_eq!(
-        (&clients[1]["flush"]["ops"], &clients[1]["write"]["ops"]),
+        (
+            &clients[1]["stats"]["flush"]["ops"],
+            &clients[1]["stats"]["write"]["ops"]
+        ),
         (&1.into(), &0.into())
     );
     let text = status(&[]).run();
