@@ -99,7 +99,7 @@ enum Port {
         outbox: Sender<Message>,
         answers: Receiver<Answer>,
         owner: Waker,
-        /// See [`OwnerPort::drain_awaited`].
+        /// See [`crate::layout::OwnerPort::drain_awaited`].
         drain_awaited: Arc<AtomicBool>,
         /// May there be answers?
         stirred: bool,
