@@ -252,22 +252,6 @@ impl Disk {
         shared.block_status(range)
     }
 
-    /// The first sectors at or after `from` that may hold anything but zeros, as a run's start and end.
-    pub fn next_data(&self, from: u64) -> io::Result<Option<(u64, u64)>> {
-        let size = self.limits().size.0;
-        let mut at = from;
-        while at < size {
-            let rest = SectorRange::new(Sector(at), SectorCount(size - at)).expect("it lies on the disk");
-            let status = self.block_status(rest)?;
-            let end = at + status.count.0;
-            if !status.is_zero {
-                return Ok(Some((at, end)));
-            }
-            at = end;
-        }
-        Ok(None)
-    }
-
     /// The image's file, if it is a regular one.
     pub(crate) fn regular_file(&self) -> Option<FileHandle> {
         let shared = self.stable.generation();
