@@ -214,12 +214,16 @@ fn serve_leaves_the_terminal_to_its_command() {
     let place = Place::new();
     let at_terminal = |typed: &str, command: &str| {
         let line = format!(
-            "{} serve {} --run {command}",
+            "exec {} serve {} --run {command}",
             product::path().display(),
             place.disk.image().display()
         );
         let script = format!("printf '{typed}' | script -qec \"$LINE\" /dev/null");
-        let tool = Tool::new("sh").args(["-c", &script]).env("LINE", line);
+        // The shell that `script` starts would be one more process for the signal to reach: it becomes the server.
+        let tool = Tool::new("sh")
+            .args(["-c", &script])
+            .env("LINE", line)
+            .env("SHELL", "/bin/sh");
         tool.env("TMPDIR", &place.tmp)
             .env("IOMGR_RUNTIME_DIR", place.disk.dir.join("run"))
     };
