@@ -158,6 +158,9 @@ const LISTENERS_MAX: usize = 64;
 pub(crate) const STAGING_BYTES: u32 = 64 << 10;
 /// Room for what is written in front of data: reply headers, or messages of the handshake.
 pub(crate) const HEADER_BYTES: u32 = 16 << 10;
+/// What a unix client's socket is asked to hold of unread replies (`SO_SNDBUF`, which Linux doubles for its own needs): some 60 of
+/// 4 KiB. More than a quarter of that unread, and the client is behind.
+pub(crate) const SEND_BUFFER_BYTES: usize = 160 << 10;
 /// A payload that a connection can always have. Most are no longer.
 pub(crate) const SPARE_BYTES: u32 = 64 << 10;
 /// The buffers of a connection. They are address space, and memory only as far as they have ever been used.

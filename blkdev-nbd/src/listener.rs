@@ -9,6 +9,8 @@ use std::time::Duration;
 use iomgr_core::Errno;
 use rustix::net::{SocketFlags, accept_with, getpeername, sockopt};
 
+use crate::config::SEND_BUFFER_BYTES;
+
 /// A socket that clients connect to.
 #[derive(Debug)]
 pub enum Listener {
@@ -44,7 +46,11 @@ impl Listener {
     pub(crate) fn accept(&self) -> Result<Client, Errno> {
         let socket = accept_with(self, SocketFlags::CLOEXEC)?;
         let peer = match self {
-            Self::Unix(_) => unix_peer(&socket),
+            Self::Unix(_) => {
+                // With another size it works as well, only not as fast.
+                let _best_effort = sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER_BYTES);
+                unix_peer(&socket)
+            }
             Self::Tcp(_) => {
                 // A connection that cannot have these is as good as gone, and the first receive will say so.
                 let _best_effort = sockopt::set_tcp_nodelay(&socket, true);

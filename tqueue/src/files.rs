@@ -24,8 +24,8 @@ pub(crate) struct File {
     pub(crate) registered: bool,
     /// Does it lie in memory, and is it worked on by plain calls?
     pub(crate) plain: bool,
-    /// Receives outstanding: while there are any, we hear from the peer anyway.
-    pub(crate) recvs: u32,
+    /// Receives and polls outstanding: while there are any, we hear from the peer anyway.
+    pub(crate) listens: u32,
     /// What `fallocate` can do here, as far as we know.
     pub(crate) can: Can,
 }
@@ -48,7 +48,7 @@ impl File {
         uses: 0,
         registered: false,
         plain: false,
-        recvs: 0,
+        listens: 0,
         can: Can {
             punch: true,
             zero_range: true,

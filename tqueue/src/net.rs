@@ -93,8 +93,8 @@ impl Queue {
             return self.refuse_net(token, Errno::BADF);
         }
         let file = taken.flatten();
-        if let (Work::Recv { .. }, Some(file)) = (work, file) {
-            self.files[file].recvs += 1;
+        if let (Work::Recv { .. } | Work::Poll { .. }, Some(file)) = (work, file) {
+            self.files[file].listens += 1;
         }
         self.counters.pushed += 1;
         self.load.net += 1;

@@ -88,7 +88,7 @@ pub(crate) struct Load {
     pub(crate) net_issued: u32,
     /// Quiet sends among them.
     pub(crate) quiet: u32,
-    /// Is a quiet send on a socket on which nothing is being received?
+    /// Is a quiet send on a socket on which nothing is being waited for?
     pub(crate) quiet_alone: bool,
 }
 
@@ -118,7 +118,7 @@ impl Queue {
     /// Returns at once if there is a completion to deliver, or nothing that could end. Returns without a completion when
     /// the time is over or a signal came.
     ///
-    /// Sends that go through at once do not end the wait if something is being received on their sockets, unless
+    /// Sends that go through at once do not end the wait if a receive or a poll is outstanding on their sockets, unless
     /// [`alloc`](iomgr_core::OpQueue::alloc) found no memory since the last wait, or [`wake_for_sends`](Self::wake_for_sends) was
     /// called: a thread that holds anything back until a send is done must say so.
     pub fn submit_and_wait(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
@@ -305,8 +305,8 @@ impl Queue {
             self.sends.release(slot, &mut self.arena);
         }
         if let Some(file) = entry.file {
-            if let Work::Recv { .. } = entry.work {
-                self.files[file].recvs -= 1;
+            if let Work::Recv { .. } | Work::Poll { .. } = entry.work {
+                self.files[file].listens -= 1;
             }
             self.file_done(file);
         }

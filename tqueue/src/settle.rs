@@ -59,7 +59,7 @@ impl Queue {
         if issued == Issued::Quiet {
             entry.quiet = true;
             load.quiet += 1;
-            load.quiet_alone |= entry.file.is_none_or(|file| files[file].recvs == 0);
+            load.quiet_alone |= entry.file.is_none_or(|file| files[file].listens == 0);
         }
         true
     }

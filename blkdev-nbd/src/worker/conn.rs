@@ -16,6 +16,7 @@ use iomgr_core::{FileHandle, FileSlot, Lease, OpQueue, Operation, SectorRange, T
 use rustix::net::Shutdown;
 use tqueue::Queue;
 
+use super::backlog::Backlog;
 use super::core::Core;
 use super::lane::Shape;
 use super::token::NetOp;
@@ -80,7 +81,7 @@ pub(super) enum Outcome {
 #[derive(Debug)]
 pub(super) struct Who {
     pub(super) serial: u64,
-    peer: Peer,
+    pub(super) peer: Peer,
     pub(super) opened: Timestamp,
     /// When it last asked for something or took a reply.
     pub(super) active: Timestamp,
@@ -116,6 +117,7 @@ pub(super) struct Conn {
     /// Commands taken and not answered.
     pub(super) in_flight: u32,
     pub(super) receiving: Option<Target>,
+    pub(super) backlog: Backlog,
     pub(super) is_sending: bool,
     /// Since when what is being sent is on its way.
     pub(super) sending_since: Timestamp,
@@ -161,6 +163,8 @@ pub(super) enum Target {
     Staging,
     /// Into the buffer of the pending write.
     Payload,
+    /// Nowhere yet: first the socket has to take more replies.
+    Room,
 }
 
 /// A command that was understood and is not queued yet.
@@ -208,6 +212,7 @@ impl Conn {
             pending: None,
             in_flight: 0,
             receiving: None,
+            backlog: Backlog::default(),
             is_sending: false,
             sending_since: Timestamp::ZERO,
             input_ended: false,

@@ -125,6 +125,14 @@ impl Conns {
         }
     }
 
+    /// Listens again to clients that were left unheard for too long.
+    pub(super) fn resume_overdue(&mut self, core: &mut Core) {
+        self.places
+            .iter_mut()
+            .flatten()
+            .for_each(|conn| conn.resume_overdue(core));
+    }
+
     /// Does a timeout concern any of them?
     pub(super) fn concern(&self, patience: &Patience) -> bool {
         self.places.iter().flatten().any(|conn| patience.concerns(conn))

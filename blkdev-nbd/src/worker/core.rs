@@ -20,6 +20,8 @@ pub(super) struct Core {
     pub(super) now: Timestamp,
     /// Commands of one connection that may be unanswered.
     pub(super) in_flight_max: u32,
+    /// Connections that are not received from until their sockets take more.
+    pub(super) paused: u32,
 }
 
 impl Core {

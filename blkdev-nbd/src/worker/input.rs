@@ -44,6 +44,9 @@ impl Conn {
         if self.input_ended || self.receiving.is_some() || !self.wants_bytes(core) {
             return;
         }
+        if self.may_be_behind() && self.await_room(core) {
+            return;
+        }
         let (target, data) = match self.direct_target() {
             Some(data) => (Target::Payload, data),
             None => (Target::Staging, self.staging_target(core)),
@@ -68,10 +71,13 @@ impl Conn {
     /// A receive ended.
     pub(super) fn received(&mut self, core: &mut Core, result: Result<u32, OpError>) {
         let target = self.receiving.take().expect("a receive ends after it began");
+        core.paused -= u32::from(target == Target::Room);
         match (result, target) {
             (Ok(1..), _) if self.farewell == Farewell::Said => {}
             _ if self.farewell == Farewell::Said => self.farewell = Farewell::None,
             _ if self.input_ended => self.drop_pending(core),
+            // Whatever it says of the socket, the receive that follows will say as well.
+            (_, Target::Room) => {}
             (Ok(0), _) => self.end_input(core),
             (Ok(len), Target::Staging) => self.unread.end += len,
             (Ok(len), Target::Payload) => {

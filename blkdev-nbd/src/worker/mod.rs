@@ -10,6 +10,7 @@
 //!
 //! One clock read and one system call per pass, whatever the number of requests.
 
+mod backlog;
 mod batch;
 mod conn;
 mod conns;
@@ -89,7 +90,7 @@ impl Worker {
             self.deliver()?;
             self.work();
             self.follow_stage()?;
-            self.keep_ticking(self.core.memory.has_line())?;
+            self.keep_ticking(self.core.memory.has_line() || self.core.paused > 0)?;
             self.publish();
         }
         Ok(())
@@ -175,6 +176,7 @@ impl Worker {
     fn ticked(&mut self) -> Result<(), Error> {
         self.is_ticking = false;
         self.conns.drop_overdue(&mut self.core, &self.patience);
+        self.conns.resume_overdue(&mut self.core);
         self.keep_ticking(self.conns.concern(&self.patience))
     }
 

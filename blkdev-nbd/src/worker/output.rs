@@ -124,6 +124,7 @@ impl Conn {
     fn send(&mut self, core: &mut Core, parts: &[Data]) {
         self.is_sending = true;
         self.sending_since = core.now;
+        self.backlog.sent(parts.iter().map(|part| part.len).sum());
         if let Err(full) = core.queue.send(self.file, parts, NetOp::Send(self.id).token()) {
             tracing::error!(connection = self.who.serial, %full, "connection_dropped");
             self.sent(core, Err(OpError::NeverStarted));

@@ -114,6 +114,7 @@ impl WorkerPlan {
             exports: self.exports,
             now: tqueue::monotonic_now(),
             in_flight_max: self.limits.in_flight,
+            paused: 0,
         };
         Ok(Worker {
             core,
