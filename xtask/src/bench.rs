@@ -12,20 +12,19 @@ mod enters;
 mod icount;
 mod load;
 mod report;
-mod scratch;
 mod tapdisk;
 mod turns;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
 
+use crate::scratch::Scratch;
 use crate::{Result, cmd, test};
 use daemon::Daemon;
 use load::{Load, Pattern};
 use report::{Report, median};
-use scratch::Scratch;
 use tapdisk::Tapdisk;
 use turns::Turns;
 
@@ -60,7 +59,7 @@ pub(crate) fn run(args: &Args) -> Result {
     let bench = Bench {
         product: test::build()?.into(),
         tapdisk: Tapdisk::find(args.tapdisk.as_deref())?,
-        scratch: Scratch::new()?,
+        scratch: Scratch::new(Path::new("/dev/shm"), "iomgr-bench-")?,
         pairs: args.pairs,
         secs: args.secs,
     };

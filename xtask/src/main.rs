@@ -15,6 +15,7 @@ mod fuzz;
 mod metadata;
 mod output;
 mod runner;
+mod scratch;
 mod sim;
 mod soak;
 mod tally;

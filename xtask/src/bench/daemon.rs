@@ -5,9 +5,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::scratch::Scratch;
 use super::tapdisk::TapDisk;
 use crate::Result;
+use crate::scratch::Scratch;
 
 /// A running NBD server on a unix socket.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! The folder on tmpfs that a benchmark works in.
+//! Folders that a task works in and leaves no trace of.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -6,40 +6,44 @@ use std::path::{Path, PathBuf};
 
 use crate::Result;
 
-const PREFIX: &str = "iomgr-bench-";
-
 /// Removed when dropped; what a killed run left is removed by the next.
 #[derive(Debug)]
-pub(super) struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    pub(super) fn new() -> Result<Scratch> {
-        let base = Path::new("/dev/shm");
+    /// A folder in `base` whose name is the prefix and our process id.
+    pub(crate) fn new(base: &Path, prefix: &str) -> Result<Scratch> {
+        fs::create_dir_all(base)?;
         for entry in fs::read_dir(base)?.filter_map(std::result::Result::ok) {
             let name = entry.file_name();
-            let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+            let pid = name.to_str().and_then(|name| name.strip_prefix(prefix));
             if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
-        let folder = base.join(format!("{PREFIX}{}", std::process::id()));
+        let folder = base.join(format!("{prefix}{}", std::process::id()));
         fs::create_dir(&folder)?;
         Ok(Scratch(folder))
     }
 
-    pub(super) fn join(&self, name: &str) -> PathBuf {
+    /// The folder itself.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
     /// A name that no earlier call gave.
-    pub(super) fn fresh(&self, name: &str) -> PathBuf {
+    pub(crate) fn fresh(&self, name: &str) -> PathBuf {
         use std::sync::atomic::{AtomicU32, Ordering};
         static NEXT: AtomicU32 = AtomicU32::new(0);
         self.0.join(format!("{}-{name}", NEXT.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// A file without a single sector of zeros.
-    pub(super) fn random_file(&self, path: &Path, size_bytes: u64) -> Result {
+    pub(crate) fn random_file(&self, path: &Path, size_bytes: u64) -> Result {
         let mut random = File::open("/dev/urandom")?.take(size_bytes);
         std::io::copy(&mut random, &mut File::create(path)?)?;
         Ok(())
