@@ -105,9 +105,7 @@ fn fuzz(target: &str, secs: u64) -> Result {
 
 /// Where inputs are kept from one run to the next on this machine.
 fn found(target: &str) -> PathBuf {
-    let folder = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| cmd::root().join("target"), PathBuf::from);
-    let absolute = std::path::absolute(&folder).unwrap_or(folder);
-    absolute.join("fuzz-corpus").join(target)
+    cmd::target().join("fuzz-corpus").join(target)
 }
 
 #[cfg(test)]

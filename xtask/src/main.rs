@@ -12,6 +12,7 @@ mod ci;
 mod cmd;
 mod doctor;
 mod fuzz;
+mod guest;
 mod metadata;
 mod output;
 mod runner;
@@ -59,11 +60,13 @@ enum Verb {
     Fuzz(fuzz::Args),
     /// Run the tests of the crates with unsafe islands under AddressSanitizer
     Asan,
+    /// Run a command under a stock Debian kernel in QEMU and return its exit status
+    Guest(guest::Args),
 }
 
 fn main() -> ExitCode {
     match run(Cli::parse().verb) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
@@ -71,8 +74,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(verb: Verb) -> Result {
+fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
+        Verb::Guest(args) => return guest::run(&args),
         Verb::Doctor => doctor::run(),
         Verb::Test(args) => test::run(&args),
         Verb::Ci(args) => ci::run(&args),
@@ -82,5 +86,6 @@ fn run(verb: Verb) -> Result {
         Verb::Soak(args) => soak::run(&args),
         Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Asan => asan::run(),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -38,6 +38,10 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("mkfs.xfs", "xfsprogs", "a file system on our disk"),
     tool("losetup", "mount", "loop devices"),
     tool("setpriv", "util-linux", "servers that end with their test"),
+    tool("qemu-system-x86_64", "qemu-system-x86", "a machine with another kernel"),
+    tool("busybox", "busybox-static", "the guest's shell"),
+    tool("modprobe", "kmod", "the guest's modules in their order"),
+    tool("tar", "tar", "what a guest gives back"),
     tool("xz", "xz-utils", "packed images"),
     tool("groff", "groff-base", "a reader of manual pages"),
     tool("python3", "python3", "the generator of hostile images"),
@@ -45,7 +49,17 @@ pub(crate) const TOOLS: &[Tool] = &[
 
 /// Installs what lacks where that is possible and wanted; otherwise says the one command that would.
 pub(crate) fn provide(may_install: bool) -> Result {
-    let missing: Vec<_> = TOOLS.iter().filter(|tool| cmd::which(tool.program).is_none()).collect();
+    provide_where(|_| true, may_install)
+}
+
+/// The same for some programs only.
+pub(crate) fn provide_these(programs: &[&str], may_install: bool) -> Result {
+    provide_where(|tool| programs.contains(&tool.program), may_install)
+}
+
+fn provide_where(wanted: impl Fn(&Tool) -> bool, may_install: bool) -> Result {
+    let lacking = |tool: &&Tool| wanted(tool) && cmd::which(tool.program).is_none();
+    let missing: Vec<_> = TOOLS.iter().filter(lacking).collect();
     if missing.is_empty() {
         return Ok(());
     }
