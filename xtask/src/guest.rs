@@ -24,6 +24,7 @@ mod output;
 mod programs;
 mod qemu;
 mod running;
+mod suite;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,7 @@ use kernel::{Kernel, Series};
 use programs::Program;
 use qemu::Machine;
 use running::Ended;
+pub(crate) use suite::run as test;
 
 /// The guest, and what runs in it.
 #[derive(Debug, ClapArgs)]
@@ -97,7 +99,7 @@ impl Default for Setup {
             cpus: 2,
             program: Vec::new(),
             file: Vec::new(),
-            module: Vec::new(),
+            module: vec!["ublk_drv".to_owned()],
             timeout: 300,
             icount: false,
             out: None,
@@ -155,7 +157,7 @@ impl Setup {
         if let Some(missing) = missing() {
             return Err(format!("{missing} is not installed; `cargo xtask doctor` says the package").into());
         }
-        let folder = cmd::target().join("guest");
+        let folder = folder();
         let kernel = Kernel::provide(self.kernel, &folder, self.update)?;
         let scratch = Scratch::new(&folder, "run-")?;
         let (initramfs, console) = (scratch.join("initramfs"), scratch.join("console.log"));
@@ -218,6 +220,11 @@ impl Setup {
         );
         outcome
     }
+}
+
+/// Where kernels are kept, and the files of the guests that run.
+fn folder() -> PathBuf {
+    cmd::target().join("guest")
 }
 
 /// The command's program, if neither busybox nor a named program has it.

@@ -4,6 +4,7 @@ use clap::Args as ClapArgs;
 
 use crate::Result;
 use crate::cmd;
+use crate::guest;
 use crate::runner::{self, Ended, Selection};
 use crate::tally::Tally;
 use crate::tools;
@@ -55,6 +56,9 @@ pub(crate) struct Groups {
     /// Manager hooks under load, allocations on the data path
     #[arg(long)]
     hooks: bool,
+    /// Scripts in a guest whose kernel has ublk
+    #[arg(long)]
+    ublk: bool,
 }
 
 impl Groups {
@@ -77,10 +81,16 @@ impl Groups {
             .collect()
     }
 
-    /// What the runner shall run, in one or two runs.
+    /// Whether the guest's scripts are chosen: by their switch, or with everything.
+    fn guest(self) -> bool {
+        self.ublk || !self.unit && self.system().is_empty()
+    }
+
+    /// What the runner shall run, in none to two runs.
     fn selections(self, filters: &[String]) -> Vec<Selection> {
         let system = self.system();
         match (self.unit, system.is_empty()) {
+            (false, true) if self.ublk => Vec::new(),
             (false, true) => vec![Selection::all(filters.to_vec())],
             (true, true) => vec![Selection::units(filters.to_vec())],
             (false, false) => vec![Selection::system(narrowed(&system, filters))],
@@ -139,6 +149,11 @@ fn tests(args: &Args, tally: &mut Tally) -> Result {
             tally.add(part);
             ok &= part_ok;
         }
+    }
+    if args.groups.guest() {
+        let part = guest::test(&product, &args.filters)?;
+        ok &= part.failed == 0;
+        tally.add(part);
     }
     if ok { Ok(()) } else { Err("tests failed".into()) }
 }
@@ -205,7 +220,22 @@ mod tests {
     }
 
     #[test]
+    fn the_guest_is_a_group_of_its_own() {
+        let ublk = Groups {
+            ublk: true,
+            ..Groups::default()
+        };
+        assert!(ublk.guest() && ublk.selections(&[]).is_empty());
+        let nbd = Groups {
+            nbd: true,
+            ..Groups::default()
+        };
+        assert!(!nbd.guest());
+    }
+
+    #[test]
     fn no_group_means_all() {
+        assert!(Groups::default().guest());
         let selections = Groups::default().selections(&[]);
         assert_eq!(selections.len(), 1);
         assert_eq!(selections[0].packages, ["--workspace"]);
