@@ -7,6 +7,7 @@
 //!
 //! ARCHITECTURE.md, "Measuring".
 
+mod callgrind;
 mod daemon;
 mod enters;
 mod icount;
@@ -43,8 +44,11 @@ pub(crate) struct Args {
     /// Put the table into README.md
     #[arg(long)]
     readme: bool,
-    /// Also count instructions per request by callgrind (slow)
+    /// Also count our server's instructions per request by callgrind (slow)
     #[arg(long)]
+    callgrind: bool,
+    /// Only count tqueue's instructions per op beside fio's, kernel included, in a guest (some minutes)
+    #[arg(long, conflicts_with_all = ["callgrind", "readme", "tapdisk", "pairs", "secs"])]
     icount: bool,
 }
 
@@ -55,6 +59,9 @@ const IMAGE_BYTES: u64 = 512 * MIB;
 
 /// Measures and prints the table for the README.
 pub(crate) fn run(args: &Args) -> Result {
+    if args.icount {
+        return icount::run();
+    }
     need(&["fio", "nbdkit", "qemu-nbd", "qemu-img", "setpriv"])?;
     let bench = Bench {
         product: test::build()?.into(),
@@ -68,9 +75,9 @@ pub(crate) fn run(args: &Args) -> Result {
     bench.first_writes(&mut report)?;
     bench.enters(&mut report)?;
     bench.start(&mut report)?;
-    if args.icount {
+    if args.callgrind {
         need(&["valgrind"])?;
-        icount::run(&bench, &mut report)?;
+        callgrind::run(&bench, &mut report)?;
     }
     let table = report.markdown(args.pairs, args.secs);
     println!("\n{table}");

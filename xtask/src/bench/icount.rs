@@ -1,82 +1,153 @@
-//! Instructions per request of our own server, by callgrind: VHD over raw, without the noise of time.
+//! `cargo xtask bench --icount`: instructions per op, tqueue's beside those of fio's io_uring engine.
 //!
-//! The server runs twice, for few and for many requests; the difference leaves start and end out. It is built apart, so
-//! that rustix asks libc for the auxiliary vector: the kernel's own names a vDSO that is not there under valgrind. And it
-//! runs by blocking calls: valgrind lets no other thread run while one waits in `io_uring_enter`.
+//! Both run in a guest whose clock counts instructions, those of the kernel included: a nanosecond is an instruction, and
+//! a busy machine changes nothing. One processor, so the kernel's work for an op is in the figure whichever thread does it.
+//!
+//! # References
+//!
+//! ARCHITECTURE.md, "Measuring"; QEMU's `docs/devel/tcg-icount.rst`.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::collections::BTreeMap;
+use std::path::Path;
 
-use super::daemon::Daemon;
-use super::load::{Load, Pattern};
-use super::report::Report;
-use super::{Bench, IMAGE_BYTES};
+use super::report::median;
+use crate::guest::{Outcome, Setup};
+use crate::scratch::Scratch;
 use crate::{Result, cmd};
 
-const FEW: u64 = 5_000;
-const MANY: u64 = 55_000;
+/// The middle one of so many counts: they differ by half a percent.
+const ROUNDS: u32 = 3;
+/// Ops of one measurement.
+const OPS: u32 = 30_000;
 
-/// Adds the figures for both images and their ratio.
-pub(super) fn run(bench: &Bench, report: &mut Report) -> Result {
-    let product = build()?;
-    let raw = per_request(bench, &product, &bench.scratch.join("full.raw"))?;
-    let vhd = per_request(bench, &product, &bench.scratch.join("full.vhd"))?;
-    report.figure("instructions per read, raw", raw, "");
-    report.figure("instructions per read, dynamic VHD", vhd, "");
-    report.ratio(
-        "instructions per read, VHD : raw, both ours (at most 1.05)",
-        &[vhd],
-        &[raw],
-    );
-    Ok(())
+/// tqueue's instructions are at most so many times fio's.
+const RATIO_MAX: f64 = 1.05;
+
+const TQUEUE: &str = "tqueue";
+
+/// What tqueue is compared with, what that is, and whether the bound holds for it.
+const PEERS: &[(&str, &str, bool)] = &[
+    ("fio", "as it is", true),
+    ("fio-lean", "without its own statistics", true),
+    ("fio-tuned", "and with registered buffers and files, in batches", false),
+];
+
+/// Instructions per op by program and depth, one for each round.
+type Counts = BTreeMap<(String, u32), Vec<f64>>;
+
+/// Builds the load, boots, prints the table; a ratio above the bound is an error.
+pub(super) fn run() -> Result {
+    cmd::run(cmd::cargo().args(["build", "--release", "--package", "tqueue", "--example", "load"]))?;
+    let load = cmd::target().join("release/examples/load");
+    let counts = counts(&in_guest(&load)?);
+    let rows = rows(&counts);
+    print_table(&rows);
+    match rows
+        .iter()
+        .filter(|row| row.is_bound && row.ratio() > RATIO_MAX)
+        .count()
+    {
+        0 => Ok(()),
+        above => Err(format!("{above} ratios are above {RATIO_MAX}").into()),
+    }
 }
 
-/// The product as valgrind can run it.
-fn build() -> Result<PathBuf> {
-    let target = cmd::root().join("target/callgrind");
-    let mut cargo = cmd::cargo();
-    // `vbd` is named because it knows rustix; features are one set for the whole build.
-    cargo.args(["build", "--release", "--package", "iomgr", "--package", "vbd"]);
-    cargo.args(["--features", "rustix/use-libc-auxv"]);
-    cmd::run(cargo.env("CARGO_TARGET_DIR", &target))?;
-    Ok(target.join("release/iomgr"))
-}
-
-fn per_request(bench: &Bench, product: &Path, image: &Path) -> Result<f64> {
-    let few = instructions(bench, product, image, FEW)?;
-    let many = instructions(bench, product, image, MANY)?;
-    #[expect(clippy::cast_precision_loss, reason = "a few thousand requests")]
-    let requests = (MANY - FEW) as f64;
-    Ok((many - few) / requests)
-}
-
-/// All instructions of one life of the server.
-fn instructions(bench: &Bench, product: &Path, image: &Path, requests: u64) -> Result<f64> {
-    let output = bench.scratch.fresh("callgrind");
-    let mut valgrind = Command::new("valgrind");
-    valgrind
-        .args(["--tool=callgrind", "--quiet"])
-        .arg(format!("--callgrind-out-file={}", output.display()));
-    valgrind.arg(product);
-    let server = Daemon::ours_by(valgrind, &bench.scratch, image, &["--queues", "1", "--engine", "sync"])?;
-    let load = Load {
-        pattern: Pattern::RandomRead,
-        depth: 32,
-        secs: 0,
-        size_bytes: IMAGE_BYTES,
+/// What the script printed.
+fn in_guest(load: &Path) -> Result<String> {
+    let scratch = Scratch::new(&cmd::target().join("bench"), "icount-")?;
+    let script = scratch.join("icount.sh");
+    std::fs::write(&script, include_str!("icount.sh"))?;
+    let setup = Setup {
+        memory: 1024,
+        module: vec!["loop".to_owned()],
+        program: vec!["fio".to_owned(), load.display().to_string()],
+        file: vec![format!("{}:/icount.sh", script.display())],
+        icount: true,
+        timeout: 1200,
+        ..Setup::default()
     };
-    load.run_requests(&server, requests)?;
-    server.stop()?;
-    let text = std::fs::read_to_string(&output)?;
-    total(&text).ok_or_else(|| "callgrind's output has no total".into())
+    let command = ["sh", "/icount.sh", &ROUNDS.to_string(), &OPS.to_string()].map(str::to_owned);
+    let mut text = Vec::new();
+    match setup.run(&command, &mut |bytes| show(bytes, &mut text))? {
+        Outcome::Exit(0) => Ok(String::from_utf8_lossy(&text).into_owned()),
+        outcome => Err(format!("the guest ended by {outcome:?}").into()),
+    }
 }
 
-/// `summary: 123456` or `totals: 123456`
-fn total(text: &str) -> Option<f64> {
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("summary: ").or_else(|| line.strip_prefix("totals: ")))?;
-    line.trim().parse().ok()
+fn show(bytes: &[u8], text: &mut Vec<u8>) {
+    print!("{}", String::from_utf8_lossy(bytes));
+    text.extend_from_slice(bytes);
+}
+
+/// `PROGRAM DEPTH NANOSECONDS …`
+fn counts(text: &str) -> Counts {
+    let mut counts = Counts::new();
+    for line in text.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        if let [program, depth, ns, ..] = words.as_slice()
+            && let (Ok(depth), Ok(ns)) = (depth.parse(), ns.parse())
+        {
+            counts.entry(((*program).to_owned(), depth)).or_default().push(ns);
+        }
+    }
+    counts
+}
+
+/// tqueue beside one peer at one depth.
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    peer: &'static str,
+    about: &'static str,
+    is_bound: bool,
+    depth: u32,
+    ours: f64,
+    theirs: f64,
+}
+
+impl Row {
+    fn ratio(&self) -> f64 {
+        self.ours / self.theirs
+    }
+}
+
+fn rows(counts: &Counts) -> Vec<Row> {
+    let ours = counts.iter().filter(|((program, _), _)| program == TQUEUE);
+    let rows = ours.flat_map(|((_, depth), ours)| {
+        PEERS.iter().filter_map(move |&(peer, about, is_bound)| {
+            let theirs = counts.get(&(peer.to_owned(), *depth))?;
+            Some(Row {
+                peer,
+                about,
+                is_bound,
+                depth: *depth,
+                ours: median(ours),
+                theirs: median(theirs),
+            })
+        })
+    });
+    rows.collect()
+}
+
+fn print_table(rows: &[Row]) {
+    println!(
+        "\n| depth | tqueue, instructions per op | compared with | its instructions | ratio |\n|---|---|---|---|---|"
+    );
+    for row in rows {
+        let bound = if row.is_bound {
+            format!(" (at most {RATIO_MAX})")
+        } else {
+            String::new()
+        };
+        println!(
+            "| {} | {:.0} | {} ({}) | {:.0} | {:.3}{bound} |",
+            row.depth,
+            row.ours,
+            row.peer,
+            row.about,
+            row.theirs,
+            row.ratio()
+        );
+    }
 }
 
 #[cfg(test)]
@@ -84,7 +155,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn callgrinds_total_is_found() {
-        assert_eq!(total("version: 1\nsummary: 1234\nfn=(1)\n"), Some(1234.0));
+    fn medians_over_the_rounds_are_compared_at_each_depth() {
+        let text = "tqueue 1 90.5 ns and 1 enters\nfio 1 100 ns\ntqueue 1 990.5 ns\nfio 1 100 ns\n\
+                    tqueue 1 89.0 ns\nfio 1 999 ns\nnoise\ntqueue 32 50 ns\nfio-tuned 32 40 ns\n";
+        let rows = rows(&counts(text));
+        let brief: Vec<_> = rows.iter().map(|row| (row.depth, row.peer, row.is_bound)).collect();
+        assert_eq!(brief, [(1, "fio", true), (32, "fio-tuned", false)]);
+        assert!((rows[0].ratio() - 0.905).abs() < 1e-9);
     }
 }
