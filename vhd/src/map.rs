@@ -16,7 +16,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use iomgr_core::{SECTOR_BYTES, Sector, SectorCount};
+use iomgr_core::{SECTOR_BYTES, Sector, SectorCount, SectorRange};
 
 use crate::bitmap::{self, Run};
 use crate::layout::BAT_UNUSED;
@@ -106,6 +106,7 @@ pub(crate) enum Slot {
 }
 
 impl Slot {
+    #[inline]
     pub(crate) fn entry(self) -> u32 {
         match self {
             Self::Unallocated => BAT_UNUSED,
@@ -124,6 +125,7 @@ impl Slot {
         u64::from(self.entry()) | flags
     }
 
+    #[inline]
     fn from_word(word: u64) -> Self {
         let entry = u32::try_from(word & 0xFFFF_FFFF).expect("masked to 32 bits");
         match (word & BAD != 0, word & HELD != 0, word & FULL != 0) {
@@ -160,6 +162,16 @@ impl Map {
     /// The image's measures.
     pub fn shape(&self) -> Shape {
         self.shape
+    }
+
+    /// Do all of `range` lie in one full block? The short answer to what is asked most.
+    ///
+    /// # Panics
+    /// If `range` begins behind the disk's end.
+    #[inline]
+    pub fn is_full(&self, range: SectorRange) -> bool {
+        let (block, within) = self.shape.split_sector(range.start().0);
+        within + range.count().0 <= self.shape.block_sectors() && matches!(self.slot(block), Slot::Full(_))
     }
 
     /// Where the run of sectors from `sector`, at most `max` and within one block, lies.
@@ -263,6 +275,7 @@ impl Map {
         self.slot(of.block).word() == of.word
     }
 
+    #[inline]
     pub(crate) fn slot(&self, block: u64) -> Slot {
         Slot::from_word(self.words[index(block)].load(Ordering::Acquire))
     }
@@ -281,6 +294,7 @@ impl Map {
     }
 }
 
+#[inline]
 fn index(block: u64) -> usize {
     usize::try_from(block).expect("block numbers are bounded by the map's length")
 }
@@ -342,6 +356,17 @@ mod tests {
                 count: SectorCount(3)
             }
         );
+    }
+
+    #[test]
+    fn only_what_lies_in_one_full_block_is_full() {
+        let map = map(&[9, 20, BAT_UNUSED]);
+        map.publish(0, Slot::Full(9));
+        let is_full = |at, count| map.is_full(SectorRange::new(Sector(at), SectorCount(count)).unwrap());
+        assert!(is_full(0, 8) && is_full(7, 1));
+        assert!(!is_full(7, 2), "it reaches into the next block");
+        assert!(!is_full(8, 1), "its bitmap is not known");
+        assert!(!is_full(16, 1), "it has no block");
     }
 
     #[test]

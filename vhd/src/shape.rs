@@ -89,11 +89,13 @@ impl Shape {
     }
 
     /// Where `entry`'s bitmap lies.
+    #[inline]
     pub(crate) fn bitmap_at(entry: u32) -> u64 {
         u64::from(entry) * SECTOR_BYTES
     }
 
     /// Where `entry`'s data lie.
+    #[inline]
     pub(crate) fn data_at(self, entry: u32) -> u64 {
         Self::bitmap_at(entry) + self.bitmap_bytes() as u64
     }

@@ -314,6 +314,9 @@ impl BlockQueue {
 
     /// What the map knows of the sectors, and the bitmaps that are in the cache.
     pub(super) fn block_status(&mut self, range: SectorRange) -> BlockStatus {
+        if self.map.is_full(range) {
+            return BlockStatus::data(range.count());
+        }
         let most = STATUS_BLOCKS_MAX * self.map.shape().block_sectors();
         let count = SectorCount(range.count().0.min(most));
         let range = SectorRange::new(range.start(), count).expect("a part of a range is one");
