@@ -16,6 +16,7 @@
 
 mod apt;
 mod cpio;
+mod emulator;
 mod initramfs;
 mod kernel;
 mod modules;
@@ -35,6 +36,7 @@ use clap::Args as ClapArgs;
 
 use crate::scratch::Scratch;
 use crate::{Result, cmd, tools};
+use emulator::Emulator;
 use initramfs::{Contents, Placed};
 use kernel::{Kernel, Series};
 use programs::Program;
@@ -144,7 +146,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// Programs of this machine that a guest cannot do without.
-const PROGRAMS: &[&str] = &[qemu::QEMU, "busybox", "modprobe", "xz", "setpriv", "tar"];
+const PROGRAMS: &[&str] = &["busybox", "modprobe", "xz", "setpriv", "tar"];
 
 /// The first of them that is not installed.
 pub(crate) fn missing() -> Option<&'static str> {
@@ -158,12 +160,14 @@ impl Setup {
             return Err(format!("{missing} is not installed; `cargo xtask doctor` says the package").into());
         }
         let folder = folder();
+        let emulator = Emulator::provide(&folder)?;
         let kernel = Kernel::provide(self.kernel, &folder, self.update)?;
         let scratch = Scratch::new(&folder, "run-")?;
         let (initramfs, console) = (scratch.join("initramfs"), scratch.join("console.log"));
         self.contents(&kernel, command)?.write(&initramfs)?;
         let out = self.out.as_ref().map(|_| out::disk(scratch.join("out"))).transpose()?;
         let machine = Machine {
+            emulator: &emulator,
             kernel: &kernel,
             initramfs: &initramfs,
             console: &console,

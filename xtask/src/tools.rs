@@ -38,7 +38,6 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("mkfs.xfs", "xfsprogs", "a file system on our disk"),
     tool("losetup", "mount", "loop devices"),
     tool("setpriv", "util-linux", "servers that end with their test"),
-    tool("qemu-system-x86_64", "qemu-system-x86", "a machine with another kernel"),
     tool("busybox", "busybox-static", "the guest's shell"),
     tool("modprobe", "kmod", "the guest's modules in their order"),
     tool("tar", "tar", "what a guest gives back"),

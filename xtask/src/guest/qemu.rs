@@ -4,14 +4,13 @@ use std::path::Path;
 use std::process::Command;
 
 use super::Setup;
-use super::kernel::{Kernel, tool};
-
-/// The emulator.
-pub(super) const QEMU: &str = "qemu-system-x86_64";
+use super::emulator::Emulator;
+use super::kernel::Kernel;
 
 /// What it is given beside the set-up.
 #[derive(Debug)]
 pub(super) struct Machine<'a> {
+    pub(super) emulator: &'a Emulator,
     pub(super) kernel: &'a Kernel,
     pub(super) initramfs: &'a Path,
     pub(super) console: &'a Path,
@@ -23,7 +22,7 @@ impl Machine<'_> {
     /// Its standard output is the guest's second serial port. The kernel kills it when we die.
     pub(super) fn command(&self, setup: &Setup) -> Command {
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(tool(QEMU));
+        command.args(["--pdeathsig", "KILL", "--"]).args(self.emulator.words());
         command.args([
             "-nodefaults",
             "-no-user-config",

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
+use super::emulator::Emulator;
 use super::kernel::{Kernel, Series};
 use super::programs::Program;
 use super::{Outcome, Setup, missing};
@@ -97,6 +98,7 @@ fn lacking(setup: &Setup) -> Option<String> {
     missing()
         .map(|program| format!("not installed: {program}"))
         .or_else(|| programs.map(|error| error.to_string()))
+        .or_else(|| Emulator::provide(&super::folder()).err().map(|error| error.to_string()))
         .or_else(|| kernel().map(|error| error.to_string()))
 }
 
