@@ -140,13 +140,16 @@ fn blkio() -> Finding {
     )
 }
 
-/// The first line that `--version` prints.
+/// The first line that `--version` prints; where it is, if it does not know that option.
 fn version(program: &str, otherwise: &str) -> Finding {
     let path = cmd::which(program).ok_or_else(|| format!("not found; {otherwise}"))?;
-    let output = Command::new(path)
+    let output = Command::new(&path)
         .arg("--version")
         .output()
         .map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        return Ok(path.display().to_string());
+    }
     let text = if output.stdout.is_empty() {
         output.stderr
     } else {
