@@ -148,6 +148,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 /// Programs of this machine that a guest cannot do without.
 const PROGRAMS: &[&str] = &["busybox", "modprobe", "xz", "setpriv", "tar"];
 
+/// What the kernel needs beside its root file system.
+const KERNEL_MIB: u64 = 96;
+
 /// The first of them that is not installed.
 pub(crate) fn missing() -> Option<&'static str> {
     PROGRAMS.iter().copied().find(|program| cmd::which(program).is_none())
@@ -165,6 +168,7 @@ impl Setup {
         let scratch = Scratch::new(&folder, "run-")?;
         let (initramfs, console) = (scratch.join("initramfs"), scratch.join("console.log"));
         self.contents(&kernel, command)?.write(&initramfs)?;
+        self.check_memory(initramfs.metadata()?.len())?;
         let out = self.out.as_ref().map(|_| out::disk(scratch.join("out"))).transpose()?;
         let machine = Machine {
             emulator: &emulator,
@@ -202,6 +206,19 @@ impl Setup {
         })
     }
 
+    /// The archive is in memory while it is unpacked into a root file system that gets half of the rest.
+    fn check_memory(&self, initramfs_bytes: u64) -> Result {
+        let mib = initramfs_bytes.div_ceil(1 << 20);
+        let needed = 3 * mib + KERNEL_MIB;
+        if u64::from(self.memory) < needed {
+            let memory = self.memory;
+            return Err(
+                format!("{memory} MiB are too little for {mib} MiB of programs; give at least {needed}").into(),
+            );
+        }
+        Ok(())
+    }
+
     fn judge(&self, ended: &Ended, console: &Path) -> Outcome {
         if let (Some(status), false) = (ended.seen.status, ended.out_of_time) {
             return Outcome::Exit(status);
@@ -211,8 +228,8 @@ impl Setup {
                 format!("ended by its time limit of {} s", self.timeout),
                 Outcome::OutOfTime,
             )
-        } else if ended.seen.no_modules {
-            ("could not load its modules".to_owned(), Outcome::Died)
+        } else if let Some(reason) = &ended.seen.failure {
+            (reason.clone(), Outcome::Died)
         } else {
             ("died without an exit status".to_owned(), Outcome::Died)
         };

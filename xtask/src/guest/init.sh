@@ -14,7 +14,12 @@ ip link set lo up
 ulimit -l unlimited
 stty -F /dev/ttyS1 raw -echo
 exec 3>/dev/ttyS1
-. /modules.sh || { printf '\036no modules\n' >&3; reboot -f; }
+fail() {
+    printf '\036failed %s\n' "$1" >&3
+    reboot -f
+}
+[ -e /complete ] || fail 'has too little memory for its root file system'
+. /modules.sh || fail 'could not load its modules'
 printf '\036up %s\n' "$(cut -d' ' -f1 /proc/uptime)" >&3
 (cd /root && . /command.sh) >&3 2>&1 3>&- </dev/null
 status=$?

@@ -29,6 +29,9 @@ const FOLDERS: &[&str] = &[
     "var",
 ];
 
+/// The last file: a guest that has it has all. The kernel goes on when memory ends while it unpacks.
+const LAST: &str = "complete";
+
 /// What goes into it.
 #[derive(Debug)]
 pub(super) struct Contents<'a> {
@@ -92,6 +95,7 @@ impl Contents<'_> {
             let mode = file.from.metadata()?.permissions().mode() & 0o777;
             archive.copy(&file.to.to_string_lossy(), mode, &file.from)?;
         }
+        archive.bytes(LAST, 0o644, b"")?;
         archive.finish()?;
         Ok(())
     }

@@ -15,12 +15,12 @@ pub(super) struct Reader {
 }
 
 /// What the marks said.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
     /// The command was started.
     pub(super) up: bool,
-    /// A module could not be loaded.
-    pub(super) no_modules: bool,
+    /// Why the command was not started.
+    pub(super) failure: Option<String>,
     /// The command's exit status.
     pub(super) status: Option<u8>,
 }
@@ -48,7 +48,7 @@ impl Reader {
         let text = String::from_utf8_lossy(&mark[1..]);
         match text.trim_end().split_once(' ') {
             Some(("up", _)) => self.seen.up = true,
-            Some(("no", _)) => self.seen.no_modules = true,
+            Some(("failed", reason)) => self.seen.failure = Some(reason.to_owned()),
             Some(("exit", status)) => self.seen.status = status.parse().ok(),
             _ => pass(&mark),
         }
@@ -73,11 +73,12 @@ mod tests {
         let stream = b"\x1eup 0.81\nfirst\nno end of line\x1eexit 3\n";
         let seen = Seen {
             up: true,
-            no_modules: false,
+            failure: None,
             status: Some(3),
         };
         for size in 1..=stream.len() {
-            assert_eq!(read(stream, size), ("first\nno end of line".to_owned(), seen), "{size}");
+            let (text, marks) = read(stream, size);
+            assert_eq!((text.as_str(), &marks), ("first\nno end of line", &seen), "{size}");
         }
     }
 
