@@ -105,11 +105,7 @@ impl Contents<'_> {
             archive.bytes(&format!("lib/modules/{}", module.name()), 0o644, &module.bytes()?)?;
         }
         let load: Vec<_> = self.modules.iter().map(Module::insmod).collect();
-        archive.bytes(
-            "modules.sh",
-            0o644,
-            format!("set -e\n{}set +e\n", load.concat()).as_bytes(),
-        )?;
+        archive.bytes("modules.sh", 0o644, load.concat().as_bytes())?;
         Ok(())
     }
 }

@@ -20,9 +20,9 @@ impl Module {
         name.trim_end_matches(".xz").to_owned()
     }
 
-    /// What loads it in the guest.
+    /// What loads it in the guest, as a line of a script that the guest's own reads.
     pub(super) fn insmod(&self) -> String {
-        format!("insmod /lib/modules/{} {}\n", self.name(), self.parameters)
+        format!("insmod /lib/modules/{} {} || return\n", self.name(), self.parameters)
     }
 
     /// Its contents, unpacked.
@@ -90,6 +90,6 @@ mod tests {
         let modules = parse("builtin ext4\ninsmod /m/configfs.ko.xz \ninsmod /m/null_blk.ko.xz \n");
         let names: Vec<_> = modules.iter().map(Module::name).collect();
         assert_eq!(names, ["configfs.ko", "null_blk.ko"]);
-        assert_eq!(modules[0].insmod(), "insmod /lib/modules/configfs.ko \n");
+        assert_eq!(modules[0].insmod(), "insmod /lib/modules/configfs.ko  || return\n");
     }
 }
