@@ -7,7 +7,7 @@
 //! # needs: fio mkfs.ext4      programs of this machine; the product is always there
 //! # modules: ublk_drv, loop   instead of ublk_drv alone; parameters may follow a name
 //! # memory: 1536              MiB, instead of 512
-//! # timeout: 600              seconds, instead of 300
+//! # timeout: 900              seconds, instead of 600
 //! # kernel: 7                 instead of 6
 //! ```
 
@@ -26,6 +26,9 @@ use crate::{Result, cmd};
 
 /// Functions for the scripts, and where the guest has them.
 const LIBRARY: (&str, &str) = ("lib/check.sh", "/lib/check.sh");
+
+/// Against scripts that hang, also on a machine with ten times as much to do as it can.
+const TIMEOUT_SECONDS: u64 = 600;
 
 /// Where the guest has the script.
 const SCRIPT: &str = "/test.sh";
@@ -65,7 +68,10 @@ fn script(name: &str, file: &Path, product: &str) -> Tally {
 
 /// The guest that a script asks for.
 fn setup(file: &Path, product: &str) -> Result<Setup> {
-    let mut setup = Setup::default();
+    let mut setup = Setup {
+        timeout: TIMEOUT_SECONDS,
+        ..Setup::default()
+    };
     header(&mut setup, &fs::read_to_string(file)?)?;
     setup.program.push(format!("{product}:iomgr"));
     let library = file.with_file_name(LIBRARY.0);
