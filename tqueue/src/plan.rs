@@ -1,8 +1,22 @@
-//! The plan step: which of the queued ops go to the kernel now, in which order, and which of them as one.
+//! The plan step: which of the queued ops go to the kernel next, in which order, and which of them as one.
 //!
 //! Pure: a batch of ops goes in, groups come out. Each group becomes one op for the kernel; its members are contiguous in
-//! [`Plan::order`]. Today every group has one member and the order is that of arrival; merging will only change what
-//! [`Plan::make`] puts into the same two lists.
+//! [`Plan::order`], and ascend in the file.
+//!
+//! ```text
+//!  arrival   W 8+4   R 40+4   W 0+4   W 4+4   flush   W 12+4
+//!            └──────── section ────────────┘          └ section
+//!  sorted    W 0+4   W 4+4    W 8+4   R 40+4
+//!            └─── one group ──────┘   └ one           groups go in the order of their first arrivals
+//! ```
+//!
+//! # Contract
+//! - A group is of reads, or of writes that are durable alike, on one file, each beginning where the one before it ends, within
+//!   [`PlanLimits`].
+//! - Nothing is merged across a flush, whichever file it is of: sections between flushes are planned one by one.
+//! - An op that overlaps another one of its section goes alone, at its turn. So whatever moves has nothing to overtake.
+//! - An op that is to go alone does.
+//! - Nothing allocates.
 
 use crate::config::PlanLimits;
 use crate::files::FileIndex;
@@ -35,21 +49,82 @@ pub(crate) struct PlanOp {
     pub(crate) offset: u64,
     /// How many bytes.
     pub(crate) len: u64,
+    /// It was part of a group that failed: never again.
+    pub(crate) alone: bool,
+}
+
+impl PlanOp {
+    /// The byte behind it.
+    pub(crate) fn end(&self) -> u64 {
+        self.offset.saturating_add(self.len)
+    }
+
+    /// May others be merged with it?
+    fn is_mergeable(&self) -> bool {
+        !self.alone && matches!(self.kind, Kind::Read | Kind::Write { .. })
+    }
+
+    /// Does it go on where `other` ends, with the same?
+    pub(crate) fn continues(&self, other: &Self) -> bool {
+        self.offset == other.end()
+            && self.file == other.file
+            && self.kind == other.kind
+            && self.is_mergeable()
+            && other.is_mergeable()
+    }
 }
 
 /// Members that become one op for the kernel: a run of [`Plan::order`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Group {
-    pub(crate) first: u32,
-    pub(crate) count: u32,
+    first: u32,
+    count: u32,
 }
 
 /// The lists of one plan, kept and used again.
 #[derive(Debug)]
 pub(crate) struct Plan {
     limits: PlanLimits,
+    /// All ops, group by group.
     order: Vec<Key>,
+    /// In the order in which they are to go.
     groups: Vec<Group>,
+    /// The ops of a section in the order of the file.
+    sorted: Vec<Place>,
+    /// The group that goes when the op of this arrival would; of no members where the op goes with an earlier one.
+    turns: Vec<Group>,
+}
+
+/// Where an op lies, for sorting: file, offset, arrival, from the top. One number compares faster than three.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place(u128);
+
+impl Place {
+    fn new(op: &PlanOp, arrival: u32) -> Self {
+        Self(u128::from(op.file.0) << 96 | u128::from(op.offset) << 32 | u128::from(arrival))
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "the parts are taken apart")]
+    fn arrival(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+/// A group that is being made.
+struct Open<'a> {
+    group: Group,
+    /// The earliest arrival among its members.
+    turn: u32,
+    bytes: u64,
+    last: &'a PlanOp,
+    overlaps: bool,
+}
+
+/// How far the ops of a file reach, of those that lie before a point.
+#[derive(Default)]
+struct Reach {
+    file: Option<FileIndex>,
+    end: u64,
 }
 
 impl Plan {
@@ -59,6 +134,8 @@ impl Plan {
             limits,
             order: Vec::with_capacity(capacity),
             groups: Vec::with_capacity(capacity),
+            sorted: Vec::with_capacity(capacity),
+            turns: Vec::with_capacity(capacity),
         }
     }
 
@@ -66,14 +143,18 @@ impl Plan {
     pub(crate) fn make(&mut self, batch: &[PlanOp]) {
         assert!(
             batch.len() <= self.order.capacity(),
-            "a batch is no longer than the queue's size"
+            "a batch is no longer than the capacity"
         );
         self.order.clear();
         self.groups.clear();
-        for (first, op) in (0..).zip(batch) {
-            self.order.push(op.key);
-            self.groups.push(Group { first, count: 1 });
+        self.turns.clear();
+        self.turns.resize(batch.len(), Group::NONE);
+        let mut arrivals = 0..;
+        for section in batch.split_inclusive(|op| op.kind == Kind::Flush) {
+            self.sort(section.iter().zip(arrivals.by_ref()));
+            self.merge(batch);
         }
+        self.groups.extend(self.turns.iter().filter(|group| group.count > 0));
     }
 
     /// Bounds that groups keep to.
@@ -91,56 +172,94 @@ impl Plan {
         let Group { first, count } = self.groups[at];
         &self.order[first as usize..][..count as usize]
     }
+
+    /// Sorts the ops of a section that work on bytes of a file; the others go alone, as all do where nothing is to be merged.
+    fn sort<'a>(&mut self, section: impl Iterator<Item = (&'a PlanOp, u32)>) {
+        self.sorted.clear();
+        for (op, arrival) in section {
+            if self.limits.max_segments == 1 || matches!(op.kind, Kind::Flush | Kind::Prefetch) {
+                self.close(&self.open(arrival, op, true));
+                self.order.push(op.key);
+            } else {
+                self.sorted.push(Place::new(op, arrival));
+            }
+        }
+        // Allocates nothing, and takes one pass if they ascend or descend already.
+        self.sorted.sort_unstable();
+    }
+
+    /// Makes groups of the sorted ops.
+    fn merge(&mut self, batch: &[PlanOp]) {
+        let op_at = |place: &Place| &batch[place.arrival() as usize];
+        let mut reach = Reach::default();
+        let mut open: Option<Open<'_>> = None;
+        for at in 0..self.sorted.len() {
+            let (arrival, op) = (self.sorted[at].arrival(), op_at(&self.sorted[at]));
+            let meets_last = reach.take(op);
+            let overlaps = meets_last || self.sorted.get(at + 1).is_some_and(|next| reach.covers(op_at(next)));
+            if !open
+                .as_mut()
+                .is_some_and(|open| open.take(arrival, op, overlaps, self.limits))
+            {
+                let next = self.open(arrival, op, overlaps);
+                open.replace(next).into_iter().for_each(|open| self.close(&open));
+            }
+            self.order.push(op.key);
+        }
+        open.into_iter().for_each(|open| self.close(&open));
+    }
+
+    /// Begins a group with the op that is the next in the order.
+    fn open<'a>(&self, arrival: u32, op: &'a PlanOp, overlaps: bool) -> Open<'a> {
+        let first = u32::try_from(self.order.len()).expect("a batch is short");
+        Open {
+            group: Group { first, count: 1 },
+            turn: arrival,
+            bytes: op.len,
+            last: op,
+            overlaps,
+        }
+    }
+
+    fn close(&mut self, open: &Open<'_>) {
+        self.turns[open.turn as usize] = open.group;
+    }
+}
+
+impl Group {
+    const NONE: Self = Self { first: 0, count: 0 };
+}
+
+impl<'a> Open<'a> {
+    /// Takes an op in as the last member, if it may be one.
+    fn take(&mut self, arrival: u32, op: &'a PlanOp, overlaps: bool, limits: PlanLimits) -> bool {
+        let fits =
+            self.group.count < limits.max_segments && self.bytes.saturating_add(op.len) <= u64::from(limits.max_bytes);
+        if self.overlaps || overlaps || !fits || !op.continues(self.last) {
+            return false;
+        }
+        self.group.count += 1;
+        self.turn = self.turn.min(arrival);
+        self.bytes += op.len;
+        self.last = op;
+        true
+    }
+}
+
+impl Reach {
+    /// Adds an op, the next in order. True: it overlaps one before it.
+    fn take(&mut self, op: &PlanOp) -> bool {
+        let overlaps = self.covers(op);
+        let before = if self.file == Some(op.file) { self.end } else { 0 };
+        self.file = Some(op.file);
+        self.end = before.max(op.end());
+        overlaps
+    }
+
+    fn covers(&self, op: &PlanOp) -> bool {
+        self.file == Some(op.file) && op.offset < self.end
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fmt::Write;
-
-    use insta::assert_snapshot;
-
-    use super::*;
-
-    fn op(index: u32, kind: Kind, offset: u64, len: u64) -> PlanOp {
-        let key = Key { index, generation: 0 };
-        let file = FileIndex(0);
-        PlanOp {
-            key,
-            file,
-            kind,
-            offset,
-            len,
-        }
-    }
-
-    fn show(batch: &[PlanOp]) -> String {
-        let mut plan = Plan::new(batch.len(), PlanLimits::default());
-        plan.make(batch);
-        let mut text = String::new();
-        for at in 0..plan.len() {
-            let members = plan.group(at).iter();
-            let parts = members.map(|key| batch.iter().find(|op| op.key == *key).unwrap());
-            let parts: Vec<String> = parts
-                .map(|op| format!("#{} {:?} {}+{}", op.key.index, op.kind, op.offset, op.len))
-                .collect();
-            writeln!(text, "{}", parts.join(" & ")).unwrap();
-        }
-        text
-    }
-
-    #[test]
-    fn ops_go_one_by_one_in_order_of_arrival() {
-        let batch = [
-            op(3, Kind::Write { durable: false }, 4096, 4096),
-            op(0, Kind::Write { durable: false }, 0, 4096),
-            op(1, Kind::Flush, 0, 0),
-            op(2, Kind::Read, 0, 512),
-        ];
-        assert_snapshot!(show(&batch), @r"
-        #3 Write { durable: false } 4096+4096
-        #0 Write { durable: false } 0+4096
-        #1 Flush 0+0
-        #2 Read 0+512
-        ");
-    }
-}
+mod tests;

@@ -307,6 +307,7 @@ impl Entry {
             kind,
             offset,
             len,
+            alone: false,
         }
     }
 }
