@@ -63,6 +63,13 @@ impl Run {
         }
     }
 
+    /// This and `next` in one, if `next` begins where this ends.
+    pub(crate) fn joined(self, next: Self) -> Option<Self> {
+        let len = self.len.checked_add(next.len)?;
+        let Self { start, .. } = self;
+        (start + u64::from(self.len) == next.start).then_some(Self { start, len })
+    }
+
     /// The first bytes, `n` at most.
     pub(crate) fn first(self, n: u32) -> Self {
         Self {

@@ -8,7 +8,7 @@ use crate::Error;
 /// How large a queue is and what runs it. Everything is allocated when the queue is made, from these numbers.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Disk ops in the kernel at the same time.
+    /// Disk ops in the kernel at the same time, merged ones as one.
     pub size: u32,
     /// Disk ops outstanding in all: queued, deferred, in the kernel, and done but not delivered.
     pub max_ops: u32,
@@ -27,7 +27,7 @@ pub struct Config {
     pub mask: Features,
     /// Files known at the same time.
     pub files: u32,
-    /// Bounds for the plan step.
+    /// Bounds for merging.
     pub plan: PlanLimits,
     /// How long dropping the queue waits for ops that the disk is at. Then it leaks its ring and its buffers.
     pub drain_max: Duration,
@@ -73,6 +73,9 @@ impl Config {
         if !(1..=32768).contains(&self.files) {
             return bad("files is 1 to 32768");
         }
+        if !(1..=1024).contains(&self.plan.max_segments) {
+            return bad("plan.max_segments is 1 to 1024");
+        }
         Ok(())
     }
 }
@@ -113,15 +116,17 @@ bitflags::bitflags! {
         /// Files that lie in memory (tmpfs) are worked on by plain calls when they are issued: io_uring would hand each op to
         /// a worker thread, as tmpfs cannot promise not to wait, which costs four times as much as the op itself.
         const PLAIN_MEMORY_FILES = 1 << 6;
+        /// Merged ops use registered buffers, too (Linux 6.15); needs `REGISTERED_BUFFERS`.
+        const REGISTERED_VECTORS = 1 << 7;
     }
 }
 
-/// Bounds for the plan step.
+/// Bounds for merging: ops that are contiguous in their file become one op for the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlanLimits {
-    /// Bytes in one op for the kernel.
+    /// Bytes in one merged op. A longer op goes as it is.
     pub max_bytes: u32,
-    /// Parts in one op for the kernel. 1 keeps every op as it is.
+    /// Ops in one merged op, 1 to 1024. 1 keeps every op as it is.
     pub max_segments: u32,
 }
 

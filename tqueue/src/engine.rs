@@ -28,6 +28,15 @@ pub(crate) enum Call {
         run: Run,
         durable: bool,
     },
+    /// [`Surroundings::runs`], one behind the other in the file.
+    ReadMany {
+        offset: u64,
+    },
+    /// Likewise.
+    WriteMany {
+        offset: u64,
+        durable: bool,
+    },
     Sync,
     /// `fallocate(PUNCH_HOLE | KEEP_SIZE)`.
     Punch {
@@ -71,6 +80,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) files: &'a Files,
     pub(crate) sends: &'a Sends,
     pub(crate) counters: &'a mut Counters,
+    /// The memory of a merged op, part by part.
+    pub(crate) runs: &'a [Run],
 }
 
 /// What became of a call that was handed to an engine.

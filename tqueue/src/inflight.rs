@@ -7,6 +7,8 @@
 //!                      └──────────────────────┘  short transfer, EINTR, another way to do it
 //! ```
 //!
+//! Ops that were merged are issued together, under the key of the first one; each of them is Issued.
+//!
 //! An entry holds its buffer and its file from push to the terminal result; nothing of it moves or grows meanwhile.
 
 use iomgr_core::{Timestamp, Token};
@@ -145,6 +147,10 @@ pub(crate) struct Entry {
     pub(crate) cancelled: bool,
     /// Times in a row that the kernel had no resources for it.
     pub(crate) refusals: u8,
+    /// It was part of a merged op that failed, and is never merged again.
+    pub(crate) alone: bool,
+    /// The index of the member after it in the merged op that is in the engine; [`NIL`] behind the last.
+    pub(crate) next_member: u32,
     generation: u32,
     next: u32,
 }
@@ -163,12 +169,15 @@ impl Entry {
         quiet: false,
         cancelled: false,
         refusals: 0,
+        alone: false,
+        next_member: NIL,
         generation: 0,
         next: NIL,
     };
 }
 
-const NIL: u32 = u32::MAX;
+/// No index.
+pub(crate) const NIL: u32 = u32::MAX;
 
 /// All ops of a queue.
 #[derive(Debug)]

@@ -68,11 +68,12 @@ mod settle;
 mod setup;
 #[cfg(feature = "test-utils")]
 pub mod sim;
+mod split;
 mod sync;
 mod take;
 
 pub use config::{Config, EngineKind, Features, PlanLimits, QueueInfo};
-pub use counters::Counters;
+pub use counters::{Counters, Occupancy};
 pub use error::{Error, ErrorKind};
 pub use iomgr_core::Errno;
 pub use net::{Interest, MAX_SEND_PARTS, NetFull};

@@ -52,7 +52,7 @@ impl Queue {
     }
 
     fn on_calls(config: &Config, notes: Vec<String>) -> Result<Self, Error> {
-        let engine = SyncEngine::new(config.max_ops, config.net_ops);
+        let engine = SyncEngine::new(config);
         let arena = Arena::new(config.arena_bytes, config.large_bytes, false)?;
         Ok(Self::assemble(config, Engine::Sync(engine), arena, notes))
     }
@@ -76,8 +76,9 @@ impl Queue {
             sends: Sends::new(config.sends),
             done: VecDeque::with_capacity(disk + net),
             counters: Counters::default(),
-            plan: Plan::new(config.size as usize, config.plan),
-            batch: Vec::with_capacity(config.size as usize),
+            plan: Plan::new(disk, config.plan),
+            batch: Vec::with_capacity(disk),
+            runs: Vec::with_capacity(config.plan.max_segments as usize),
             // A quiet send that failed leaves its entry and its mark.
             reaped: Vec::with_capacity(disk + 2 * net),
             load: Load::default(),

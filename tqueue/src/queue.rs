@@ -7,12 +7,12 @@ use std::time::Duration;
 use iomgr_core::{Errno, OpDone, OpError, Timestamp, Token};
 
 use crate::Error;
-use crate::buf::Arena;
+use crate::buf::{Arena, Run};
 use crate::config::QueueInfo;
 use crate::counters::Counters;
 use crate::engine::{Engine, Outcome, Surroundings, Wait, clock};
 use crate::files::{FileIndex, Files};
-use crate::inflight::{Inflight, Key, Work};
+use crate::inflight::{Inflight, Key, Stage, Work};
 use crate::net::{NetFull, Sends};
 use crate::plan::{Plan, PlanOp};
 
@@ -59,6 +59,8 @@ pub struct Queue {
     pub(crate) counters: Counters,
     pub(crate) plan: Plan,
     pub(crate) batch: Vec<PlanOp>,
+    /// The memory of the merged op that is being issued.
+    pub(crate) runs: Vec<Run>,
     pub(crate) reaped: Vec<Outcome>,
     pub(crate) load: Load,
     pub(crate) bounds: Bounds,
@@ -84,6 +86,8 @@ pub(crate) struct Load {
     pub(crate) net: u32,
     /// Disk ops in the engine.
     pub(crate) disk_issued: u32,
+    /// The same with merged ones as one: never more than the queue's size.
+    pub(crate) disk_merged: u32,
     /// Other ops in the engine.
     pub(crate) net_issued: u32,
     /// Quiet sends among them.
@@ -177,6 +181,7 @@ impl Queue {
             files,
             sends,
             counters,
+            runs,
             ..
         } = self;
         let on = &mut Surroundings {
@@ -184,6 +189,7 @@ impl Queue {
             files,
             sends,
             counters,
+            runs,
         };
         engine.enter(wait, on)?;
         Ok(self.reap())
@@ -208,27 +214,39 @@ impl Queue {
     }
 
     fn fill_disk(&mut self) {
-        let room = (self.bounds.size - self.load.disk_issued) as usize;
-        let count = room.min(self.disk.len());
-        if count == 0 {
-            return;
-        }
-        self.batch.clear();
-        for key in self.disk.drain(..count) {
-            self.batch.push(self.ops.at(key).plan_op(key));
-        }
+        self.take_batch();
         self.plan.make(&self.batch);
-        for at in 0..self.plan.len() {
-            let key = self.plan.group(at)[0];
-            if !self.issue(key) {
-                // The rest stays queued, in its order.
-                return (at..self.plan.len())
-                    .rev()
-                    .for_each(|at| self.disk.push_front(self.plan.group(at)[0]));
+        let all = (0..self.plan.len()).all(|at| self.load.disk_merged < self.bounds.size && self.issue_group(at));
+        if !all {
+            self.put_back();
+        }
+        let (ops, merged) = (self.load.disk_issued.into(), self.load.disk_merged.into());
+        self.counters.max_in_kernel = self.counters.max_in_kernel.max(merged);
+        self.counters.max_ops_in_kernel = self.counters.max_ops_in_kernel.max(ops);
+    }
+
+    /// Takes as many ops as the kernel may get, and of those behind them what only goes on where the last one ends.
+    fn take_batch(&mut self) {
+        self.batch.clear();
+        let room = (self.bounds.size - self.load.disk_merged) as usize;
+        let most = room.saturating_mul(self.plan.limits().max_segments as usize);
+        while let Some(&key) = self.disk.front().filter(|_| self.batch.len() < most) {
+            let op = self.ops.at(key).plan_op(key);
+            if self.batch.len() >= room && !self.batch.last().is_some_and(|last| op.continues(last)) {
+                break;
+            }
+            self.disk.pop_front();
+            self.batch.push(op);
+        }
+    }
+
+    /// Puts what was not issued back to the front, in its order.
+    fn put_back(&mut self) {
+        for op in self.batch.iter().rev() {
+            if self.ops.get(op.key).is_some_and(|entry| entry.stage == Stage::Queued) {
+                self.disk.push_front(op.key);
             }
         }
-        let issued = u64::from(self.load.disk_issued);
-        self.counters.max_in_kernel = self.counters.max_in_kernel.max(issued);
     }
 
     /// Waits only for what is certain to come: never for a quiet send's entry, and not at all if somebody needs to know

@@ -38,6 +38,11 @@ use crate::inflight::{Attempt, Key};
 use crate::net::MAX_SEND_PARTS;
 use crate::{Error, setup};
 
+mod vectors;
+
+use vectors::Vector;
+pub(crate) use vectors::Vectors;
+
 /// `user_data` of cancels, whose own results nobody needs.
 const CANCEL: u64 = u64::MAX;
 
@@ -49,6 +54,8 @@ pub(crate) struct Ring {
     times: Box<[Timespec]>,
     /// What each send of several parts gathers, by its slot.
     headers: Box<[Header]>,
+    /// What each merged op reads to or writes from.
+    vectors: Vectors,
     /// Quiet sends in order of submission: position in the submission ring, and which.
     quiet: VecDeque<(u32, Key)>,
     /// Results of plain calls.
@@ -108,6 +115,9 @@ impl Ring {
         if !config.mask.contains(Features::REGISTERED_FILES) && setup::file_table(&uring, config.files, notes) {
             features |= Features::REGISTERED_FILES;
         }
+        if features.contains(Features::REGISTERED_BUFFERS) && setup::has_registered_vectors(&uring) {
+            features |= Features::REGISTERED_VECTORS.difference(config.mask);
+        }
         features |= Features::PLAIN_MEMORY_FILES.difference(config.mask);
         let ops = config.max_ops + config.net_ops;
         Ok(Self {
@@ -115,6 +125,7 @@ impl Ring {
             features,
             times: vec![Timespec::new(); ops as usize].into(),
             headers: (0..config.sends).map(|_| Header::new()).collect(),
+            vectors: Vectors::new(config.max_ops + config.plan.max_segments),
             quiet: VecDeque::with_capacity(config.net_ops as usize),
             ready: VecDeque::with_capacity(config.size as usize),
             position: 0,
@@ -129,12 +140,12 @@ impl Ring {
 
     pub(crate) fn issue(&mut self, key: Key, file: Option<FileIndex>, call: Call, on: &mut Surroundings<'_>) -> Issued {
         let plain = file.map(|index| &on.files[index]).filter(|file| file.plain);
-        if let Some(result) = plain.and_then(|file| plain_call(file.raw_fd(), call, on.arena)) {
+        if let Some(result) = plain.and_then(|file| self.plain_call(file.raw_fd(), call, on)) {
             self.ready.push_back(Outcome { key, result });
             on.counters.plain_calls += 1;
             return Issued::Taken;
         }
-        if !self.make_room() {
+        if !self.make_room() || !self.make_vector_room(call, on.runs.len()) {
             return Issued::NoRoom;
         }
         let target = Target::of(on.files, file);
@@ -241,9 +252,25 @@ impl Ring {
         !self.uring.submission().is_full()
     }
 
+    /// Is there room for a merged op's vector? The kernel needs none of those whose entries it has consumed.
+    fn make_vector_room(&mut self, call: Call, count: usize) -> bool {
+        if !matches!(call, Call::ReadMany { .. } | Call::WriteMany { .. }) {
+            return true;
+        }
+        if !self.vectors.has_room(count) {
+            // As for `make_room`.
+            let _ = self.uring.submit();
+        }
+        if self.uring.submission().is_empty() {
+            self.vectors.clear();
+        }
+        self.vectors.has_room(count)
+    }
+
     fn put(&mut self, entry: squeue::Entry) {
-        // SAFETY: every address in an entry points into the arena at a run that its op holds until the result is reaped, or
-        // into `times` or `headers`, which live as long as the ring and change only when their op is issued anew.
+        // SAFETY: every address in an entry points into the arena at a run that its op holds until the result is reaped; or
+        // into `times` or `headers`, which live as long as the ring and change only when their op is issued anew; or into
+        // `vectors`, which live as long and change only when the kernel has consumed the entry.
         unsafe { self.uring.submission().push(&entry) }.expect("room was made");
         self.position = self.position.wrapping_add(1);
     }
@@ -252,6 +279,8 @@ impl Ring {
         match call {
             Call::Read { offset, run } => self.read(target, offset, run, on.arena),
             Call::Write { offset, run, durable } => self.write(target, offset, run, durable, on.arena),
+            Call::ReadMany { offset } => self.read_many(target, offset, on),
+            Call::WriteMany { offset, durable } => self.write_many(target, offset, durable, on),
             Call::Sync => on_file!(target, |fd| opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build()),
             Call::Punch { offset, len } => allocate(target, offset, len, libc::FALLOC_FL_PUNCH_HOLE),
             Call::ZeroRange { offset, len } => allocate(target, offset, len, libc::FALLOC_FL_ZERO_RANGE),
@@ -319,6 +348,52 @@ impl Ring {
             .offset(offset)
             .rw_flags(flags)
             .build())
+    }
+
+    fn read_many(&mut self, target: Target, offset: u64, on: &Surroundings<'_>) -> squeue::Entry {
+        let registered = self.are_registered(on);
+        let Vector { parts, count } = self.vectors.keep(on.runs, on.arena);
+        if registered {
+            return on_file!(target, |fd| opcode::ReadvFixed::new(fd, parts, count, 0)
+                .offset(offset)
+                .build());
+        }
+        on_file!(target, |fd| opcode::Readv::new(fd, parts, count).offset(offset).build())
+    }
+
+    fn write_many(&mut self, target: Target, offset: u64, durable: bool, on: &Surroundings<'_>) -> squeue::Entry {
+        let flags = if durable { libc::RWF_DSYNC } else { 0 };
+        let registered = self.are_registered(on);
+        let Vector { parts, count } = self.vectors.keep(on.runs, on.arena);
+        if registered {
+            return on_file!(target, |fd| opcode::WritevFixed::new(fd, parts, count, 0)
+                .offset(offset)
+                .rw_flags(flags)
+                .build());
+        }
+        on_file!(target, |fd| opcode::Writev::new(fd, parts, count)
+            .offset(offset)
+            .rw_flags(flags)
+            .build())
+    }
+
+    /// Can a merged op use the registered window?
+    fn are_registered(&self, on: &Surroundings<'_>) -> bool {
+        self.features.contains(Features::REGISTERED_VECTORS) && on.runs.iter().all(|&run| on.arena.in_window(run))
+    }
+
+    /// Does the work of a disk call right here, with the result that a completion entry would carry.
+    fn plain_call(&mut self, fd: RawFd, call: Call, on: &Surroundings<'_>) -> Option<i32> {
+        match call {
+            // On a file in memory there is nothing to be made durable.
+            Call::WriteMany { offset, .. } => {
+                let durable = false;
+                let call = Call::WriteMany { offset, durable };
+                Some(self.vectors.call(fd, call, on.runs, on.arena))
+            }
+            Call::ReadMany { .. } => Some(self.vectors.call(fd, call, on.runs, on.arena)),
+            _ => plain_call(fd, call, on.arena),
+        }
     }
 
     fn send_flags(&self, attempt: Attempt) -> i32 {

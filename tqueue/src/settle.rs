@@ -5,15 +5,15 @@ use iomgr_core::{Errno, OpError};
 use crate::Queue;
 use crate::buf::ZEROS_BYTES;
 use crate::engine::{ALL_SENT, Call, Issued, Outcome, Surroundings};
-use crate::inflight::{Attempt, Entry, Key, Stage, Way, Work};
+use crate::inflight::{Attempt, Entry, Key, NIL, Stage, Way, Work};
 use crate::net::Interest;
 use crate::plan::{Kind, PlanOp};
 
 /// Times in a row that an op is tried again when the kernel has no resources for it; then whoever pushed it is told.
-const REFUSALS_MAX: u8 = 3;
+pub(crate) const REFUSALS_MAX: u8 = 3;
 
 /// What a result means for its op.
-enum Verdict {
+pub(crate) enum Verdict {
     End(Result<u32, OpError>),
     Again,
 }
@@ -36,6 +36,7 @@ impl Queue {
             counters,
             ops,
             load,
+            runs,
             ..
         } = self;
         let entry = ops.at(key);
@@ -44,15 +45,18 @@ impl Queue {
             files,
             sends,
             counters,
+            runs,
         };
         let issued = engine.issue(key, entry.file, call, on);
         if issued == Issued::NoRoom {
             return false;
         }
         entry.stage = Stage::Issued;
-        entry.seen = true;
+        let again = std::mem::replace(&mut entry.seen, true);
         if entry.work.is_disk() {
+            counters.resubmissions += u64::from(again);
             load.disk_issued += 1;
+            load.disk_merged += 1;
         } else {
             load.net_issued += 1;
         }
@@ -155,6 +159,9 @@ impl Queue {
         let Some(entry) = self.ops.get(key).filter(|entry| entry.stage == Stage::Issued) else {
             return;
         };
+        if entry.next_member != NIL {
+            return self.split_completion(key, result);
+        }
         if result == ALL_SENT && !entry.quiet {
             // The mark of a send that failed after all: its own entry came first.
             return;
@@ -166,6 +173,7 @@ impl Queue {
         self.counters.quiet_sends += u64::from(result == ALL_SENT);
         if is_disk {
             self.load.disk_issued -= 1;
+            self.load.disk_merged -= 1;
         } else {
             self.load.net_issued -= 1;
         }
@@ -205,11 +213,7 @@ impl Queue {
             Work::Zero { .. } if entry.way != Way::Write => return Verdict::End(Ok(0)),
             // Nothing was moved, and no error was given: trying again would go on for ever.
             _ if n == 0 => return Verdict::End(Err(OpError::Os(Errno::IO))),
-            Work::Read { offset, run } | Work::Write { offset, run, .. } => {
-                *offset += u64::from(n);
-                *run = run.skip(n);
-                u64::from(run.len())
-            }
+            Work::Read { .. } | Work::Write { .. } => u64::from(entry.forward(n)),
             Work::Zero { offset, len, .. } => {
                 *offset += u64::from(n);
                 *len -= u64::from(n);
@@ -285,6 +289,16 @@ impl Queue {
 }
 
 impl Entry {
+    /// Takes `n` bytes off a read or write; says how many are left.
+    pub(crate) fn forward(&mut self, n: u32) -> u32 {
+        let (Work::Read { offset, run } | Work::Write { offset, run, .. }) = &mut self.work else {
+            unreachable!("only reads and writes go forward");
+        };
+        *offset += u64::from(n);
+        *run = run.skip(n);
+        run.len()
+    }
+
     /// The op as the plan sees it.
     pub(crate) fn plan_op(&self, key: Key) -> PlanOp {
         let (kind, offset, len) = match self.work {
@@ -307,7 +321,7 @@ impl Entry {
             kind,
             offset,
             len,
-            alone: false,
+            alone: self.alone,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-use io_uring::IoUring;
+use io_uring::{IoUring, Probe, opcode};
 use rustix::io::Errno;
 
 use crate::config::{Config, Features};
@@ -94,6 +94,13 @@ pub(crate) fn file_table(uring: &IoUring, files: u32, notes: &mut Vec<String>) -
             false
         }
     }
+}
+
+/// Can merged ops use registered buffers? The kernel lists the ops that it knows.
+pub(crate) fn has_registered_vectors(uring: &IoUring) -> bool {
+    let mut probe = Probe::new();
+    let known = uring.submitter().register_probe(&mut probe).is_ok();
+    known && probe.is_supported(opcode::ReadvFixed::CODE) && probe.is_supported(opcode::WritevFixed::CODE)
 }
 
 /// Why buffers are not registered, for people; it is logged once.

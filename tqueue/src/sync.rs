@@ -15,11 +15,13 @@ use rustix::io::{Errno, ReadWriteFlags, pread, pwrite, pwritev2};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
 
 use crate::buf::Arena;
+use crate::config::Config;
 use crate::counters::Counters;
 use crate::engine::{Call, Issued, Outcome, Surroundings, Wait, clock};
 use crate::files::{File, FileIndex, Files};
 use crate::inflight::Key;
 use crate::net::{MAX_SEND_PARTS, Sends};
+use crate::ring::Vectors;
 use crate::{Error, ErrorKind};
 
 /// A call that waits for something to be ready.
@@ -37,20 +39,27 @@ pub(crate) struct SyncEngine {
     pending: Vec<Pending>,
     /// Allocation for the list that `poll` wants, empty between calls.
     polled: Vec<PollFd<'static>>,
+    vectors: Vectors,
 }
 
 impl SyncEngine {
-    /// Room for `disk_ops` and `net_ops` outstanding.
-    pub(crate) fn new(disk_ops: u32, net_ops: u32) -> Self {
+    /// Room for all ops that may be outstanding.
+    pub(crate) fn new(config: &Config) -> Self {
+        let net_ops = config.net_ops as usize;
         Self {
-            results: VecDeque::with_capacity((disk_ops + net_ops) as usize),
-            pending: Vec::with_capacity(net_ops as usize),
-            polled: Vec::with_capacity(net_ops as usize),
+            results: VecDeque::with_capacity(config.max_ops as usize + net_ops),
+            pending: Vec::with_capacity(net_ops),
+            polled: Vec::with_capacity(net_ops),
+            vectors: Vectors::new(config.plan.max_segments),
         }
     }
 
     pub(crate) fn issue(&mut self, key: Key, file: Option<FileIndex>, call: Call, on: &mut Surroundings<'_>) -> Issued {
-        match attempt(file, call, on) {
+        let result = match call {
+            Call::ReadMany { .. } | Call::WriteMany { .. } => Some(self.many(file, call, on)),
+            _ => attempt(file, call, on),
+        };
+        match result {
             Some(result) => self.end(key, result),
             None => self.pending.push(Pending { key, file, call }),
         }
@@ -89,6 +98,13 @@ impl SyncEngine {
     pub(crate) fn reap(&mut self, into: &mut Vec<Outcome>, counters: &mut Counters) {
         counters.cqes += self.results.len() as u64;
         into.extend(self.results.drain(..));
+    }
+
+    fn many(&mut self, file: Option<FileIndex>, call: Call, on: &mut Surroundings<'_>) -> Result<usize, Errno> {
+        on.counters.sqes += 1;
+        let fd = file.map(|index| on.files[index].raw_fd()).ok_or(Errno::BADF)?;
+        let result = self.vectors.call(fd, call, on.runs, on.arena);
+        usize::try_from(result).map_err(|_| Errno::from_raw_os_error(-result))
     }
 
     fn end(&mut self, key: Key, result: Result<usize, Errno>) {

@@ -36,7 +36,7 @@ impl OpQueue for Queue {
         self.load.disk += 1;
         match self.admit(op) {
             Ok((work, file, held)) => {
-                let waiting = self.load.disk_issued as usize + self.disk.len();
+                let waiting = self.load.disk_merged as usize + self.disk.len();
                 self.counters.deferrals += u64::from(waiting >= self.bounds.size as usize);
                 let key = self.ops.insert(op.token, work, Some(file), held);
                 self.disk.push_back(key);

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::SimHandle;
 use super::world::{Act, Ended, Ticket, World};
 use crate::Error;
-use crate::buf::Run;
+use crate::buf::{Arena, Run};
 use crate::counters::Counters;
 use crate::engine::{Call, Issued, Outcome, Surroundings, Wait};
 use crate::files::FileIndex;
@@ -20,7 +20,7 @@ pub(crate) struct SimEngine {
     machine: SimHandle,
     ticket: Ticket,
     /// Reads on their way, and where their bytes go.
-    reads: Vec<(Key, Run)>,
+    reads: Vec<(Key, Vec<Run>)>,
     outcomes: Vec<Outcome>,
 }
 
@@ -52,8 +52,17 @@ impl SimEngine {
         };
         let act = match call {
             Call::Read { offset, run } => {
-                self.reads.push((key, run));
+                self.reads.push((key, vec![run]));
                 Act::Read { offset, len: run.len() }
+            }
+            Call::ReadMany { offset } => {
+                self.reads.push((key, on.runs.to_vec()));
+                let len = on.runs.iter().map(|run| run.len()).sum();
+                Act::Read { offset, len }
+            }
+            Call::WriteMany { offset, durable } => {
+                let bytes = on.runs.iter().flat_map(|&run| on.arena.run(run)).copied().collect();
+                Act::Write { offset, bytes, durable }
             }
             Call::Write { offset, run, durable } => {
                 let bytes = on.arena.run(run).to_vec();
@@ -92,8 +101,8 @@ impl SimEngine {
         drop(world);
         for Ended { key, result, bytes } in ended {
             if let Some(at) = self.reads.iter().position(|(read, _)| *read == key) {
-                let (_, run) = self.reads.swap_remove(at);
-                on.arena.run_mut(run)[..bytes.len()].copy_from_slice(&bytes);
+                let (_, runs) = self.reads.swap_remove(at);
+                scatter(&bytes, &runs, on.arena);
             }
             self.end(key, result);
         }
@@ -125,5 +134,14 @@ impl SimEngine {
             Err(errno) => -errno.raw_os_error(),
         };
         self.outcomes.push(Outcome { key, result });
+    }
+}
+
+/// Puts bytes into runs, one behind the other; the last ones may get none.
+fn scatter(mut bytes: &[u8], runs: &[Run], arena: &mut Arena) {
+    for &run in runs {
+        let (part, rest) = bytes.split_at(bytes.len().min(run.len() as usize));
+        arena.run_mut(run)[..part.len()].copy_from_slice(part);
+        bytes = rest;
     }
 }

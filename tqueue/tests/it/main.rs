@@ -9,6 +9,7 @@
 
 mod denied;
 mod disk;
+mod merge;
 mod net;
 mod oracle;
 mod rig;
