@@ -1,4 +1,5 @@
-//! What an op costs from push to delivery, 32 at a time on a file in memory, next to the same ops on a bare ring.
+//! What an op costs from push to delivery, 32 at a time, next to the same ops on a bare ring. They lie apart in the file, so
+//! that each is a call of its own; in the groups named `merged` they are contiguous, and one call.
 #![allow(unsafe_code, reason = "the bare ring that we compare with has no safe interface")]
 
 use std::fs::File;
@@ -9,20 +10,26 @@ use std::os::fd::AsRawFd;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use io_uring::{IoUring, opcode, types};
 use iomgr_core::{Action, FileHandle, FileSlot, Lease, Op, OpQueue, Owner, Token};
-use tqueue::{Config, EngineKind, Features, Queue};
+use tqueue::{Config, EngineKind, Features, PlanLimits, Queue};
 
 const BATCH: u64 = 32;
 const LEN: u32 = 4096;
 const ALL: usize = 32 * 4096;
+/// From one op to the next, where they lie apart.
+const APART: u64 = 2 * LEN as u64;
+const TOGETHER: u64 = LEN as u64;
+const MERGING: PlanLimits = PlanLimits {
+    max_bytes: 1 << 20,
+    max_segments: 64,
+};
 
 /// In the page cache of a disk, so that io_uring reads without a worker thread.
-const DISK: &str = env!("CARGO_TARGET_TMPDIR");
+const DISK: &str = "/var/tmp";
 const MEMORY: &str = "/dev/shm";
 
 fn file_in(dir: &str) -> File {
     let file = tempfile::tempfile_in(dir).expect("a folder to write to");
-    file.set_len(BATCH * u64::from(LEN)).expect("there is space");
-    std::io::copy(&mut std::io::repeat(1).take(BATCH * u64::from(LEN)), &mut &file).expect("there is space");
+    std::io::copy(&mut std::io::repeat(1).take(BATCH * APART), &mut &file).expect("there is space");
     file
 }
 
@@ -37,6 +44,7 @@ impl Rig {
         let mut queue = Queue::new(&Config {
             engine,
             mask,
+            plan: MERGING,
             ..Config::default()
         })
         .expect("an engine");
@@ -45,9 +53,9 @@ impl Rig {
         Self { queue, file, leases }
     }
 
-    fn batch(&mut self, write: bool) {
+    fn batch(&mut self, write: bool, step: u64) {
         for (i, lease) in (0..).zip(&self.leases) {
-            let (offset, data) = (i * u64::from(LEN), lease.data());
+            let (offset, data) = (i * step, lease.data());
             let action = if write {
                 Action::Write {
                     offset,
@@ -113,7 +121,7 @@ impl Bare {
 
     fn batch(&mut self) {
         for (i, piece) in (0..).zip(self.memory.chunks_mut(LEN as usize)) {
-            let (offset, address) = (i * u64::from(LEN), piece.as_mut_ptr());
+            let (offset, address) = (i * APART, piece.as_mut_ptr());
             let entry = if self.fixed {
                 opcode::ReadFixed::new(types::Fixed(0), address, LEN, 0)
                     .offset(offset)
@@ -146,25 +154,36 @@ fn benches(criterion: &mut Criterion) {
     group.bench_function("disk_bare_ring", |bench| bench.iter(|| bare.batch()));
     let plain = Features::REGISTERED_BUFFERS | Features::REGISTERED_FILES;
     let mut rig = Rig::new(DISK, Uring, plain);
-    group.bench_function("disk_queue", |bench| bench.iter(|| rig.batch(false)));
+    group.bench_function("disk_queue", |bench| bench.iter(|| rig.batch(false, APART)));
     let mut bare = Bare::new(true);
     group.bench_function("disk_bare_ring_registered", |bench| bench.iter(|| bare.batch()));
     let mut rig = Rig::new(DISK, Uring, all);
-    group.bench_function("disk_queue_registered", |bench| bench.iter(|| rig.batch(false)));
+    group.bench_function("disk_queue_registered", |bench| bench.iter(|| rig.batch(false, APART)));
     let mut rig = Rig::new(DISK, Sync, all);
-    group.bench_function("disk_queue_sync", |bench| bench.iter(|| rig.batch(false)));
+    group.bench_function("disk_queue_sync", |bench| bench.iter(|| rig.batch(false, APART)));
     let mut rig = Rig::new(MEMORY, Uring, none);
-    group.bench_function("memory_queue_ring", |bench| bench.iter(|| rig.batch(false)));
+    group.bench_function("memory_queue_ring", |bench| bench.iter(|| rig.batch(false, APART)));
     let mut rig = Rig::new(MEMORY, Uring, all);
-    group.bench_function("memory_queue_plain", |bench| bench.iter(|| rig.batch(false)));
+    group.bench_function("memory_queue_plain", |bench| bench.iter(|| rig.batch(false, APART)));
     group.finish();
 
     let mut group = criterion.benchmark_group("write_4k_batch_of_32");
     group.throughput(Throughput::Elements(BATCH));
     let mut rig = Rig::new(MEMORY, Uring, none);
-    group.bench_function("memory_queue_ring", |bench| bench.iter(|| rig.batch(true)));
+    group.bench_function("memory_queue_ring", |bench| bench.iter(|| rig.batch(true, APART)));
     let mut rig = Rig::new(MEMORY, Uring, all);
-    group.bench_function("memory_queue_plain", |bench| bench.iter(|| rig.batch(true)));
+    group.bench_function("memory_queue_plain", |bench| bench.iter(|| rig.batch(true, APART)));
+    group.finish();
+
+    let mut group = criterion.benchmark_group("merged_4k_batch_of_32");
+    group.throughput(Throughput::Elements(BATCH));
+    let mut rig = Rig::new(DISK, Uring, all);
+    group.bench_function("disk_read", |bench| bench.iter(|| rig.batch(false, TOGETHER)));
+    group.bench_function("disk_write", |bench| bench.iter(|| rig.batch(true, TOGETHER)));
+    let mut rig = Rig::new(MEMORY, Uring, all);
+    group.bench_function("memory_read_plain", |bench| bench.iter(|| rig.batch(false, TOGETHER)));
+    let mut rig = Rig::new(DISK, Sync, all);
+    group.bench_function("disk_read_sync", |bench| bench.iter(|| rig.batch(false, TOGETHER)));
     group.finish();
 
     // No op reaches an engine: what is left is the queue's own work, plan not included.

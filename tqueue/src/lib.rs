@@ -71,6 +71,8 @@ pub mod sim;
 mod split;
 mod sync;
 mod take;
+#[cfg(feature = "test-utils")]
+pub mod test_utils;
 
 pub use config::{Config, EngineKind, Features, PlanLimits, QueueInfo};
 pub use counters::{Counters, Occupancy};
