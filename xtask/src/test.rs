@@ -53,6 +53,9 @@ pub(crate) struct Groups {
     /// Full disks, failing flushes
     #[arg(long)]
     full: bool,
+    /// Merged ops that fail in part, stalled and failing devices below the queue
+    #[arg(long)]
+    queue: bool,
     /// Manager hooks under load, allocations on the data path
     #[arg(long)]
     hooks: bool,
@@ -73,6 +76,7 @@ impl Groups {
             (self.tools, "tools::"),
             (self.crash, "crash::"),
             (self.full, "full::"),
+            (self.queue, "queue::"),
             (self.hooks, "hooks"),
         ];
         table

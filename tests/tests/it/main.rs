@@ -15,6 +15,7 @@ mod history;
 mod hooks;
 mod loop_;
 mod nbd;
+mod queue;
 mod serve;
 mod sim;
 mod tools;

@@ -1,0 +1,3 @@
+//! Group `queue`: the queue of operations on devices and file systems that fail it.
+
+mod guilty;
