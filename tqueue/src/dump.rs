@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::Queue;
-use crate::inflight::Stage;
+use crate::inflight::{NIL, Stage};
 
 impl Queue {
     /// A readable picture: what is outstanding and where it is, and what was counted.
@@ -46,11 +46,15 @@ impl Queue {
             } else {
                 "queued"
             };
-            writeln!(
+            write!(
                 out,
                 "op {}: {:?} {:?} {place}, {} bytes moved",
                 key.index, entry.token, entry.work, entry.moved
             )?;
+            match entry.next_member {
+                NIL => writeln!(out)?,
+                next => writeln!(out, ", in one with op {next}")?,
+            }
         }
         Ok(())
     }

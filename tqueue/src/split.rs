@@ -183,3 +183,6 @@ impl Entry {
         }
     }
 }
+
+#[cfg(all(test, feature = "test-utils"))]
+mod tests;
