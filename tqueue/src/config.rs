@@ -131,10 +131,11 @@ pub struct PlanLimits {
 }
 
 impl Default for PlanLimits {
+    /// 1 MiB, 64 ops.
     fn default() -> Self {
         Self {
             max_bytes: 1 << 20,
-            max_segments: 1,
+            max_segments: 64,
         }
     }
 }

@@ -2,10 +2,11 @@
 //! and delivered, all on one thread.
 //!
 //! ```text
-//!  push ─► queued (deferred) ─► plan ─► engine ─► reap ─► completions ─► next_completion
-//!              ▲                        io_uring    │
-//!              │                        synchronous │
-//!              └── short, interrupted ──(simulated)─┘
+//!  push ─► queued (deferred) ─► plan ─► engine ─► reap ─► split_completion ─► next_completion
+//!              ▲                 merge  io_uring                 │
+//!              │                        synchronous              │
+//!              └─ short, interrupted, ──(simulated)──────────────┘
+//!                 part of what failed
 //! ```
 //!
 //! A [`Queue`] belongs to a frontend's thread. Devices push disk ops onto it through [`iomgr_core::OpQueue`]; the frontend
@@ -39,6 +40,9 @@
 //! - Every op that was taken completes exactly once, after a submit; one that came back as full never does.
 //! - A transfer that comes short is continued; a read that meets the end of its file ends as
 //!   [`OpError::EndOfFile`](iomgr_core::OpError::EndOfFile).
+//! - Reads, and writes that are durable alike, that are contiguous on a file and in the queue at the same time may go to the
+//!   kernel as one ([`PlanLimits`]); never across a flush, and never one that overlaps another. No op can tell: each gets its own
+//!   bytes, its own end of the file, and its own error.
 //! - The queue owns all memory that ops work on. Memory that the kernel may touch cannot be looked at or changed, and is not
 //!   leased again before the op has ended.
 //! - After [`Queue::new`] nothing allocates (the synchronous engine may, inside `poll(2)`'s list).

@@ -85,6 +85,7 @@ fn work(queue: &mut Queue, dir: &str) -> u64 {
             }
         }
     }
+    assert!(queue.counters().merges > 0, "ops that are contiguous are merged");
     ALLOCATIONS.load(Ordering::Relaxed) - before
 }
 

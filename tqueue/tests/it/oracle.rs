@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 
 use iomgr_core::{Action, Lease, OpError, OpQueue};
 use proptest::prelude::*;
-use tqueue::{Config, Queue};
+use tqueue::{Config, PlanLimits, Queue};
 
 use super::rig::{filled, finish, on_each_engine, push, small, temp_file};
 
@@ -31,13 +31,19 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Cuts the space into one part per step, and takes some of each part.
+/// How much of a part is left out before; nothing where all of it is taken.
+fn some_of_it() -> impl Strategy<Value = u64> {
+    prop_oneof![2 => Just(0), 1 => 1u64..2000]
+}
+
+/// Cuts the space into one part per step, and takes all or some of each part.
 fn batch() -> impl Strategy<Value = Vec<(Step, u64, u64)>> {
-    prop::collection::vec((step(), 0u64..2000, 1u64..3000), 1..30)
+    prop::collection::vec((step(), some_of_it(), 1u64..3000), 1..30)
         .prop_shuffle()
         .prop_map(|steps| {
             let part = SPACE / steps.len() as u64;
             let place = |(i, (step, skip, len)): (u64, (Step, u64, u64))| {
+                let len = if skip == 0 { part } else { len };
                 (step, i * part + skip.min(part - 1), len.min(part - skip.min(part - 1)))
             };
             (0..).zip(steps).map(place).collect()
@@ -115,8 +121,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
-    fn random_ops_do_what_the_model_does(batches in prop::collection::vec(batch(), 1..6), size in 1u32..6) {
-        let config = Config { size, ..small() };
+    fn random_ops_do_what_the_model_does(
+        batches in prop::collection::vec(batch(), 1..6),
+        size in 1u32..30,
+        max_segments in 1u32..9,
+        max_bytes in 1u32..40_000,
+    ) {
+        let plan = PlanLimits { max_bytes, max_segments };
+        let config = Config { size, plan, ..small() };
         on_each_engine(&config, |queue| run(queue, &batches));
     }
 }
