@@ -1,6 +1,7 @@
 //! How a queue ends: nothing that the kernel may write to is freed.
 
 use crate::Queue;
+use crate::cancel::Reach;
 use crate::engine::{Engine, clock};
 
 impl Queue {
@@ -8,7 +9,7 @@ impl Queue {
     fn drain(&mut self) -> bool {
         let deadline = clock() + self.bounds.drain_max;
         loop {
-            self.cancel_all_of(|_| true);
+            self.give_up(Reach::Queue, |_| true);
             while self.next_completion().is_some() {}
             let left = deadline.since(clock());
             if self.ops.len() == 0 || left.is_zero() {

@@ -105,6 +105,9 @@ pub(crate) struct Outcome {
 /// The result of a quiet send that went through. No count of bytes and no error number is that small.
 pub(crate) const ALL_SENT: i32 = i32::MIN;
 
+/// The result of a cancel that found its op before it had begun; the op's own result follows.
+pub(crate) const UNBEGUN: i32 = i32::MIN + 1;
+
 /// How long to stay in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
@@ -145,7 +148,7 @@ impl Engine {
         each!(self, engine => engine.issue(key, file, call, on))
     }
 
-    /// Ends a socket, poll or timer call early, if it has not ended. False: no room to say so now.
+    /// Ends a call early, if it can be: sockets, polls, timers, and what the kernel has not begun. False: no room to say so now.
     pub(crate) fn cancel(&mut self, key: Key) -> bool {
         each!(self, engine => engine.cancel(key))
     }

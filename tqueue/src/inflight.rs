@@ -145,6 +145,8 @@ pub(crate) struct Entry {
     pub(crate) quiet: bool,
     /// Somebody gave it up.
     pub(crate) cancelled: bool,
+    /// The kernel found it not begun when it was asked to cancel it.
+    pub(crate) unbegun: bool,
     /// Times in a row that the kernel had no resources for it.
     pub(crate) refusals: u8,
     /// It was part of a merged op that failed, and is never merged again.
@@ -168,6 +170,7 @@ impl Entry {
         seen: false,
         quiet: false,
         cancelled: false,
+        unbegun: false,
         refusals: 0,
         alone: false,
         next_member: NIL,

@@ -51,10 +51,12 @@
 //!
 //! # Cancellation
 //! An op that no engine has seen ends as [`NeverStarted`](iomgr_core::OpError::NeverStarted). A socket, poll or timer op in
-//! the kernel ends as `ECANCELED`, or as what it came to meanwhile. A disk op in the kernel goes on to its own end.
+//! the kernel ends as `ECANCELED`, or as what it came to meanwhile. A disk op in the kernel goes on to its own end, unless the kernel
+//! says that it had not begun it. [`Queue::cancel`] says at once which is which: [`Cancelled`].
 
 mod buddy;
 mod buf;
+mod cancel;
 mod config;
 mod counters;
 mod drain;
@@ -78,6 +80,7 @@ mod take;
 #[cfg(feature = "test-utils")]
 pub mod test_utils;
 
+pub use cancel::Cancelled;
 pub use config::{Config, EngineKind, Features, PlanLimits, QueueInfo};
 pub use counters::{Counters, Occupancy};
 pub use error::{Error, ErrorKind};

@@ -71,7 +71,7 @@ impl Queue {
             ops: Inflight::new(config.max_ops + config.net_ops),
             disk: VecDeque::with_capacity(disk),
             net: VecDeque::with_capacity(net),
-            cancels: VecDeque::with_capacity(net),
+            cancels: VecDeque::with_capacity(disk + net),
             files: Files::new(config.files),
             sends: Sends::new(config.sends),
             done: VecDeque::with_capacity(disk + net),
@@ -79,8 +79,8 @@ impl Queue {
             plan: Plan::new(disk, config.plan),
             batch: Vec::with_capacity(disk),
             runs: Vec::with_capacity(config.plan.max_segments as usize),
-            // A quiet send that failed leaves its entry and its mark.
-            reaped: Vec::with_capacity(disk + 2 * net),
+            // A quiet send that failed leaves its entry and its mark; an op that was cancelled, its own and the cancel's.
+            reaped: Vec::with_capacity(2 * (disk + net)),
             load: Load::default(),
             bounds: Bounds {
                 size: config.size,

@@ -32,7 +32,7 @@ use rustix::io::Errno;
 use crate::buf::{Arena, Run};
 use crate::config::{Config, Features};
 use crate::counters::Counters;
-use crate::engine::{ALL_SENT, Call, Issued, Outcome, Surroundings, Wait};
+use crate::engine::{ALL_SENT, Call, Issued, Outcome, Surroundings, UNBEGUN, Wait};
 use crate::files::{FileIndex, Files};
 use crate::inflight::{Attempt, Key};
 use crate::net::MAX_SEND_PARTS;
@@ -43,8 +43,8 @@ mod vectors;
 use vectors::Vector;
 pub(crate) use vectors::Vectors;
 
-/// `user_data` of cancels, whose own results nobody needs.
-const CANCEL: u64 = u64::MAX;
+/// In the `user_data` of a cancel, besides the key that it is about: no slab is that large.
+const CANCEL: u64 = 1 << 31;
 
 /// A ring, and the memory that its entries point to besides the arena.
 pub(crate) struct Ring {
@@ -167,7 +167,8 @@ impl Ring {
     pub(crate) fn cancel(&mut self, key: Key) -> bool {
         let room = self.make_room();
         if room {
-            self.put(opcode::AsyncCancel::new(key.to_bits()).build().user_data(CANCEL));
+            let bits = key.to_bits();
+            self.put(opcode::AsyncCancel::new(bits).build().user_data(bits | CANCEL));
         }
         room
     }
@@ -199,11 +200,12 @@ impl Ring {
         let consumed = self.position.wrapping_sub(unconsumed);
         for entry in self.uring.completion() {
             counters.cqes += 1;
-            if entry.user_data() != CANCEL {
-                let key = Key::from_bits(entry.user_data());
+            let (bits, result) = (entry.user_data(), entry.result());
+            let is_cancel = bits & CANCEL != 0;
+            if !is_cancel || result == 0 {
                 into.push(Outcome {
-                    key,
-                    result: entry.result(),
+                    key: Key::from_bits(bits & !CANCEL),
+                    result: if is_cancel { UNBEGUN } else { result },
                 });
             }
         }

@@ -4,7 +4,7 @@ use iomgr_core::{Errno, OpError};
 
 use crate::Queue;
 use crate::buf::ZEROS_BYTES;
-use crate::engine::{ALL_SENT, Call, Issued, Outcome, Surroundings};
+use crate::engine::{ALL_SENT, Call, Issued, Outcome, Surroundings, UNBEGUN};
 use crate::inflight::{Attempt, Entry, Key, NIL, Stage, Way, Work};
 use crate::net::Interest;
 use crate::plan::{Kind, PlanOp};
@@ -159,6 +159,10 @@ impl Queue {
         let Some(entry) = self.ops.get(key).filter(|entry| entry.stage == Stage::Issued) else {
             return;
         };
+        if result == UNBEGUN {
+            entry.unbegun = true;
+            return;
+        }
         if entry.next_member != NIL {
             return self.split_completion(key, result);
         }
@@ -250,6 +254,9 @@ impl Queue {
         let entry = self.ops.at(key);
         let again = match (entry.work, errno) {
             (Work::Timer { .. }, Errno::TIME) => return Verdict::End(Ok(0)),
+            (work, Errno::CANCELED) if work.is_disk() && entry.unbegun && entry.moved == 0 => {
+                return Verdict::End(Err(OpError::NeverStarted));
+            }
             (_, Errno::INTR) => true,
             // A hint that cannot be taken was given all the same.
             (Work::Prefetch { .. }, _) => return Verdict::End(Ok(0)),

@@ -25,6 +25,8 @@ enum Share {
     EndOfFile,
     /// Nothing happened: all again.
     Again,
+    /// The kernel gave them back before it had begun, because one of them was given up: the others again.
+    Unbegun,
     /// Something is wrong with one of them, or with their being one.
     Apart,
 }
@@ -114,6 +116,7 @@ impl Queue {
             self.load.disk_issued -= 1;
             match self.hand_out(key, &mut share) {
                 Verdict::End(result) => self.end(key, result),
+                Verdict::Again if self.ops.at(key).cancelled => self.end(key, Err(OpError::Os(Errno::CANCELED))),
                 Verdict::Again => {
                     // In front and in order, so that none is overtaken by all that came after it.
                     self.disk.insert(again, key);
@@ -133,6 +136,7 @@ impl Queue {
             Ok(n) => Share::Bytes(n),
             Err(_) => match Errno::from_raw_os_error(-result) {
                 Errno::INTR => Share::Again,
+                Errno::CANCELED if std::mem::take(&mut entry.unbegun) => Share::Unbegun,
                 Errno::AGAIN if entry.refusals < REFUSALS_MAX => {
                     entry.refusals += 1;
                     Share::Again
@@ -156,7 +160,8 @@ impl Queue {
                 entry.advance_member(n)
             }
             Share::EndOfFile => Verdict::End(Err(OpError::EndOfFile)),
-            Share::Again => Verdict::Again,
+            Share::Unbegun if entry.cancelled && entry.moved == 0 => Verdict::End(Err(OpError::NeverStarted)),
+            Share::Again | Share::Unbegun => Verdict::Again,
             Share::Apart => {
                 entry.alone = true;
                 Verdict::Again

@@ -5,7 +5,7 @@ use iomgr_core::{Action, Data, Errno, FileHandle, FileSlot, Full, Lease, Op, OpE
 use crate::Queue;
 use crate::buf::{Access, Arena, Held};
 use crate::files::FileIndex;
-use crate::inflight::{Key, Stage, Work};
+use crate::inflight::Work;
 
 /// An op that ends before it begins: what it comes to.
 type AtOnce = Result<u32, OpError>;
@@ -47,7 +47,7 @@ impl OpQueue for Queue {
     }
 
     fn cancel(&mut self, token: Token) -> usize {
-        self.cancel_all_of(|other| other == token)
+        Self::cancel(self, token).never_started
     }
 
     fn alloc(&mut self, len: u32) -> Option<Lease> {
@@ -120,38 +120,5 @@ impl Queue {
             }
             Action::Prefetch { offset, len } => Ok((Work::Prefetch { offset, len }, None)),
         }
-    }
-
-    /// Cancels every op whose token `is_meant`; says how many never started.
-    pub(crate) fn cancel_all_of(&mut self, is_meant: impl Fn(Token) -> bool) -> usize {
-        let mut never_started = 0;
-        for index in 0..self.ops.capacity() {
-            let Some((key, entry)) = self.ops.by_index(index) else {
-                continue;
-            };
-            if !is_meant(entry.token) || entry.cancelled {
-                continue;
-            }
-            match (entry.stage, entry.work.is_disk()) {
-                (Stage::Queued, _) if !entry.seen => {
-                    never_started += 1;
-                    self.end_queued(key, OpError::NeverStarted);
-                }
-                (Stage::Queued, false) => self.end_queued(key, OpError::Os(Errno::CANCELED)),
-                (Stage::Issued, false) if !entry.quiet => {
-                    entry.cancelled = true;
-                    self.cancels.push_back(key);
-                }
-                // The disk is at it: it goes on to its own end.
-                _ => {}
-            }
-        }
-        never_started
-    }
-
-    fn end_queued(&mut self, key: Key, error: OpError) {
-        self.disk.retain(|&other| other != key);
-        self.net.retain(|&other| other != key);
-        self.end(key, Err(error));
     }
 }

@@ -80,7 +80,9 @@ fn what_waits_can_be_cancelled() {
         queue.submit().unwrap();
         queue.timer(queue.now() + Duration::from_secs(1000), token(4)).unwrap();
         assert_eq!(
-            (1..=4).map(|i| queue.cancel(token(i))).collect::<Vec<_>>(),
+            (1..=4)
+                .map(|i| queue.cancel(token(i)).never_started)
+                .collect::<Vec<_>>(),
             [0, 0, 0, 1]
         );
         let results = finish(queue);
