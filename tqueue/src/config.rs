@@ -29,6 +29,8 @@ pub struct Config {
     pub files: u32,
     /// Bounds for merging.
     pub plan: PlanLimits,
+    /// How long a disk op may be in the kernel before that is reported: by a line in the log, and [`Counters::stuck`](crate::Counters::stuck).
+    pub stuck_after: Duration,
     /// How long dropping the queue waits for ops that the disk is at. Then it leaks its ring and its buffers.
     pub drain_max: Duration,
 }
@@ -47,6 +49,7 @@ impl Default for Config {
             mask: Features::empty(),
             files: 64,
             plan: PlanLimits::default(),
+            stuck_after: Duration::from_secs(10),
             drain_max: Duration::from_secs(30),
         }
     }

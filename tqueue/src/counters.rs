@@ -36,6 +36,8 @@ pub struct Counters {
     pub retried: u64,
     /// Ops that ended as never started.
     pub never_started: u64,
+    /// Disk ops that the kernel kept for longer than [`Config::stuck_after`](crate::Config::stuck_after); each counts once.
+    pub stuck: u64,
     /// Sends whose success cost no completion entry.
     pub quiet_sends: u64,
     /// Most disk ops in the kernel at the same time, merged ones as one: never more than the queue's size.

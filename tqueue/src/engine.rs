@@ -158,6 +158,18 @@ impl Engine {
         each!(self, engine => engine.enter(wait, on))
     }
 
+    /// Lets waits end at `at`, once, if nothing does before. The ring has a timer for that, so that enters cost the same as ever;
+    /// in the simulation the wait itself is cut (true). Blocking calls cannot be looked at while they last.
+    pub(crate) fn set_alarm(&mut self, at: Timestamp, wait: Wait) -> (Wait, bool) {
+        match self {
+            Self::Ring(ring) => ring.set_alarm(at),
+            Self::Sync(_) => {}
+            #[cfg(feature = "test-utils")]
+            Self::Sim(sim) => return wait.until(at, sim.now()),
+        }
+        (wait, false)
+    }
+
     /// Moves the results that are there to `into`, which has room for all that can be.
     pub(crate) fn reap(&mut self, into: &mut Vec<Outcome>, counters: &mut Counters) {
         each!(self, engine => engine.reap(into, counters))
@@ -206,6 +218,15 @@ impl Engine {
             _ => clock(),
         }
     }
+
+    /// The time, a timer tick behind at most, and cheap to have.
+    pub(crate) fn coarse_now(&self) -> Timestamp {
+        match self {
+            #[cfg(feature = "test-utils")]
+            Self::Sim(sim) => sim.now(),
+            _ => read_clock(ClockId::MonotonicCoarse),
+        }
+    }
 }
 
 /// Is it a regular file on tmpfs? (Device nodes lie on one, too, but what they stand for does not.)
@@ -215,9 +236,26 @@ fn lies_in_memory(file: &File) -> bool {
     is_regular && fstatfs(fd).is_ok_and(|system| system.f_type == libc::TMPFS_MAGIC)
 }
 
+impl Wait {
+    /// No longer than until `at`; true if that makes it shorter.
+    #[cfg(feature = "test-utils")]
+    fn until(self, at: Timestamp, now: Timestamp) -> (Self, bool) {
+        let most = at.since(now);
+        match self {
+            Self::Forever => (Self::AtMost(most), true),
+            Self::AtMost(time) if most < time => (Self::AtMost(most), true),
+            Self::AtMost(_) | Self::No => (self, false),
+        }
+    }
+}
+
 /// `CLOCK_MONOTONIC`.
 pub(crate) fn clock() -> Timestamp {
-    let now = clock_gettime(ClockId::Monotonic);
+    read_clock(ClockId::Monotonic)
+}
+
+fn read_clock(id: ClockId) -> Timestamp {
+    let now = clock_gettime(id);
     let seconds = u64::try_from(now.tv_sec).expect("the monotonic clock starts at 0");
     let nanos = u64::try_from(now.tv_nsec).expect("below a second");
     Timestamp::from_nanos(seconds * 1_000_000_000 + nanos)

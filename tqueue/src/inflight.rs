@@ -147,6 +147,10 @@ pub(crate) struct Entry {
     pub(crate) cancelled: bool,
     /// The kernel found it not begun when it was asked to cancel it.
     pub(crate) unbegun: bool,
+    /// When it was issued last, on the watch's clock.
+    pub(crate) since: Timestamp,
+    /// It was reported to be stuck.
+    pub(crate) stuck: bool,
     /// Times in a row that the kernel had no resources for it.
     pub(crate) refusals: u8,
     /// It was part of a merged op that failed, and is never merged again.
@@ -171,6 +175,8 @@ impl Entry {
         quiet: false,
         cancelled: false,
         unbegun: false,
+        since: Timestamp::ZERO,
+        stuck: false,
         refusals: 0,
         alone: false,
         next_member: NIL,

@@ -75,6 +75,7 @@ mod setup;
 #[cfg(feature = "test-utils")]
 pub mod sim;
 mod split;
+mod stuck;
 mod sync;
 mod take;
 #[cfg(feature = "test-utils")]

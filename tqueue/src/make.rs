@@ -13,6 +13,7 @@ use crate::net::Sends;
 use crate::plan::Plan;
 use crate::queue::{Bounds, Load};
 use crate::ring::Ring;
+use crate::stuck::Watch;
 use crate::sync::SyncEngine;
 use crate::{Error, Queue};
 
@@ -81,6 +82,7 @@ impl Queue {
             runs: Vec::with_capacity(config.plan.max_segments as usize),
             // A quiet send that failed leaves its entry and its mark; an op that was cancelled, its own and the cancel's.
             reaped: Vec::with_capacity(2 * (disk + net)),
+            watch: Watch::new(config.stuck_after),
             load: Load::default(),
             bounds: Bounds {
                 size: config.size,

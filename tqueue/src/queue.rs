@@ -15,6 +15,7 @@ use crate::files::{FileIndex, Files};
 use crate::inflight::{Inflight, Key, Stage, Work};
 use crate::net::{NetFull, Sends};
 use crate::plan::{Plan, PlanOp};
+use crate::stuck::Watch;
 
 /// How an op ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,7 @@ pub struct Queue {
     pub(crate) reaped: Vec<Outcome>,
     pub(crate) load: Load,
     pub(crate) bounds: Bounds,
+    pub(crate) watch: Watch,
     /// The next wait ends for sends as well.
     pub(crate) hurry: bool,
     pub(crate) info: QueueInfo,
@@ -173,8 +175,10 @@ impl Queue {
 
     /// One round: issue, enter, reap. True: something was reaped, or there is more to issue.
     fn pass(&mut self, wait: Wait) -> Result<bool, Error> {
+        self.watch();
         self.fill();
         let wait = self.how_to_wait(wait);
+        let (wait, cut) = self.set_alarm(wait);
         let Self {
             engine,
             arena,
@@ -192,7 +196,7 @@ impl Queue {
             runs,
         };
         engine.enter(wait, on)?;
-        Ok(self.reap())
+        Ok(self.reap() || cut)
     }
 
     /// Issues what may go now.
@@ -215,6 +219,9 @@ impl Queue {
 
     fn fill_disk(&mut self) {
         self.take_batch();
+        if !self.batch.is_empty() {
+            self.watch.issues();
+        }
         self.plan.make(&self.batch);
         let all = (0..self.plan.len()).all(|at| self.load.disk_merged < self.bounds.size && self.issue_group(at));
         if !all {
@@ -264,8 +271,9 @@ impl Queue {
 
     fn reap(&mut self) -> bool {
         let mut reaped = std::mem::take(&mut self.reaped);
+        let cqes = self.counters.cqes;
         self.engine.reap(&mut reaped, &mut self.counters);
-        let any = !reaped.is_empty();
+        let any = !reaped.is_empty() || self.counters.cqes > cqes;
         for outcome in reaped.drain(..) {
             self.settle(outcome);
         }
@@ -316,6 +324,9 @@ impl Queue {
     /// Ends an op that no engine has seen, or whose engine is through with it.
     pub(crate) fn end(&mut self, key: Key, result: Result<u32, OpError>) {
         let entry = self.ops.remove(key);
+        if entry.stuck {
+            self.stuck_op_ended(&entry, result);
+        }
         if let Some(held) = entry.held {
             self.arena.release(held);
         }

@@ -45,6 +45,8 @@ pub(crate) use vectors::Vectors;
 
 /// In the `user_data` of a cancel, besides the key that it is about: no slab is that large.
 const CANCEL: u64 = 1 << 31;
+/// `user_data` of the alarm.
+const ALARM: u64 = u64::MAX;
 
 /// A ring, and the memory that its entries point to besides the arena.
 pub(crate) struct Ring {
@@ -62,6 +64,9 @@ pub(crate) struct Ring {
     ready: VecDeque<Outcome>,
     /// Entries put into the submission ring so far, modulo 2^32.
     position: u32,
+    /// When the alarm goes off.
+    alarm: Box<Timespec>,
+    alarm_is_set: bool,
     leaked: bool,
 }
 
@@ -129,6 +134,8 @@ impl Ring {
             quiet: VecDeque::with_capacity(config.net_ops as usize),
             ready: VecDeque::with_capacity(config.size as usize),
             position: 0,
+            alarm: Box::new(Timespec::new()),
+            alarm_is_set: false,
             leaked: false,
         })
     }
@@ -173,6 +180,18 @@ impl Ring {
         room
     }
 
+    /// Posts an entry at `at`, unless one is to be posted anyway: that one will do.
+    pub(crate) fn set_alarm(&mut self, at: Timestamp) {
+        // Plain calls have results already, so nothing sleeps.
+        if self.alarm_is_set || !self.ready.is_empty() || !self.make_room() {
+            return;
+        }
+        *self.alarm = timespec(at.since(Timestamp::ZERO));
+        let entry = opcode::Timeout::new(&raw const *self.alarm).flags(TimeoutFlags::ABS);
+        self.put(entry.build().user_data(ALARM));
+        self.alarm_is_set = true;
+    }
+
     pub(crate) fn enter(&mut self, wait: Wait, on: &mut Surroundings<'_>) -> Result<(), Error> {
         let (submitter, submission, completion) = self.uring.split();
         let idle = submission.is_empty() && !submission.taskrun() && !submission.cq_overflow();
@@ -202,7 +221,9 @@ impl Ring {
             counters.cqes += 1;
             let (bits, result) = (entry.user_data(), entry.result());
             let is_cancel = bits & CANCEL != 0;
-            if !is_cancel || result == 0 {
+            if bits == ALARM {
+                self.alarm_is_set = false;
+            } else if !is_cancel || result == 0 {
                 into.push(Outcome {
                     key: Key::from_bits(bits & !CANCEL),
                     result: if is_cancel { UNBEGUN } else { result },
@@ -271,8 +292,8 @@ impl Ring {
 
     fn put(&mut self, entry: squeue::Entry) {
         // SAFETY: every address in an entry points into the arena at a run that its op holds until the result is reaped; or
-        // into `times` or `headers`, which live as long as the ring and change only when their op is issued anew; or into
-        // `vectors`, which live as long and change only when the kernel has consumed the entry.
+        // into `times`, `headers` or `alarm`, which live as long as the ring and change only when their op is issued anew; or
+        // into `vectors`, which live as long and change only when the kernel has consumed the entry.
         unsafe { self.uring.submission().push(&entry) }.expect("room was made");
         self.position = self.position.wrapping_add(1);
     }

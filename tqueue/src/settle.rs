@@ -37,6 +37,7 @@ impl Queue {
             ops,
             load,
             runs,
+            watch,
             ..
         } = self;
         let entry = ops.at(key);
@@ -53,6 +54,7 @@ impl Queue {
         }
         entry.stage = Stage::Issued;
         let again = std::mem::replace(&mut entry.seen, true);
+        entry.since = watch.now;
         if entry.work.is_disk() {
             counters.resubmissions += u64::from(again);
             load.disk_issued += 1;

@@ -49,8 +49,8 @@ fn candidates(mask: Features) -> impl Iterator<Item = Features> {
 
 fn build(config: &Config, flags: Features) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
-    // Every op and a cancel for each: nothing ever overflows.
-    let results = 2 * (config.size + config.net_ops).max(config.max_ops + config.net_ops);
+    // Every op and a cancel for each, and the alarm: nothing ever overflows.
+    let results = 2 * (config.size + config.net_ops).max(config.max_ops + config.net_ops) + 1;
     builder
         .setup_cqsize(results.next_power_of_two())
         .dontfork()

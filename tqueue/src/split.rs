@@ -95,6 +95,7 @@ impl Queue {
             self.counters.resubmissions += u64::from(entry.seen);
             entry.stage = Stage::Issued;
             entry.seen = true;
+            entry.since = self.watch.now;
             entry.next_member = std::mem::replace(&mut next, key.index);
         }
         let count = u32::try_from(members.len()).expect("groups are short");

@@ -14,3 +14,4 @@ mod merge;
 mod net;
 mod oracle;
 mod rig;
+mod stuck;
