@@ -94,8 +94,14 @@ pub trait DeviceQueue: Debug {
     /// Takes the completion of an op that carries this queue's owner.
     fn op_done(&mut self, pass: &mut Pass<'_>, done: OpDone);
 
-    /// Looks for news from other threads; the frontend calls it when the thread was woken.
+    /// Looks for news from other threads, and at the time; the frontend calls it when the thread was woken, and when
+    /// [`wake_at`](Self::wake_at) has come.
     fn kick(&mut self, pass: &mut Pass<'_>);
+
+    /// When it is to be kicked although nobody wakes the thread: something waits for time to pass. The frontend does not sleep beyond.
+    fn wake_at(&self) -> Option<Timestamp> {
+        None
+    }
 
     /// The next finished request; `None` when there is none. Call it until then after every other call.
     fn poll_done(&mut self) -> Option<Done>;

@@ -25,10 +25,12 @@ pub(super) struct Core {
 }
 
 impl Core {
-    /// Lets the lanes see a swap of managers. Once a pass.
+    /// Lets the lanes see a swap of managers, and the time. Once a pass.
     pub(super) fn begin_pass(&mut self) {
         self.now = self.queue.now();
-        self.lanes.iter_mut().for_each(|lane| lane.begin_pass(self.now));
+        for lane in &mut self.lanes {
+            lane.begin_pass(&mut self.queue, self.now);
+        }
     }
 
     /// Starts what may start.

@@ -145,14 +145,17 @@ impl Lane {
         pushed.expect("an intake has room for as many requests as there are slots");
     }
 
-    /// Follows a swap of managers. Once a pass.
-    pub(super) fn begin_pass(&mut self, now: Timestamp) {
+    /// Follows a swap of managers, and kicks a device that waits for its time. Once a pass.
+    pub(super) fn begin_pass(&mut self, queue: &mut Queue, now: Timestamp) {
         self.intake.begin_pass(now);
+        if self.device.wake_at().is_some_and(|at| at <= now) {
+            self.kick(queue, now);
+        }
     }
 
-    /// When to look again for the sake of held requests.
+    /// When to look again for the sake of held requests, or of what the device waits for.
     pub(super) fn wake_at(&self) -> Option<Timestamp> {
-        self.intake.wake_at()
+        self.intake.wake_at().into_iter().chain(self.device.wake_at()).min()
     }
 
     pub(super) fn kick(&mut self, queue: &mut Queue, now: Timestamp) {
