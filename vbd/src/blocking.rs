@@ -3,16 +3,19 @@
 use std::time::Duration;
 
 use iomgr_core::{
-    BlockStatus, Data, Device, DeviceQueue, Errno, OpDone, OpQueue, Operation, Owner, Pass, QueueContext, Request,
-    RequestFlags, Sector, SectorCount, SectorRange, Tag, Waker,
+    BlockStatus, Data, Device, DeviceQueue, Errno, OpQueue, Operation, Owner, Pass, QueueContext, Request,
+    RequestFlags, Sector, SectorCount, SectorRange, Tag, Token, Waker,
 };
 use tqueue::{Config, EngineKind, Queue};
 
 use crate::error::{Error, ErrorKind};
 
 /// The frontend is its own owner 0; the one device queue is 1.
+pub(crate) const TOOL: Owner = Owner(0);
 const DEVICE: Owner = Owner(1);
 const TAG: Tag = Tag(0);
+/// One wait lasts no longer.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// One queue of a device, driven by its caller, one request at a time.
 #[derive(Debug)]
@@ -174,10 +177,8 @@ impl BlockingDisk {
             if let Some(done) = device.poll_done() {
                 return Ok(done.result?);
             }
-            // Other threads have no part in this queue, so everything that is awaited is an op of our own.
-            self.queue
-                .submit_and_wait(Some(Duration::from_secs(1)))
-                .map_err(std::io::Error::other)?;
+            // Other threads have no part in this queue, so everything that is awaited is an op of our own, or time.
+            wait(&mut self.queue, [device.as_ref()]).map_err(std::io::Error::other)?;
             deliver(&mut self.queue, device.as_mut());
         }
     }
@@ -186,7 +187,7 @@ impl BlockingDisk {
     fn close(&mut self) {
         let Some(mut device) = self.device.take() else { return };
         while !device.is_idle() {
-            if let Err(error) = self.queue.submit_and_wait(Some(Duration::from_secs(1))) {
+            if let Err(error) = wait(&mut self.queue, [device.as_ref()]) {
                 tracing::error!(%error, "queue_failed: closing regardless");
                 break;
             }
@@ -196,14 +197,37 @@ impl BlockingDisk {
     }
 }
 
+/// Waits for an op, or until a device wants to be kicked.
+pub(crate) fn wait<'a>(
+    queue: &mut Queue,
+    devices: impl IntoIterator<Item = &'a dyn DeviceQueue>,
+) -> Result<(), tqueue::Error> {
+    let due = devices.into_iter().filter_map(DeviceQueue::wake_at).min();
+    let most = due.map_or(PATIENCE, |due| due.since(queue.now()).min(PATIENCE));
+    if let Some(due) = due
+        && queue.is_idle()
+    {
+        // Without anything that could end the queue would not wait. There is room for one op in an empty queue.
+        let _always_room = queue.timer(due, Token::new(TOOL, 0));
+    }
+    queue.submit_and_wait(Some(most))
+}
+
+/// Kicks a device that waited for its time.
+pub(crate) fn kick_if_due(queue: &mut Queue, device: &mut dyn DeviceQueue) {
+    let now = queue.now();
+    if device.wake_at().is_some_and(|due| due <= now) {
+        device.kick(&mut Pass { now, io: queue });
+    }
+}
+
 fn deliver(queue: &mut Queue, device: &mut dyn DeviceQueue) {
+    kick_if_due(queue, device);
     let now = queue.now();
     while let Some(completion) = queue.next_completion() {
-        let done = OpDone {
-            token: completion.token,
-            result: completion.result.map(drop),
-        };
-        device.op_done(&mut Pass { now, io: queue }, done);
+        if completion.token.owner() != TOOL {
+            device.op_done(&mut Pass { now, io: queue }, completion.op_done());
+        }
     }
 }
 

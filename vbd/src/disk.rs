@@ -19,6 +19,7 @@ use crate::file::{FileExtent, FileOptions, ImageFile};
 use crate::format::Format;
 use crate::layout::Layout;
 use crate::queue::FlushBoard;
+use crate::retry::{Retries, RetryPolicy, RetryStatus};
 use crate::runtime::default_name;
 use crate::stable::{Attendance, Stable, StableQueue};
 use crate::stats::Stats;
@@ -49,6 +50,8 @@ pub struct DiskOptions {
     pub cache: Cache,
     /// How long to wait for somebody else's lock.
     pub lock_timeout: Duration,
+    /// Which errors of the file pass, and for how long requests are tried again.
+    pub retry: RetryPolicy,
 }
 
 impl Default for DiskOptions {
@@ -60,6 +63,7 @@ impl Default for DiskOptions {
             repair: false,
             cache: Cache::default(),
             lock_timeout: Duration::from_secs(2),
+            retry: RetryPolicy::DEFAULT,
         }
     }
 }
@@ -110,6 +114,9 @@ pub(crate) struct Shared {
     pub(crate) durable_writes: bool,
     pub(crate) flush_board: Arc<FlushBoard>,
     pub(crate) attendance: Attendance,
+    pub(crate) retry: RetryPolicy,
+    /// The disk's, whatever image is behind it.
+    pub(crate) retries: Arc<Retries>,
     warnings: Vec<String>,
 }
 
@@ -234,6 +241,18 @@ impl Disk {
         self.stable.stats()
     }
 
+    /// How its errors pass.
+    pub fn retry_status(&self) -> RetryStatus {
+        let shared = self.stable.generation();
+        shared.retries.status(&shared.retry)
+    }
+
+    /// From now on nothing is tried again: what waits for that ends with its error at once. For the disk's end.
+    pub fn end_retries(&self) {
+        self.stable.generation().retries.end();
+        self.stable.wake_all();
+    }
+
     /// What it is made of, from a sector on. Reads metadata, never data.
     pub fn extents(&self, from: Sector) -> Extents {
         Extents::new(self.stable.generation(), from)
@@ -294,14 +313,11 @@ impl Shared {
         let layout = Layout::open(&file, format, options, &mut warnings).map_err(|error| error.at(path))?;
         let cache = choose_cache(&file, options.cache, &mut warnings)?;
         let name = options.name.clone().unwrap_or_else(|| default_name(path));
-        Ok(Self::assemble(
-            name,
-            Medium::File(file),
-            layout,
-            options.read_only,
-            cache,
-            warnings,
-        ))
+        let medium = Medium::File(file);
+        Ok(Self {
+            retry: options.retry,
+            ..Self::assemble(name, medium, layout, options.read_only, cache, warnings)
+        })
     }
 
     pub(crate) fn assemble(
@@ -341,6 +357,8 @@ impl Shared {
             durable_writes,
             flush_board,
             attendance: Attendance::default(),
+            retry: RetryPolicy::DEFAULT,
+            retries: Arc::default(),
             warnings,
         }
     }

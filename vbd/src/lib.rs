@@ -40,6 +40,7 @@ mod path_text;
 mod pidfile;
 mod progress;
 mod queue;
+mod retry;
 mod runtime;
 mod server;
 mod socket;
@@ -64,6 +65,7 @@ pub use format::Format;
 pub use map::{MapEntry, map};
 pub use pidfile::PidFile;
 pub use progress::{Phase, Progress};
+pub use retry::{RetryOn, RetryPolicy, RetryStatus};
 pub use runtime::{control_sockets, default_name, make_runtime_dir, runtime_dir};
 pub use server::{
     Address, ConnectionStatus, DeviceStatus, DiskExport, Inherited, LimitsStatus, NbdStatus, Server, ServerOptions,

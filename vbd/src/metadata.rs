@@ -2,13 +2,14 @@
 //!
 //! Data never comes here: a queue asks for a block, gets its answer, and writes the data itself.
 
+mod again;
 mod second;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
-use iomgr_core::{Action, Errno, FileSlot, Lease, Op, OpQueue, Owner, Pass, QueueContext, Tag, Waker};
+use iomgr_core::{Action, Errno, FileSlot, Lease, Op, OpQueue, Owner, Pass, QueueContext, Tag, Timestamp, Waker};
 use slab::Slab;
 use vhd::{Allocator, Step, StepAction, StepId};
 
@@ -16,6 +17,7 @@ use crate::disk::Shared;
 use crate::layout::Owned;
 use crate::queue::{ALLOCATOR_LANE, Answer, Message, Neighbours, lease_all, step_token};
 use crate::{Error, ErrorKind};
+use again::DelayedStep;
 pub(crate) use second::SecondChances;
 
 /// What a queue wishes for a block.
@@ -67,6 +69,8 @@ pub(crate) struct Metadata {
     /// Answers for queue 0 itself.
     ready: VecDeque<Answer>,
     steps: Slab<Running>,
+    /// Those of them that wait to be done again.
+    delayed: usize,
     /// A step that found no room.
     held: Option<Step>,
     /// May there be anything to do? Most requests, to mapped blocks, come and go without.
@@ -98,6 +102,13 @@ enum FlushStep {
 struct Running {
     step: Step,
     buffer: Option<Lease>,
+    /// What was asked of the queue for it.
+    action: Action,
+    /// When it began.
+    since: Timestamp,
+    /// Times that it was done again.
+    again: u32,
+    delayed: Option<DelayedStep>,
 }
 
 impl Metadata {
@@ -127,6 +138,7 @@ impl Metadata {
             peers: (0..cx.count).map(|_| None).collect(),
             ready: VecDeque::with_capacity(cx.depth as usize),
             steps: Slab::with_capacity(Allocator::STEPS_MAX),
+            delayed: 0,
             held: None,
             stirred: true,
             buffers,
@@ -175,6 +187,7 @@ impl Metadata {
 
     fn work(&mut self, pass: &mut Pass<'_>) -> Option<Answer> {
         self.settle_flush();
+        self.retry_delayed(pass);
         self.read_inbox();
         self.go_on(pass);
         while let Some(wish) = self.second_chances.next_due() {
@@ -223,7 +236,14 @@ impl Metadata {
             StepAction::Zero { .. } | StepAction::Flush => None,
         };
         let action = self.action(pass, step, buffer.as_ref());
-        let index = self.steps.insert(Running { step, buffer });
+        let index = self.steps.insert(Running {
+            step,
+            buffer,
+            action,
+            since: pass.now,
+            again: 0,
+            delayed: None,
+        });
         let token = step_token(self.owner, u32::try_from(index).expect("few steps run at once"));
         match pass.io.push(Op {
             token,
@@ -278,12 +298,23 @@ impl Metadata {
 
     /// A step's op has ended.
     pub(crate) fn step_done(&mut self, pass: &mut Pass<'_>, index: u32, result: Result<(), Errno>) {
-        self.stir();
-        let Running { step, buffer } = self.steps.remove(index as usize);
+        let index = index as usize;
+        if let Err(errno) = result
+            && self.put_off(pass.now, index, errno)
+        {
+            return;
+        }
+        let Running { step, buffer, .. } = &self.steps[index];
         if let (StepAction::Read { len, .. }, Ok(()), Some(buffer)) = (step.action, result, &buffer) {
             let bytes = pass.io.bytes(buffer.data()).expect("the read has ended");
             self.owned.allocator.read_done(step.id, &bytes[..len]);
         }
+        self.end_step(index, result);
+    }
+
+    fn end_step(&mut self, index: usize, result: Result<(), Errno>) {
+        self.stir();
+        let Running { step, buffer, .. } = self.steps.remove(index);
         self.buffers.extend(buffer);
         if matches!(step.action, StepAction::Flush) {
             self.flush_ended(step.id, result);

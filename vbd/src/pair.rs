@@ -7,7 +7,6 @@
 //! ```
 
 use std::io;
-use std::time::Duration;
 
 use iomgr_core::{
     Data, Device, DeviceQueue, Done, Errno, Lease, OpQueue, Operation, Owner, Pass, QueueContext, Request,
@@ -15,6 +14,7 @@ use iomgr_core::{
 };
 use tqueue::{Config, EngineKind, Queue};
 
+use crate::blocking::{self, TOOL};
 use crate::error::{Error, ErrorKind};
 
 /// Bytes that a request of a tool moves at most.
@@ -108,12 +108,17 @@ impl Pair {
 
     /// Waits until something has ended; [`next_done`](Self::next_done) says what.
     pub(crate) fn wait(&mut self) -> io::Result<()> {
-        // Other threads have no part in this queue, so all that is awaited is an op of our own.
-        self.queue
-            .submit_and_wait(Some(Duration::from_secs(1)))
-            .map_err(io::Error::other)?;
+        // Other threads have no part in this queue, so all that is awaited is an op of our own, or time.
+        let devices = self.devices.iter().flatten().map(AsRef::as_ref);
+        blocking::wait(&mut self.queue, devices).map_err(io::Error::other)?;
+        for device in self.devices.iter_mut().flatten() {
+            blocking::kick_if_due(&mut self.queue, device.as_mut());
+        }
         let now = self.queue.now();
         while let Some(completion) = self.queue.next_completion() {
+            if completion.token.owner() == TOOL {
+                continue;
+            }
             let side = Side::of(completion.token.owner());
             let device = self.devices[side as usize].as_mut().expect("open until dropped");
             let io = &mut self.queue;

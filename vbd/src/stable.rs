@@ -20,7 +20,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use iomgr_core::{
     BlockStatus, Busy, CancelOutcome, DeviceQueue, Done, Errno, OpDone, OpQueue, Owner, Pass, QueueContext, Request,
-    SectorRange, Tag, Waker,
+    SectorRange, Tag, Timestamp, Waker,
 };
 
 use crate::disk::Shared;
@@ -112,9 +112,10 @@ impl Stable {
     ///
     /// When a request on the old image does not end in time, the old one stays, as if nothing had been asked for. When the old
     /// one cannot be closed it stays, too, as an image whose flush has failed.
-    pub(crate) fn replace(&self, next: Shared, timeout: Duration) -> Result<(), Error> {
+    pub(crate) fn replace(&self, mut next: Shared, timeout: Duration) -> Result<(), Error> {
         let _alone = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.generation();
+        next.retries = Arc::clone(&old.retries);
         self.move_door();
         let closed = match old.attendance.wait(timeout) {
             true => old.close().inspect_err(|_| old.fail(Errno::IO)),
@@ -142,7 +143,7 @@ impl Stable {
         self.turn.load(Ordering::Acquire)
     }
 
-    fn wake_all(&self) {
+    pub(crate) fn wake_all(&self) {
         let seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
         seats.values().for_each(Waker::wake);
     }
@@ -231,6 +232,7 @@ impl StableQueue {
     /// Goes where the door is, as far as that is possible now.
     fn go_over(&mut self, pass: &mut Pass<'_>) {
         if self.serving.is_some() && !self.is_current() {
+            self.take_back(pass);
             self.leave(pass.io);
         }
         if self.serving.is_none() && !self.is_current() {
@@ -240,6 +242,15 @@ impl StableQueue {
             while let Some(request) = self.held.pop_front() {
                 self.begin(pass, request);
             }
+        }
+    }
+
+    /// What waits to be tried again may as well be tried on the next image.
+    fn take_back(&mut self, pass: &mut Pass<'_>) {
+        let Some((queue, _)) = &mut self.serving else { return };
+        while let Some(request) = queue.take_back(pass) {
+            self.in_flight -= 1;
+            self.held.push_back(request);
         }
     }
 
@@ -346,6 +357,10 @@ impl DeviceQueue for StableQueue {
             queue.kick(pass);
         }
         self.go_over(pass);
+    }
+
+    fn wake_at(&self) -> Option<Timestamp> {
+        self.serving.as_ref().and_then(|(queue, _)| queue.wake_at())
     }
 
     fn poll_done(&mut self) -> Option<Done> {

@@ -6,6 +6,7 @@ use tqueue::sim::SimDisk;
 use crate::disk::{Cache, Disk, Medium, Shared};
 use crate::error::Error;
 use crate::layout::Layout;
+use crate::retry::RetryPolicy;
 
 /// A simulated file in the place of a real one.
 #[derive(Debug)]
@@ -22,6 +23,13 @@ impl SimMedium {
 }
 
 impl Disk {
+    /// The same as [`simulated`](Self::simulated), with errors that pass.
+    pub fn simulated_retrying(file: SimDisk, retry: RetryPolicy, cache: Cache) -> Result<Self, Error> {
+        let mut shared = simulated(file, false, cache)?;
+        shared.retry = retry;
+        Ok(Self::over(shared))
+    }
+
     /// Opens the VHD on a simulated file.
     pub fn simulated(file: SimDisk, read_only: bool) -> Result<Self, Error> {
         Self::simulated_with(file, read_only, Cache::Writeback)
@@ -29,16 +37,14 @@ impl Disk {
 
     /// The same, past the page cache or not: without one, FUA goes down with the writes themselves.
     pub fn simulated_with(file: SimDisk, read_only: bool, cache: Cache) -> Result<Self, Error> {
-        let mut warnings = Vec::new();
-        let layout = Layout::open_vhd(&file, read_only, &mut warnings)?;
-        let medium = Medium::Simulated(SimMedium(file));
-        Ok(Self::over(Shared::assemble(
-            "simulated".into(),
-            medium,
-            layout,
-            read_only,
-            cache,
-            warnings,
-        )))
+        simulated(file, read_only, cache).map(Self::over)
     }
+}
+
+fn simulated(file: SimDisk, read_only: bool, cache: Cache) -> Result<Shared, Error> {
+    let mut warnings = Vec::new();
+    let layout = Layout::open_vhd(&file, read_only, &mut warnings)?;
+    let medium = Medium::Simulated(SimMedium(file));
+    let name = "simulated".into();
+    Ok(Shared::assemble(name, medium, layout, read_only, cache, warnings))
 }

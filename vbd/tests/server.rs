@@ -16,6 +16,7 @@ const AT_ONCE: DiskOptions = DiskOptions {
     repair: false,
     cache: vbd::Cache::Writeback,
     lock_timeout: Duration::ZERO,
+    retry: vbd::RetryPolicy::DEFAULT,
 };
 
 struct Image {

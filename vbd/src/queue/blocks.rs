@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, Sender};
 use iomgr_core::epoch::{EpochDomain, EpochQueue};
 use iomgr_core::{
     Action, BlockStatus, Errno, FileSlot, Lease, Op, OpQueue, Operation, Owner, Pass, QueueContext, RequestFlags,
-    SECTOR_BYTES, Sector, SectorCount, SectorRange, Tag, Waker,
+    SECTOR_BYTES, Sector, SectorCount, SectorRange, Tag, Timestamp, Waker,
 };
 use vhd::{BitmapCache, BitmapRef, Extent, Map};
 
@@ -365,6 +365,22 @@ impl BlockQueue {
             Port::Owner(metadata) => metadata.stir(),
             Port::Remote { stirred, .. } => *stirred = true,
             Port::ReadOnly => {}
+        }
+    }
+
+    /// When the allocator is to be stirred for the sake of steps that are done again.
+    pub(super) fn wake_at(&self) -> Option<Timestamp> {
+        match &self.port {
+            Port::Owner(metadata) => metadata.wake_at(),
+            Port::Remote { .. } | Port::ReadOnly => None,
+        }
+    }
+
+    /// Ends the allocator's steps that wait to be done again; says whether there were any.
+    pub(super) fn end_delayed(&mut self) -> bool {
+        match &mut self.port {
+            Port::Owner(metadata) => metadata.end_delayed(),
+            Port::Remote { .. } | Port::ReadOnly => false,
         }
     }
 

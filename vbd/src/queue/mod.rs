@@ -8,10 +8,12 @@
 //!  submit ─► Ready ──► ops… ──► (flush) ──► Done
 //!             │ ▲
 //!             ├─┴─ Waiting: a block is allocated, a bitmap is read
-//!             └─── Stalled: the queue below is full; tried again when anything ends
+//!             ├─── Stalled: the queue below is full; tried again when anything ends
+//!             └─── Delayed: an op met an error that may pass; begun anew when it is time
 //! ```
 
 mod blocks;
+mod delayed;
 mod flush;
 mod plain;
 mod slot;
@@ -22,7 +24,7 @@ use std::sync::atomic::Ordering;
 
 use iomgr_core::{
     Action, BlockStatus, Busy, CancelOutcome, DeviceQueue, Done, Errno, FileSlot, Lease, Op, OpDone, OpQueue,
-    Operation, Owner, Pass, QueueContext, Request, SECTOR_BYTES, SectorRange, Tag, Token,
+    Operation, Owner, Pass, QueueContext, Request, SECTOR_BYTES, SectorRange, Tag, Timestamp, Token,
 };
 
 use crate::block_status::FoundData;
@@ -30,9 +32,11 @@ use crate::disk::Shared;
 use crate::layout::Layout;
 pub(crate) use crate::queue::blocks::{Answer, Message};
 use crate::queue::blocks::{BlockQueue, FlushMark};
+use crate::queue::delayed::Delayed;
 use crate::queue::flush::Flushes;
 pub(crate) use crate::queue::flush::{ALLOCATOR_LANE, FlushBoard, Neighbours};
 use crate::queue::slot::{Pending, Slot, State};
+use crate::retry::is_before_any_flush;
 use crate::stats::QueueStats;
 
 /// What the sectors at a request's cursor need.
@@ -98,6 +102,7 @@ pub(crate) struct DiskQueue {
     in_flight: u32,
     backing: Backing,
     stalled: VecDeque<Tag>,
+    delayed: Delayed,
     done: VecDeque<Done>,
     flushes: Flushes,
     /// What the flush that is under way makes durable.
@@ -142,6 +147,7 @@ impl DiskQueue {
             in_flight: 0,
             backing,
             stalled: VecDeque::with_capacity(depth as usize),
+            delayed: Delayed::new(depth),
             done: VecDeque::with_capacity(depth as usize),
             flushes: Flushes::new(index.into(), depth),
             flush_mark: FlushMark::default(),
@@ -217,7 +223,7 @@ impl DiskQueue {
                 false
             }
             Next::Fail(errno) => {
-                self.slot(tag).fail(errno);
+                self.slot(tag).refuse(errno);
                 false
             }
         }
@@ -236,7 +242,7 @@ impl DiskQueue {
             if slot.error.is_none() && slot.flush_after {
                 slot.state = State::Flushing;
                 self.flushes.want(tag);
-            } else {
+            } else if !self.put_off(pass.now, tag) {
                 self.finish(pass, tag);
             }
         }
@@ -294,7 +300,7 @@ impl DiskQueue {
         slot.outstanding -= 1;
         if let Err(errno) = result {
             // A durable write that failed may have failed in its flush: then the page cache holds what the disk has not.
-            if slot.durable && errno != Errno::NOSPC {
+            if slot.durable && !is_before_any_flush(errno) {
                 self.shared.fail(errno);
             }
             slot.fail(errno);
@@ -305,8 +311,14 @@ impl DiskQueue {
     fn finish(&mut self, pass: &mut Pass<'_>, tag: Tag) {
         let slot = self.slot(tag);
         let result = slot.error.map_or(Ok(()), Err);
+        let attempts = slot.attempts();
         let request = slot.end().expect("only a running request finishes");
         self.in_flight -= 1;
+        if let Err(errno) = result
+            && attempts.again > 0
+        {
+            self.note_given_up(&request, errno, attempts, pass.now);
+        }
         if matches!(request.op, Operation::Discard | Operation::WriteZeroes) {
             self.shared.holes_made.fetch_add(1, Ordering::AcqRel);
         }
@@ -405,7 +417,16 @@ impl DeviceQueue for DiskQueue {
         if let Backing::Blocks(blocks) = &mut self.backing {
             blocks.stir();
         }
+        self.retry_delayed(pass);
         self.go_on(pass);
+    }
+
+    fn wake_at(&self) -> Option<Timestamp> {
+        let steps = match &self.backing {
+            Backing::Plain { .. } => None,
+            Backing::Blocks(blocks) => blocks.wake_at(),
+        };
+        self.delayed.due().into_iter().chain(steps).min()
     }
 
     fn poll_done(&mut self) -> Option<Done> {
@@ -432,6 +453,13 @@ impl DeviceQueue for DiskQueue {
         let Some(slot) = self.slots.get_mut(tag.0 as usize).filter(|slot| slot.request.is_some()) else {
             return CancelOutcome::Unknown;
         };
+        if slot.state == State::Delayed {
+            // Its ops have ended; so does it, with the error that it has.
+            self.delayed.forget(tag);
+            self.shared.retries.end_delay();
+            self.finish(pass, tag);
+            return CancelOutcome::Detached;
+        }
         if slot.state != State::Stalled || slot.outstanding > 0 || slot.cursor > 0 {
             return CancelOutcome::Detached;
         }

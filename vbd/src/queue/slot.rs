@@ -1,5 +1,6 @@
 //! What a queue knows of one request.
 
+use crate::retry::Attempts;
 use iomgr_core::{Data, Errno, Operation, Request, RequestFlags, SECTOR_SHIFT, Sector, SectorCount, Tag};
 
 /// How far a request is.
@@ -14,6 +15,8 @@ pub(super) enum State {
     Stalled,
     /// Its flush is under way.
     Flushing,
+    /// It has met an error that may pass, and is tried again later.
+    Delayed,
 }
 
 /// What a waiting request waits for.
@@ -39,6 +42,10 @@ pub(super) struct Slot {
     pub(super) outstanding: u32,
     /// The first error.
     pub(super) error: Option<Errno>,
+    /// The error is no file's, and does not pass.
+    pub(super) is_refused: bool,
+    /// Times that it was tried again.
+    again: u32,
     /// Its writes carry FUA themselves.
     pub(super) durable: bool,
     /// It ends with a flush.
@@ -74,6 +81,28 @@ impl Slot {
     /// Keeps the first error; nothing more is begun.
     pub(super) fn fail(&mut self, errno: Errno) {
         self.error.get_or_insert(errno);
+    }
+
+    /// Likewise, for what no other attempt would change.
+    pub(super) fn refuse(&mut self, errno: Errno) {
+        self.is_refused |= self.error.is_none();
+        self.fail(errno);
+    }
+
+    /// Begins the request anew.
+    pub(super) fn restart(&mut self) {
+        let (request, again) = (self.end(), self.again);
+        self.start(request.expect("a slot that is tried again holds a request"));
+        self.again = again + 1;
+    }
+
+    /// How often it was tried, for the policy.
+    pub(super) fn attempts(&self) -> Attempts {
+        Attempts {
+            since: self.running().arrival,
+            again: self.again,
+            salt: self.tag().0,
+        }
     }
 
     /// The request's tag.

@@ -179,6 +179,8 @@ impl Server {
         let Some(nbd) = self.frontend().take() else {
             return Ok(());
         };
+        // Nobody waits at the end for storage that may come back.
+        self.disks.iter().for_each(Disk::end_retries);
         let frontend = nbd
             .stop()
             .map_err(|error| Error::new(ErrorKind::Server, "the frontend did not end cleanly").because(error));

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Address, Frontend};
 use crate::disk::{Disk, DiskInfo};
+use crate::retry::RetryStatus;
 use crate::stats::Stats;
 
 /// How a server is.
@@ -73,6 +74,9 @@ pub struct DeviceStatus {
     pub uris: Vec<String>,
     /// What it has done.
     pub stats: Stats,
+    /// How its errors pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetryStatus>,
 }
 
 /// How a connection is.
@@ -176,6 +180,7 @@ impl Source {
             uris: self.addresses.iter().map(|address| address.uri(&info.name)).collect(),
             info,
             stats: disk.stats(),
+            retry: Some(disk.retry_status()),
         }
     }
 }

@@ -3,4 +3,5 @@
 
 mod faults;
 mod queues;
+mod retry;
 mod rig;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use iomgr_core::{
-    Data, Device, DeviceQueue, Errno, Lease, OpDone, OpQueue, Operation, Owner, Pass, QueueContext, Request,
-    RequestFlags, Sector, SectorCount, SectorRange, Tag, Wake, Waker,
+    CancelOutcome, Data, Device, DeviceQueue, Errno, Lease, OpDone, OpQueue, Operation, Owner, Pass, QueueContext,
+    Request, RequestFlags, Sector, SectorCount, SectorRange, Tag, Timestamp, Token, Wake, Waker,
 };
 use tqueue::sim::{SimDisk, SimHandle};
 use tqueue::{Config, EngineKind, Queue};
@@ -39,7 +39,11 @@ pub(crate) struct Lanes {
     leases: BTreeMap<Flight, Lease>,
     results: BTreeMap<Flight, Result<(), Errno>>,
     next_tag: u32,
+    timer_is_set: bool,
 }
+
+/// The rig's own ops.
+const RIG: Owner = Owner(0);
 
 struct Lane {
     device: Box<dyn DeviceQueue>,
@@ -78,6 +82,7 @@ impl Lanes {
             leases: BTreeMap::new(),
             results: BTreeMap::new(),
             next_tag: 0,
+            timer_is_set: false,
         })
     }
 
@@ -91,6 +96,9 @@ impl Lanes {
         sectors: u64,
         bytes: Option<&[u8]>,
     ) -> Flight {
+        while self.leases.contains_key(&(lane, self.next_tag)) {
+            self.next_tag = (self.next_tag + 1) % DEPTH;
+        }
         let flight = (lane, self.next_tag);
         self.next_tag = (self.next_tag + 1) % DEPTH;
         let is_transfer = matches!(op, Operation::Read | Operation::Write);
@@ -182,12 +190,17 @@ impl Lanes {
 
     /// One pass of a frontend's loop. Says whether anything was under way.
     pub(crate) fn turn(&mut self) -> bool {
+        self.set_timer();
         let idle = self.queue.is_idle();
         if !idle {
             self.queue.submit_and_wait(None).unwrap();
         }
         let (now, io) = (self.queue.now(), &mut self.queue);
         while let Some(completion) = io.next_completion() {
+            if completion.token.owner() == RIG {
+                self.timer_is_set = false;
+                continue;
+            }
             let lane = usize::from(completion.token.owner().0) - 1;
             let done = OpDone {
                 token: completion.token,
@@ -197,7 +210,8 @@ impl Lanes {
         }
         let mut woken = false;
         for lane in &mut self.lanes {
-            if lane.woken.0.swap(false, Ordering::Relaxed) {
+            let is_due = lane.device.wake_at().is_some_and(|due| due <= now);
+            if lane.woken.0.swap(false, Ordering::Relaxed) || is_due {
                 woken = true;
                 lane.device.kick(&mut Pass { now, io });
             }
@@ -208,6 +222,28 @@ impl Lanes {
             }
         }
         !idle || woken
+    }
+
+    /// A device that waits for its time shall not sleep through it.
+    fn set_timer(&mut self) {
+        let due = self.lanes.iter().filter_map(|lane| lane.device.wake_at()).min();
+        if let Some(due) = due
+            && !self.timer_is_set
+        {
+            self.queue.timer(due, Token::new(RIG, 0)).unwrap();
+            self.timer_is_set = true;
+        }
+    }
+
+    /// Gives a request up.
+    pub(crate) fn cancel(&mut self, flight: Flight) -> CancelOutcome {
+        let (now, io) = (self.queue.now(), &mut self.queue);
+        self.lanes[flight.0].device.cancel(&mut Pass { now, io }, Tag(flight.1))
+    }
+
+    /// The time.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.queue.now()
     }
 
     /// Lets everything end, and closes the queues.
