@@ -5,6 +5,7 @@ mod command;
 mod images;
 mod notify;
 mod ready;
+mod retry;
 
 use std::fs::Permissions;
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +18,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use tempfile::TempDir;
 use vbd::tqueue::EngineKind;
-use vbd::{ConnectionLimits, DiskExport, DiskOptions, Inherited, Server, ServerOptions};
+use vbd::{ConnectionLimits, DiskExport, DiskOptions, Inherited, RetryOn, RetryPolicy, Server, ServerOptions};
 
 use crate::args::Format;
 use crate::failure::Failure;
@@ -119,6 +120,13 @@ pub(crate) struct Serve {
     /// What runs the I/O: io_uring, or blocking calls; auto takes those only where io_uring cannot be had
     #[arg(long, value_name = "KIND", default_value = "auto")]
     engine: Engine,
+    /// Errors of the image's file that pass, besides EAGAIN, EBUSY and EINTR: EIO, ENOSPC, EDQUOT, ESTALE, ETIMEDOUT. Requests
+    /// that meet one are tried again; a failed flush never is
+    #[arg(long, value_name = "ERRORS", value_delimiter = ',', value_parser = retry::error)]
+    retry_on: Vec<RetryOn>,
+    /// How long a request that meets such an error is tried again, from its arrival on; 0 for not at all
+    #[arg(long, value_name = "TIME", default_value = "120s", value_parser = size::seconds)]
+    retry_timeout: Duration,
     /// How long to wait for somebody else's lock on the image
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = size::seconds)]
     lock_timeout: Duration,
@@ -209,6 +217,10 @@ impl Serve {
                 Cache::Writeback => vbd::Cache::Writeback,
             },
             lock_timeout: self.lock_timeout,
+            retry: RetryPolicy {
+                also: self.retry_on.iter().copied().collect(),
+                timeout: self.retry_timeout,
+            },
         }
     }
 

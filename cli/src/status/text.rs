@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use indicatif::BinaryBytes;
-use vbd::{ConnectionStatus, DeviceStatus, Direction, DirectionStats, LimitsStatus, Stats, Status};
+use vbd::{ConnectionStatus, DeviceStatus, Direction, DirectionStats, LimitsStatus, RetryStatus, Stats, Status};
 
 use crate::output::table;
 
@@ -43,6 +43,7 @@ pub(super) fn details(server: &Status) -> String {
     for disk in &server.devices {
         let rows = Direction::ALL.map(|direction| latency_row(direction, disk.stats.of(direction)));
         text += &format!("\n{}:\n{}", disk.info.name, indent(&with_head(LATENCIES, rows.into())));
+        text += &disk.retry.as_ref().map(retry_line).unwrap_or_default();
     }
     if !server.connections.is_empty() {
         let rows = server.connections.iter().map(client_row).collect();
@@ -144,6 +145,20 @@ fn limits_line(limits: &LimitsStatus) -> String {
     )
 }
 
+fn retry_line(retry: &RetryStatus) -> String {
+    if retry.timeout_s == 0.0 {
+        return "  retries: switched off\n".to_owned();
+    }
+    format!(
+        "  retries: {} ({} for {}); given up: {}; waiting now: {}\n",
+        retry.retries,
+        retry.errors.join(" "),
+        duration(retry.timeout_s),
+        retry.given_up,
+        retry.waiting,
+    )
+}
+
 fn bytes(bytes: u64) -> String {
     BinaryBytes(bytes).to_string()
 }
@@ -189,6 +204,9 @@ mod tests {
             "stats": {
                 "read": figures(16, 65536, 0), "write": figures(2048, 8 << 20, 1), "flush": figures(2, 0, 2),
                 "trim": figures(0, 0, 0),
+            },
+            "retry": {
+                "errors": ["EAGAIN", "EBUSY", "EINTR", "EIO"], "timeout_s": 120.0, "retries": 12, "given_up": 1, "waiting": 3,
             },
         });
         let client = |id: u64, export: Option<&str>, peer: &str| {
@@ -236,6 +254,7 @@ mod tests {
         let fields = status.as_object_mut().unwrap();
         fields.remove("connections");
         fields.remove("limits");
+        fields["devices"][0].as_object_mut().unwrap().remove("retry");
         let status: Status = serde_json::from_value(status).unwrap();
         assert!(!details(&status).contains("clients:"));
     }
