@@ -17,7 +17,7 @@
 
 use std::time::Duration;
 
-use iomgr_core::{OpQueue, Timestamp};
+use iomgr_core::Timestamp;
 use tqueue::Interest;
 
 use super::conn::{Conn, Target};
