@@ -10,8 +10,9 @@ use crate::{dir, wait};
 /// Where the controller is mounted.
 pub(crate) const ROOT: &str = "/sys/fs/cgroup/blkio";
 
-/// The control file for written bytes a second.
+/// The control files for bytes a second, written and read.
 const WRITE_BPS: &str = "blkio.throttle.write_bps_device";
+const READ_BPS: &str = "blkio.throttle.read_bps_device";
 
 /// A control group whose members' writes to one device are slowed down; dropping it lifts the throttle.
 ///
@@ -42,6 +43,12 @@ impl Blkio {
         fs::write(self.procs(), pid.to_string()).unwrap();
     }
 
+    /// Puts the calling thread alone into the group, with the I/O that it submits from now on.
+    pub fn add_this_thread(&self) {
+        let thread = rustix::thread::gettid().as_raw_nonzero();
+        fs::write(self.group.join("tasks"), thread.to_string()).unwrap();
+    }
+
     /// The control file that takes process ids.
     pub fn procs(&self) -> PathBuf {
         self.group.join("cgroup.procs")
@@ -49,28 +56,33 @@ impl Blkio {
 
     /// Stalls writes: one byte a second.
     pub fn stall(&self) {
-        self.limit(1);
+        self.limit(WRITE_BPS, 1);
+    }
+
+    /// Stalls reads.
+    pub fn stall_reads(&self) {
+        self.limit(READ_BPS, 1);
     }
 
     /// Lets everything go; what waits goes on within milliseconds.
     pub fn lift(&self) {
-        self.limit(0);
+        self.limit(WRITE_BPS, 0);
+        self.limit(READ_BPS, 0);
     }
 
-    fn limit(&self, bytes_per_second: u64) {
-        fs::write(
-            self.group.join(WRITE_BPS),
-            format!("{} {bytes_per_second}", self.number),
-        )
-        .unwrap();
+    fn limit(&self, file: &str, bytes_per_second: u64) {
+        let line = format!("{} {bytes_per_second}", self.number);
+        fs::write(self.group.join(file), line).unwrap();
     }
 }
 
 /// Lifts every throttle of a group, waits for its members to be gone and removes it.
 pub(crate) fn lift_and_remove(group: &Path) {
-    let limits = fs::read_to_string(group.join(WRITE_BPS)).unwrap_or_default();
-    for number in limits.lines().filter_map(|line| line.split(' ').next()) {
-        let _ = fs::write(group.join(WRITE_BPS), format!("{number} 0"));
+    for file in [WRITE_BPS, READ_BPS].map(|file| group.join(file)) {
+        let limits = fs::read_to_string(&file).unwrap_or_default();
+        for number in limits.lines().filter_map(|line| line.split(' ').next()) {
+            let _ = fs::write(&file, format!("{number} 0"));
+        }
     }
     // Members that live on go back to the root group, which has no limits.
     for pid in fs::read_to_string(group.join("cgroup.procs"))

@@ -78,6 +78,15 @@ impl Nbdkit {
         }
     }
 
+    /// A disk in the file `store` on which everything but flushes fails with EIO while the file `trip` exists.
+    pub fn failing(socket: &Path, store: &Path, trip: &Path, size_bytes: u64) -> Nbdkit {
+        fs::File::create(store).unwrap().set_len(size_bytes).unwrap();
+        let store = store.display().to_string();
+        let file = format!("error-file={}", trip.display());
+        let args = ["--filter=error", "file", &store, "error=EIO", "error-rate=100%", &file];
+        Nbdkit::start(socket, args)
+    }
+
     /// A disk in the file `store` whose flush fails with EIO while the file `trip` exists.
     pub fn failing_flush(socket: &Path, store: &Path, trip: &Path, size_bytes: u64) -> Nbdkit {
         fs::File::create(store).unwrap().set_len(size_bytes).unwrap();
@@ -99,6 +108,13 @@ impl Nbdkit {
     pub fn uri(&self) -> String {
         format!("nbd+unix:///?socket={}", self.socket.display())
     }
+}
+
+/// Whether nbdkit has a filter.
+pub fn nbdkit_has_filter(filter: &str) -> bool {
+    let filter = format!("--filter={filter}");
+    let output = Command::new("nbdkit").args([&filter, "null", "--version"]).output();
+    output.is_ok_and(|output| output.status.success())
 }
 
 /// Whether nbdkit has a plugin.

@@ -1,3 +1,5 @@
 //! Group `queue`: the queue of operations on devices and file systems that fail it.
 
 mod guilty;
+mod retry;
+mod stall;
