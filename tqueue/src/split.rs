@@ -190,5 +190,6 @@ impl Entry {
     }
 }
 
-#[cfg(all(test, feature = "test-utils"))]
+#[cfg(test)]
+#[cfg(feature = "test-utils")]
 mod tests;
