@@ -54,6 +54,11 @@ impl Run {
         self.len
     }
 
+    /// Do they share a byte?
+    fn overlaps(self, other: Self) -> bool {
+        self.start < other.start + u64::from(other.len) && other.start < self.start + u64::from(self.len)
+    }
+
     /// All but the first `n` bytes.
     pub(crate) fn skip(self, n: u32) -> Self {
         assert!(n <= self.len, "no more is skipped than there is");
@@ -283,6 +288,14 @@ impl Arena {
     pub(crate) fn run_mut(&mut self, run: Run) -> &mut [u8] {
         assert!(!self.shared, "the kernel owns the memory of held ops");
         self.slice_mut(run)
+    }
+
+    /// The memory of a held op that no engine is at, for a filter; `None` if some of it is in `filled`, which lists what is
+    /// being filled now.
+    pub(crate) fn settled(&self, run: Run, held: Held, mut filled: impl Iterator<Item = Run>) -> Option<&[u8]> {
+        let others = self.slots[held.index as usize].fillers - u32::from(held.access == Access::Fills);
+        let quiet = others == 0 || !filled.any(|other| other.overlaps(run));
+        quiet.then(|| self.slice(run))
     }
 
     /// Where a held run is, for the kernel. Only the ring follows it.

@@ -57,8 +57,10 @@ impl Queue {
             if !is_meant(entry.token) || entry.cancelled {
                 continue;
             }
+            // What waits in the engine for a filter's sake is a timer there: its own op has not begun.
+            let held = self.filters.as_ref().is_some_and(|chain| chain.holds(index));
             match (entry.stage, entry.work.is_disk()) {
-                (Stage::Queued, _) if !entry.seen => {
+                (Stage::Queued, _) if !entry.seen || held => {
                     cancelled.never_started += 1;
                     self.end_queued(key, OpError::NeverStarted);
                 }
@@ -72,7 +74,8 @@ impl Queue {
                 (Stage::Issued, is_disk) if !entry.quiet => {
                     entry.cancelled = true;
                     self.cancels.push_back(key);
-                    cancelled.ending += usize::from(!is_disk);
+                    cancelled.never_started += usize::from(held);
+                    cancelled.ending += usize::from(!is_disk && !held);
                     cancelled.detached += usize::from(is_disk);
                 }
                 // A quiet send is over as soon as the kernel has seen it.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::Error;
+use crate::filter::FilterConfig;
 
 /// How large a queue is and what runs it. Everything is allocated when the queue is made, from these numbers.
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ pub struct Config {
     pub plan: PlanLimits,
     /// How long a disk op may be in the kernel before that is reported: by a line in the log, and [`Counters::stuck`](crate::Counters::stuck).
     pub stuck_after: Duration,
+    /// What sees every disk op before it is planned and after it ended, in this order and back; 32 at most.
+    pub filters: Vec<FilterConfig>,
     /// How long dropping the queue waits for ops that the disk is at. Then it leaks its ring and its buffers.
     pub drain_max: Duration,
 }
@@ -50,12 +53,18 @@ impl Default for Config {
             files: 64,
             plan: PlanLimits::default(),
             stuck_after: Duration::from_secs(10),
+            filters: Vec::new(),
             drain_max: Duration::from_secs(30),
         }
     }
 }
 
 impl Config {
+    /// Ops that filters may hold: as many as there are, each by a timer.
+    pub(crate) fn held_max(&self) -> u32 {
+        if self.filters.is_empty() { 0 } else { self.max_ops }
+    }
+
     /// Refuses numbers that nothing could be made from.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let bad = |text: &str| Err(Error::config(text));
@@ -78,6 +87,9 @@ impl Config {
         }
         if !(1..=1024).contains(&self.plan.max_segments) {
             return bad("plan.max_segments is 1 to 1024");
+        }
+        if self.filters.len() > 32 {
+            return bad("filters are 32 at most");
         }
         Ok(())
     }

@@ -40,8 +40,11 @@ impl Queue {
         )?;
         writeln!(out, "plan: {:?}", self.plan.limits())?;
         writeln!(out, "{:?}", self.counters)?;
+        self.filters.iter().try_for_each(|chain| chain.dump(out))?;
         for (key, entry) in self.ops.iter() {
+            let is_held = self.filters.as_ref().is_some_and(|chain| chain.holds(key.index));
             let place = match entry.stage {
+                _ if is_held => "held by a filter",
                 Stage::Issued if entry.stuck => "stuck in the kernel",
                 Stage::Issued => "in the kernel",
                 _ => "queued",

@@ -10,6 +10,8 @@ use rustix::io::Errno;
 pub enum ErrorKind {
     /// The configuration asks for something that no machine could give.
     Config,
+    /// A filter's text form says nothing that could be done.
+    Filter,
     /// The kernel has no io_uring, or one that is too old.
     Unsupported,
     /// The kernel has io_uring, but not for this process.
@@ -34,6 +36,14 @@ impl Error {
     pub(crate) fn config(context: impl Into<String>) -> Self {
         Self {
             kind: ErrorKind::Config,
+            context: context.into(),
+            source: None,
+        }
+    }
+
+    pub(crate) fn filter(context: impl Into<String>) -> Self {
+        Self {
+            kind: ErrorKind::Filter,
             context: context.into(),
             source: None,
         }
@@ -67,7 +77,7 @@ impl Error {
 
     /// Can the synchronous engine do in place of io_uring?
     pub(crate) fn is_about_the_kernel(&self) -> bool {
-        self.kind != ErrorKind::Config
+        !matches!(self.kind, ErrorKind::Config | ErrorKind::Filter)
     }
 }
 
@@ -75,6 +85,7 @@ impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Config => "bad queue configuration",
+            Self::Filter => "bad filter",
             Self::Unsupported => "io_uring is not supported",
             Self::Denied => "io_uring is not permitted",
             Self::Memory => "out of memory for the queue",

@@ -65,6 +65,11 @@ impl File {
         self.handle.as_ref()?.fd()
     }
 
+    /// What its users gave us.
+    pub(crate) fn handle(&self) -> &FileHandle {
+        self.handle.as_ref().expect("a file that is used is known")
+    }
+
     /// The number in the simulation.
     #[cfg_attr(
         not(feature = "test-utils"),

@@ -85,6 +85,22 @@ pub(crate) enum Work {
 }
 
 impl Work {
+    /// The memory that a disk op is about.
+    pub(crate) fn run(self) -> Option<Run> {
+        match self {
+            Self::Read { run, .. } | Self::Write { run, .. } => Some(run),
+            _ => None,
+        }
+    }
+
+    /// The memory that it fills.
+    pub(crate) fn filled(self) -> Option<Run> {
+        match self {
+            Self::Read { run, .. } | Self::Recv { run } => Some(run),
+            _ => None,
+        }
+    }
+
     /// Is it for the disk, and so planned and counted into the queue's size?
     pub(crate) fn is_disk(self) -> bool {
         matches!(
@@ -254,6 +270,13 @@ impl Inflight {
     pub(crate) fn get(&mut self, key: Key) -> Option<&mut Entry> {
         self.entries
             .get_mut(key.index as usize)
+            .filter(|entry| entry.stage != Stage::Vacant && entry.generation == key.generation)
+    }
+
+    /// Likewise, to look at.
+    pub(crate) fn find(&self, key: Key) -> Option<&Entry> {
+        self.entries
+            .get(key.index as usize)
             .filter(|entry| entry.stage != Stage::Vacant && entry.generation == key.generation)
     }
 

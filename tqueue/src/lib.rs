@@ -64,6 +64,7 @@ mod dump;
 mod engine;
 mod error;
 mod files;
+pub mod filter;
 mod inflight;
 mod make;
 mod net;

@@ -8,6 +8,7 @@ use crate::config::{Config, EngineKind, Features, QueueInfo};
 use crate::counters::Counters;
 use crate::engine::Engine;
 use crate::files::Files;
+use crate::filter::Chain;
 use crate::inflight::Inflight;
 use crate::net::Sends;
 use crate::plan::Plan;
@@ -36,12 +37,12 @@ impl Queue {
             #[cfg(feature = "test-utils")]
             EngineKind::Sim(handle) => {
                 let engine = Engine::Sim(crate::sim::SimEngine::new(handle));
-                Ok(Self::assemble(
+                Self::assemble(
                     config,
                     engine,
                     Arena::new(config.arena_bytes, config.large_bytes, false)?,
                     notes,
-                ))
+                )
             }
         }
     }
@@ -49,16 +50,17 @@ impl Queue {
     fn on_ring(config: &Config, mut notes: Vec<String>) -> Result<Self, Error> {
         let arena = Arena::new(config.arena_bytes, config.large_bytes, true)?;
         let ring = Ring::new(config, &arena, &mut notes)?;
-        Ok(Self::assemble(config, Engine::Ring(ring), arena, notes))
+        Self::assemble(config, Engine::Ring(ring), arena, notes)
     }
 
     fn on_calls(config: &Config, notes: Vec<String>) -> Result<Self, Error> {
         let engine = SyncEngine::new(config);
         let arena = Arena::new(config.arena_bytes, config.large_bytes, false)?;
-        Ok(Self::assemble(config, Engine::Sync(engine), arena, notes))
+        Self::assemble(config, Engine::Sync(engine), arena, notes)
     }
 
-    fn assemble(config: &Config, engine: Engine, arena: Arena, notes: Vec<String>) -> Self {
+    fn assemble(config: &Config, engine: Engine, arena: Arena, notes: Vec<String>) -> Result<Self, Error> {
+        let timers = (config.net_ops + config.held_max()) as usize;
         let (disk, net) = (config.max_ops as usize, config.net_ops as usize);
         let (name, features) = match &engine {
             Engine::Ring(ring) => ("io_uring", ring.features()),
@@ -66,12 +68,13 @@ impl Queue {
             #[cfg(feature = "test-utils")]
             Engine::Sim(_) => ("sim", Features::empty()),
         };
-        Self {
+        Ok(Self {
             engine,
             arena,
             ops: Inflight::new(config.max_ops + config.net_ops),
             disk: VecDeque::with_capacity(disk),
-            net: VecDeque::with_capacity(net),
+            filters: Chain::new(config)?,
+            net: VecDeque::with_capacity(timers),
             cancels: VecDeque::with_capacity(disk + net),
             files: Files::new(config.files),
             sends: Sends::new(config.sends),
@@ -99,6 +102,6 @@ impl Queue {
                 size: config.size,
             },
             not_send: PhantomData,
-        }
+        })
     }
 }

@@ -12,6 +12,7 @@ use crate::config::QueueInfo;
 use crate::counters::Counters;
 use crate::engine::{Engine, Outcome, Surroundings, Wait, clock};
 use crate::files::{FileIndex, Files};
+use crate::filter::Chain;
 use crate::inflight::{Inflight, Key, Stage, Work};
 use crate::net::{NetFull, Sends};
 use crate::plan::{Plan, PlanOp};
@@ -47,6 +48,8 @@ pub struct Queue {
     pub(crate) engine: Engine,
     pub(crate) arena: Arena,
     pub(crate) ops: Inflight,
+    /// What sees disk ops come and go, if anything does.
+    pub(crate) filters: Option<Box<Chain>>,
     /// Disk ops to be issued, oldest first.
     pub(crate) disk: VecDeque<Key>,
     /// Other ops to be issued, oldest first.
@@ -315,6 +318,7 @@ impl Queue {
     }
 
     pub(crate) fn forget(&mut self, index: FileIndex) {
+        self.tell_of_forgotten(self.files.slot(index));
         if self.files[index].registered {
             self.engine.unregister_file(index);
         }
@@ -323,6 +327,9 @@ impl Queue {
 
     /// Ends an op that no engine has seen, or whose engine is through with it.
     pub(crate) fn end(&mut self, key: Key, result: Result<u32, OpError>) {
+        let Some(result) = self.leave_filters(key, result) else {
+            return;
+        };
         let entry = self.ops.remove(key);
         if entry.stuck {
             self.stuck_op_ended(&entry, result);

@@ -48,7 +48,7 @@ impl SyncEngine {
         let net_ops = config.net_ops as usize;
         Self {
             results: VecDeque::with_capacity(config.max_ops as usize + net_ops),
-            pending: Vec::with_capacity(net_ops),
+            pending: Vec::with_capacity(net_ops + config.held_max() as usize),
             polled: Vec::with_capacity(net_ops),
             vectors: Vectors::new(config.plan.max_segments),
         }

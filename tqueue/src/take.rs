@@ -18,7 +18,9 @@ impl OpQueue for Queue {
         }
         let index = self.files.add(file).ok_or(Errno::NFILE)?;
         self.engine.register_file(&mut self.files, index);
-        Ok(self.files.slot(index))
+        let slot = self.files.slot(index);
+        self.tell_of_file(slot, file);
+        Ok(slot)
     }
 
     fn remove_file(&mut self, slot: FileSlot) {
@@ -39,7 +41,11 @@ impl OpQueue for Queue {
                 let waiting = self.load.disk_merged as usize + self.disk.len();
                 self.counters.deferrals += u64::from(waiting >= self.bounds.size as usize);
                 let key = self.ops.insert(op.token, work, Some(file), held);
-                self.disk.push_back(key);
+                if self.filters.is_none() {
+                    self.disk.push_back(key);
+                } else {
+                    self.enter_filters(key, op);
+                }
             }
             Err(result) => self.complete(op.token, result, true),
         }
