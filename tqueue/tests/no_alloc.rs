@@ -92,17 +92,25 @@ fn work(queue: &mut Queue, dir: &str) -> u64 {
 /// One test, because the count is of the whole process.
 #[test]
 fn nothing_allocates_on_the_data_path() {
+    let filters = ["fault:rate=0", "latency:1us-2us", "trace"];
     let engines = [
-        (EngineKind::Uring, Features::empty()),
-        (EngineKind::Uring, Features::PLAIN_MEMORY_FILES | Features::QUIET_SENDS),
-        (EngineKind::Sync, Features::empty()),
+        (EngineKind::Uring, Features::empty(), &[][..]),
+        (
+            EngineKind::Uring,
+            Features::PLAIN_MEMORY_FILES | Features::QUIET_SENDS,
+            &[],
+        ),
+        (EngineKind::Sync, Features::empty(), &[]),
+        (EngineKind::Uring, Features::empty(), &filters),
+        (EngineKind::Sync, Features::empty(), &filters),
     ];
-    for (engine, mask) in engines {
+    for (engine, mask, filters) in engines {
         let config = Config {
             engine,
             mask,
             size: 16,
             max_ops: 64,
+            filters: filters.iter().map(|text| text.parse().unwrap()).collect(),
             ..Config::default()
         };
         let mut queue = match Queue::new(&config) {

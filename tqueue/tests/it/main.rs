@@ -10,6 +10,7 @@
 mod cancel;
 mod denied;
 mod disk;
+mod filters;
 mod merge;
 mod net;
 mod oracle;
