@@ -18,6 +18,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use tempfile::TempDir;
 use vbd::tqueue::EngineKind;
+use vbd::tqueue::filter::FilterConfig;
 use vbd::{ConnectionLimits, DiskExport, DiskOptions, Inherited, RetryOn, RetryPolicy, Server, ServerOptions};
 
 use crate::args::Format;
@@ -36,6 +37,8 @@ Examples:
   iomgr serve disk.vhd --socket /tmp/disk.sock     clients connect where you say
   iomgr serve system.vhd,read-only data.vhd        two disks, each the export of its name
   iomgr serve disk.vhd --run 'nbdinfo \"$uri\"'    serve while a command runs
+  iomgr serve disk.img --filter latency:1ms-5ms    a slow disk
+  iomgr serve disk.img --filter fault:rate=1%,op=write,errno=ENOSPC,seed=7
 
 When ready it prints the URI, and lines to paste for nbdinfo, qemu-io and fio.
 Ctrl-C, SIGTERM and `iomgr stop NAME` end it cleanly: no new requests, those in flight finish,
@@ -127,6 +130,10 @@ pub(crate) struct Serve {
     /// How long a request that meets such an error is tried again, from its arrival on; 0 for not at all
     #[arg(long, value_name = "TIME", default_value = "120s", value_parser = size::seconds)]
     retry_timeout: Duration,
+    /// Put a filter between the queues and the images, to test with: fault, latency or trace, its fields behind a colon
+    /// (docs/filters.md). Once for each, in the order in which ops pass them
+    #[arg(long, value_name = "NAME[:FIELD=VALUE,...]", help_heading = FILTERS)]
+    filter: Vec<FilterConfig>,
     /// How long to wait for somebody else's lock on the image
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = size::seconds)]
     lock_timeout: Duration,
@@ -147,6 +154,8 @@ enum Engine {
 
 /// The heading of what clients may and may not.
 const NETWORK: &str = "Clients";
+/// The heading of what is for tests.
+const FILTERS: &str = "Filters";
 /// The port that is registered for NBD.
 const NBD_PORT: u16 = 10809;
 
@@ -239,6 +248,7 @@ impl Serve {
                 Engine::Uring => EngineKind::Uring,
                 Engine::Sync => EngineKind::Sync,
             },
+            filters: self.filter.clone(),
             limits: ConnectionLimits {
                 connections: self.max_connections,
                 in_flight: self.in_flight,

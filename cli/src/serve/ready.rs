@@ -39,6 +39,7 @@ fn event(server: &Server, origins: &[Origin]) -> serde_json::Value {
         "created": origins[0] == Origin::Created,
         "device": server.disk().info(),
         "warnings": server.disk().warnings(),
+        "filters": server.filters(),
         "devices": devices,
     })
 }
@@ -67,6 +68,7 @@ fn uris(server: &Server, export: &str) -> Vec<String> {
 struct Ready<'a> {
     disks: Vec<(DiskInfo, Origin)>,
     uris: Vec<String>,
+    filters: Vec<String>,
     control: &'a Path,
     /// `stop` finds it by name: its control socket is where `stop` looks.
     by_name: bool,
@@ -87,6 +89,7 @@ impl<'a> Ready<'a> {
         Self {
             disks,
             uris,
+            filters: server.filters().to_vec(),
             control: server.control(),
             by_name,
             transport: transport(server.addresses()),
@@ -99,8 +102,9 @@ impl<'a> Ready<'a> {
             values.iter().map(|value| format!("{name}: {value}\n")).collect()
         };
         format!(
-            "{}frontend: {}\n{}control: {}\n\nto try it:\n{}\nto end it: {}, or Ctrl-C\n",
+            "{}{}frontend: {}\n{}control: {}\n\nto try it:\n{}\nto end it: {}, or Ctrl-C\n",
             lines("serving", self.disks.iter().map(disk_line).collect()),
+            lines("filter", self.filters.clone()),
             self.frontend_line(),
             lines("uri", self.uris.clone()),
             self.control.display(),
@@ -200,6 +204,7 @@ mod tests {
         Ready {
             disks: vec![(disk("demo"), Origin::Created)],
             uris: vec!["nbd+unix:///?socket=/run/iomgr/demo.sock".into()],
+            filters: Vec::new(),
             control: Path::new("/run/iomgr/demo.ctl"),
             by_name: true,
             transport: "a unix socket",

@@ -30,9 +30,15 @@ const CLIENTS: [&str; 12] = [
 pub(super) fn overview(servers: &[&Status]) -> String {
     let disks = |server: &&'_ Status| -> Vec<_> { server.devices.iter().map(|disk| disk_row(server, disk)).collect() };
     let mut text = with_head(DISKS, servers.iter().flat_map(disks).collect());
-    for disk in servers.iter().flat_map(|server| &server.devices) {
-        text += &format!("\n{}: {}\n", disk.info.name, disk.info.path.display());
-        disk.uris.iter().for_each(|uri| text += &format!("  {uri}\n"));
+    for server in servers {
+        for disk in &server.devices {
+            text += &format!("\n{}: {}\n", disk.info.name, disk.info.path.display());
+            disk.uris.iter().for_each(|uri| text += &format!("  {uri}\n"));
+            server
+                .filters
+                .iter()
+                .for_each(|filter| text += &format!("  filter {filter}\n"));
+        }
     }
     text
 }
@@ -221,7 +227,7 @@ mod tests {
         };
         let status = json!({
             "pid": 4711, "version": "0.1.0", "uri": "nbd+unix:///?socket=/run/iomgr/demo.sock", "uptime_s": 63.9,
-            "manager": "none", "pending": 5, "devices": [device],
+            "manager": "none", "filters": ["latency:1ms", "trace:last=64"], "pending": 5, "devices": [device],
             "nbd": { "connections": 2, "connections_total": 9, "in_flight": 5, "requests_total": 12 },
             "connections": [client(3, Some("demo"), "unix pid 4800 uid 0"), client(4, None, "127.0.0.1:40000")],
             "limits": {
@@ -255,6 +261,7 @@ mod tests {
         fields.remove("connections");
         fields.remove("limits");
         fields["devices"][0].as_object_mut().unwrap().remove("retry");
+        fields.remove("filters");
         let status: Status = serde_json::from_value(status).unwrap();
         assert!(!details(&status).contains("clients:"));
     }

@@ -38,6 +38,7 @@ pub struct Server {
     disks: Vec<Disk>,
     registry: Registry,
     addresses: Vec<Address>,
+    filters: Vec<String>,
     socket: Option<BoundSocket>,
     control_path: PathBuf,
     /// Ends before its socket goes away.
@@ -67,11 +68,13 @@ impl Server {
         let (registry, end, farewell) = (Registry::new(), End::new(), Farewell::default());
         let nbd = start_nbd(exports, &registry, doors.listeners, options, end.on_failure())?;
         let nbd = Arc::new(Mutex::new(Some(nbd)));
+        let filters: Vec<_> = options.filters.iter().map(ToString::to_string).collect();
         let source = Source {
             disks: disks.clone(),
             registry: registry.clone(),
             nbd: Arc::clone(&nbd),
             addresses: doors.addresses.clone(),
+            filters: filters.clone(),
             limits: LimitsStatus::from(&options.limits),
             started: Instant::now(),
         };
@@ -87,6 +90,7 @@ impl Server {
             disks,
             registry,
             addresses: doors.addresses,
+            filters,
             socket: doors.socket,
             control_path: control.path,
             _control: served,
@@ -105,6 +109,11 @@ impl Server {
     /// Where clients connect; at least one address, the one of [`Server::uri`] first.
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
+    }
+
+    /// The filters between its queues and the images.
+    pub fn filters(&self) -> &[String] {
+        &self.filters
     }
 
     /// The unix socket that it has made for NBD; none where it has taken over what somebody passed to it.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use blkdev_nbd::ConnectionLimits;
 use tqueue::EngineKind;
+use tqueue::filter::FilterConfig;
 
 use super::doors::check_reach;
 use super::{Address, Inherited};
@@ -34,6 +35,8 @@ pub struct ServerOptions {
     pub depth: u32,
     /// What runs the ops.
     pub engine: EngineKind,
+    /// What sees every op on its way to the images and back, on each thread.
+    pub filters: Vec<FilterConfig>,
     /// Bounds on what clients may take.
     pub limits: ConnectionLimits,
 }
@@ -50,6 +53,7 @@ impl Default for ServerOptions {
             threads: 1,
             depth: 128,
             engine: EngineKind::Auto,
+            filters: Vec::new(),
             limits: ConnectionLimits::default(),
         }
     }
@@ -85,6 +89,7 @@ impl ServerOptions {
         let defaults = tqueue::Config::default();
         tqueue::Config {
             engine: self.engine.clone(),
+            filters: self.filters.clone(),
             size: depth.next_power_of_two().clamp(64, 4096),
             max_ops: (depth * 2 + 1024).min(OPS_MAX),
             files: defaults

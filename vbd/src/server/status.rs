@@ -25,6 +25,9 @@ pub struct Status {
     pub uptime_s: f64,
     /// The current manager.
     pub manager: String,
+    /// The filters between the queues and the images, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<String>,
     /// Requests pending over all devices.
     pub pending: u64,
     /// The frontend.
@@ -151,6 +154,7 @@ pub(super) struct Source {
     pub(super) registry: Registry,
     pub(super) nbd: Frontend,
     pub(super) addresses: Vec<Address>,
+    pub(super) filters: Vec<String>,
     pub(super) limits: LimitsStatus,
     pub(super) started: Instant,
 }
@@ -166,6 +170,7 @@ impl Source {
             uri: self.addresses[0].uri(""),
             uptime_s: self.started.elapsed().as_secs_f64(),
             manager: self.registry.current().name().to_owned(),
+            filters: self.filters.clone(),
             pending: self.registry.pending_total(),
             nbd: stats.map(NbdStatus::from).unwrap_or_default(),
             devices: self.disks.iter().map(|disk| self.device(disk)).collect(),
