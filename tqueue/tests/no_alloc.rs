@@ -92,7 +92,7 @@ fn work(queue: &mut Queue, dir: &str) -> u64 {
 /// One test, because the count is of the whole process.
 #[test]
 fn nothing_allocates_on_the_data_path() {
-    let filters = ["fault:rate=0", "latency:1us-2us", "trace"];
+    let filters = ["fault:rate=0", "latency:1us-2us", "trace", "checksum:size=1MiB"];
     let engines = [
         (EngineKind::Uring, Features::empty(), &[][..]),
         (

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::checksum::ChecksumConfig;
 use super::fault::{Fault, FaultConfig};
 use super::latency::{Latency, LatencyConfig};
 use super::text::Field;
@@ -24,6 +25,8 @@ pub enum FilterConfig {
     Latency(LatencyConfig),
     /// See [`trace`](super::trace).
     Trace(TraceConfig),
+    /// See [`checksum`](super::checksum).
+    Checksum(ChecksumConfig),
     /// A filter from elsewhere.
     Custom(CustomFilter),
 }
@@ -50,6 +53,7 @@ impl FilterConfig {
             Self::Fault(config) => Box::new(Fault::new(config.clone())),
             Self::Latency(config) => Box::new(Latency::new(config.clone())),
             Self::Trace(config) => Box::new(Trace::new(*config, setup)),
+            Self::Checksum(config) => Box::new(config.make(setup)?),
             Self::Custom(custom) => (custom.make)(setup),
         })
     }
@@ -65,8 +69,9 @@ impl FromStr for FilterConfig {
             "fault" => FaultConfig::parse(fields).map(Self::Fault),
             "latency" => LatencyConfig::parse(fields).map(Self::Latency),
             "trace" => TraceConfig::parse(fields).map(Self::Trace),
+            "checksum" => ChecksumConfig::parse(fields).map(Self::Checksum),
             _ => Err(Error::filter(format!(
-                "{name:?}: no such filter; there is fault, latency and trace"
+                "{name:?}: no such filter; there is fault, latency, trace and checksum"
             ))),
         }
     }
@@ -79,6 +84,7 @@ impl fmt::Display for FilterConfig {
             Self::Fault(config) => config.fmt(f),
             Self::Latency(config) => config.fmt(f),
             Self::Trace(config) => config.fmt(f),
+            Self::Checksum(config) => config.fmt(f),
             Self::Custom(custom) => f.write_str(&custom.name),
         }
     }

@@ -12,8 +12,8 @@
 //!
 //! A filter sees disk ops as they were pushed: one by one, before any is merged with its neighbours, and as they end,
 //! after a merged op's result was given to its parts. What the queue does in between (a short transfer continued, an
-//! interrupted op tried again) it does not see. Shipped are [`fault`], [`latency`] and [`trace`]; the idea of
-//! filters in a queue is that of blktap2's `tapdisk-filter`.
+//! interrupted op tried again) it does not see. Shipped are [`fault`], [`latency`], [`trace`] and [`checksum`]; the idea of
+//! filters in a queue, and of the first and last of these, is that of blktap2's `tapdisk-filter`.
 //!
 //! # Contract
 //! - Each op that a filter's [`before`](Filter::before) let go comes to its [`after`](Filter::after) once, however it
@@ -62,6 +62,7 @@
 //! ```
 
 mod chain;
+pub mod checksum;
 mod config;
 pub mod fault;
 mod gate;

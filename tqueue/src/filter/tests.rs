@@ -1,5 +1,6 @@
 //! The chain as a queue's user sees it, on the synchronous engine; what time does to it is shown in simulation.
 
+mod checksum;
 mod fault;
 mod latency;
 mod rig;

@@ -45,6 +45,10 @@ impl Rig {
         self.real.metadata().unwrap().len()
     }
 
+    pub(super) fn real(&self) -> &File {
+        &self.real
+    }
+
     pub(super) fn set_len(&self, len: u64) {
         self.real.set_len(len).unwrap();
     }

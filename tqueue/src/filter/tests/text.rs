@@ -33,6 +33,8 @@ fn filters_are_read_and_say_what_they_are() {
         "latency:250us-1s,op=all,range=0-1GiB,seed=3",
         "trace",
         "trace:last=1000",
+        "checksum",
+        "checksum:size=100G",
     ]), @r"
     fault = fault:rate=1,op=read+write+discard+zero,errno=EIO,seed=0
     fault:rate=0.01,op=write,errno=EIO,range=1MiB-2MiB,seed=7 = fault:rate=0.01,op=write,range=1MiB-2MiB,errno=EIO,seed=7
@@ -42,6 +44,8 @@ fn filters_are_read_and_say_what_they_are() {
     latency:250us-1s,op=all,range=0-1GiB,seed=3 = latency:250us-1s,op=all,range=0-1GiB,seed=3
     trace = trace:last=64
     trace:last=1000 = trace:last=1000
+    checksum = checksum:size=4GiB
+    checksum:size=100G = checksum:size=128GiB
     ");
 }
 
@@ -76,9 +80,12 @@ fn what_is_not_understood_names_the_field_and_the_way_out() {
         "trace:last=0",
         "trace:last=many",
         "trace:7",
+        "checksum:size=1T",
+        "checksum:size=0",
+        "checksum:sectors=7",
     ]), @r#"
-    bad filter: "": no such filter; there is fault, latency and trace
-    bad filter: "falut": no such filter; there is fault, latency and trace
+    bad filter: "": no such filter; there is fault, latency, trace and checksum
+    bad filter: "falut": no such filter; there is fault, latency, trace and checksum
     fault: = fault:rate=1,op=read+write+discard+zero,errno=EIO,seed=0
     bad filter: fault: : a field is missing beside a comma; leave the comma out
     bad filter: fault: rate: no such field; there is rate, op, range, errno and seed
@@ -105,5 +112,8 @@ fn what_is_not_understood_names_the_field_and_the_way_out() {
     bad filter: trace: last=0: say a number from 1 to 65536
     bad filter: trace: last=many: say a number from 1 to 65536
     bad filter: trace: 7: no such field; there is last
+    bad filter: checksum: size=1T: say a size from 1MiB to 256GiB
+    bad filter: checksum: size=0: say a size from 1MiB to 256GiB
+    bad filter: checksum: sectors=7: no such field; there is size
     "#);
 }
