@@ -130,8 +130,8 @@ pub(crate) struct Serve {
     /// How long a request that meets such an error is tried again, from its arrival on; 0 for not at all
     #[arg(long, value_name = "TIME", default_value = "120s", value_parser = size::seconds)]
     retry_timeout: Duration,
-    /// Put a filter between the queues and the images, to test with: fault, latency, trace or checksum, its fields behind a colon
-    /// (docs/filters.md). Once for each, in the order in which ops pass them
+    /// Put a filter between the queues and the images, for tests: fault, latency, trace or checksum, its fields behind a
+    /// colon (docs/filters.md). Once for each, in the order in which operations pass them
     #[arg(long, value_name = "NAME[:FIELD=VALUE,...]", help_heading = FILTERS)]
     filter: Vec<FilterConfig>,
     /// How long to wait for somebody else's lock on the image

@@ -141,6 +141,8 @@ impl Checksum {
 impl Drop for Checksum {
     fn drop(&mut self) {
         let shared = &mut *lock(&self.shared);
+        let (verified, wrong) = (shared.verified, shared.mismatches);
+        tracing::info!(verified, wrong, "checksum_ended: sectors of all queues so far");
         shared.traffic.forget(self.queue);
         for (_, number) in self.files.drain(..) {
             shared.memory.remove_file(number);
