@@ -11,7 +11,7 @@ use crate::{Config, EngineKind, Queue};
 pub(super) struct Rig {
     pub(super) queue: Queue,
     pub(super) file: FileSlot,
-    real: File,
+    real: Option<File>,
 }
 
 pub(super) fn token(value: u64) -> Token {
@@ -37,20 +37,42 @@ impl Rig {
         let real = tempfile::tempfile().unwrap();
         let mut queue = Queue::new(&config(filters)).unwrap();
         let file = queue.add_file(&FileHandle::new(real.try_clone().unwrap())).unwrap();
+        Self {
+            queue,
+            file,
+            real: Some(real),
+        }
+    }
+
+    /// On a simulated block device of this many bytes, on a machine with all its moods.
+    #[cfg(feature = "test-utils")]
+    pub(super) fn simulated(filters: Vec<FilterConfig>, len: u64) -> Self {
+        use crate::sim::{SimConfig, SimHandle};
+        let mut moods = SimConfig::new(len);
+        (moods.short_every, moods.interrupt_every, moods.stall_every) = (2, 3, 10);
+        let machine = SimHandle::new(moods);
+        let disk = machine.create_block_device(len);
+        let config = Config {
+            engine: EngineKind::Sim(machine),
+            ..config(filters)
+        };
+        let mut queue = Queue::new(&config).unwrap();
+        let file = queue.add_file(&disk.handle()).unwrap();
+        let real = None;
         Self { queue, file, real }
     }
 
     /// The file's size.
     pub(super) fn len(&self) -> u64 {
-        self.real.metadata().unwrap().len()
+        self.real().metadata().unwrap().len()
     }
 
     pub(super) fn real(&self) -> &File {
-        &self.real
+        self.real.as_ref().expect("it is not simulated")
     }
 
     pub(super) fn set_len(&self, len: u64) {
-        self.real.set_len(len).unwrap();
+        self.real().set_len(len).unwrap();
     }
 
     pub(super) fn push(&mut self, value: u64, action: Action) {

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use insta::assert_snapshot;
+use proptest::prelude::*;
 
 use crate::filter::FilterConfig;
 
@@ -116,4 +117,19 @@ fn what_is_not_understood_names_the_field_and_the_way_out() {
     bad filter: checksum: size=0: say a size from 1MiB to 256GiB
     bad filter: checksum: sectors=7: no such field; there is size
     "#);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_text_is_read_or_refused(
+        name in prop_oneof![Just(String::new()), "(fault|latency|trace|checksum):"],
+        rest in prop_oneof!["\\PC*", "((op|range|seed|rate|errno|last|size)=)?[a-zA-Z0-9.%+,=-]{0,20}"],
+    ) {
+        if let Ok(config) = format!("{name}{rest}").parse::<FilterConfig>() {
+            let again = config.to_string().parse::<FilterConfig>().unwrap();
+            prop_assert_eq!(again.to_string(), config.to_string());
+        }
+    }
 }
