@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use tqueue::EventWake;
 
 use crate::config::ServerConfig;
 use crate::export::ExportTable;
 use crate::worker::control::{Control, Handle, Report};
-use crate::worker::wake::EventWake;
 use crate::worker::{WorkerPlan, run_worker};
 use crate::{ConnectionStats, Error, ErrorKind, ServerStats};
 

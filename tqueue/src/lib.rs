@@ -81,6 +81,7 @@ mod sync;
 mod take;
 #[cfg(feature = "test-utils")]
 pub mod test_utils;
+mod wake;
 
 pub use cancel::Cancelled;
 pub use config::{Config, EngineKind, Features, PlanLimits, QueueInfo};
@@ -89,3 +90,4 @@ pub use error::{Error, ErrorKind};
 pub use iomgr_core::Errno;
 pub use net::{Interest, MAX_SEND_PARTS, NetFull};
 pub use queue::{Completion, Queue, monotonic_now};
+pub use wake::EventWake;

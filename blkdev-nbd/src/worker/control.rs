@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_channel::Sender;
 use iomgr_core::Wake;
+use tqueue::EventWake;
 
-use super::wake::EventWake;
 use crate::listener::Client;
 use crate::{ConnectionStats, Error};
 

@@ -24,7 +24,6 @@ mod output;
 mod patience;
 mod start;
 mod token;
-pub(crate) mod wake;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -32,7 +31,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use iomgr_core::{FileSlot, Timestamp};
-use tqueue::{Completion, Interest};
+use tqueue::{Completion, EventWake, Interest};
 
 use self::conn::Conn;
 use self::conns::Conns;
@@ -42,7 +41,6 @@ use self::door::Door;
 use self::lane::Lane;
 use self::patience::Patience;
 use self::token::{FRONTEND, NetOp};
-use self::wake::EventWake;
 use crate::{ConnectionStats, Error, ErrorKind};
 
 pub(crate) use start::{WorkerPlan, run_worker};

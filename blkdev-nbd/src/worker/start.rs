@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender};
 use iomgr_core::manager::Intake;
 use iomgr_core::{OpQueue, Owner, QueueContext, Wake, Waker};
-use tqueue::Queue;
+use tqueue::{EventWake, Queue};
 
 use super::conn::Kit;
 use super::conns::Conns;
@@ -15,7 +15,6 @@ use super::door::Door;
 use super::lane::Lane;
 use super::memory::Memory;
 use super::patience::Patience;
-use super::wake::EventWake;
 use super::{Stage, Worker, queue_error};
 use crate::config::MemorySizes;
 use crate::export::{Export, ExportTable};

@@ -1,4 +1,4 @@
-//! Waking a worker from other threads: a flag, and an eventfd that its ring polls.
+//! Waking a queue thread from other threads: a flag, and an eventfd that its ring polls.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -7,27 +7,29 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use iomgr_core::{Errno, FileHandle, Wake};
 use rustix::event::{EventfdFlags, eventfd};
 
-/// Counts at most one wake-up at a time: while the flag is up, the worker is going to look anyway.
+/// Wakes a thread that polls its eventfd. At most one wake-up is counted at a time: while the flag is up, the thread is going
+/// to look anyway.
 #[derive(Debug)]
-pub(crate) struct EventWake {
+pub struct EventWake {
     fd: Arc<OwnedFd>,
     called: AtomicBool,
 }
 
 impl EventWake {
-    pub(crate) fn new() -> Result<Arc<Self>, Errno> {
+    /// Not woken so far.
+    pub fn new() -> Result<Arc<Self>, Errno> {
         let fd = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let called = AtomicBool::new(false);
         Ok(Arc::new(Self { fd, called }))
     }
 
     /// The eventfd, to be polled.
-    pub(crate) fn file(&self) -> FileHandle {
+    pub fn file(&self) -> FileHandle {
         FileHandle::Fd(Arc::clone(&self.fd))
     }
 
     /// Takes the wake-up; whatever was made known before it is visible after this. The poll may be armed again then.
-    pub(crate) fn take(&self) {
+    pub fn take(&self) {
         // First the count, then the flag: a call in between finds the flag up, and its news are read after this. One that
         // comes later counts anew.
         let mut count = [0; 8];
