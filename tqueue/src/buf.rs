@@ -304,6 +304,12 @@ impl Arena {
         self.base.as_ptr().wrapping_add(start)
     }
 
+    /// Where memory is, for a command that carries its address; `None`: it names no memory of ours.
+    pub(crate) fn locate(&self, data: Data) -> Option<u64> {
+        let (_, run) = self.resolve(data)?;
+        Some(self.address(run).expose_provenance() as u64)
+    }
+
     /// A run of zeros, [`ZEROS_BYTES`] long, that nobody writes to.
     pub(crate) fn zeros(&self) -> Run {
         self.zeros

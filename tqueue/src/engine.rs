@@ -13,6 +13,7 @@ use crate::counters::Counters;
 use crate::files::{File, FileIndex, Files};
 use crate::inflight::{Attempt, Key};
 use crate::net::{Interest, Sends};
+use crate::raw::RAW_BYTES;
 use crate::ring::Ring;
 use crate::sync::SyncEngine;
 
@@ -71,6 +72,11 @@ pub(crate) enum Call {
     },
     Timer {
         at: Timestamp,
+    },
+    /// `IORING_OP_URING_CMD`.
+    Raw {
+        op: u32,
+        payload: [u8; RAW_BYTES],
     },
 }
 

@@ -16,6 +16,7 @@ use iomgr_core::{Timestamp, Token};
 use crate::buf::{Held, Run};
 use crate::files::FileIndex;
 use crate::net::Interest;
+use crate::raw::RAW_BYTES;
 
 /// The name of an issue of an op in an engine: index of the entry, and which of its users it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,6 +82,11 @@ pub(crate) enum Work {
     },
     Timer {
         at: Timestamp,
+    },
+    /// A driver's own command.
+    Raw {
+        op: u32,
+        payload: [u8; RAW_BYTES],
     },
 }
 

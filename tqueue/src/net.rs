@@ -77,7 +77,7 @@ impl Queue {
         self.push_net(token, Work::Timer { at }, None, None)
     }
 
-    fn push_net(
+    pub(crate) fn push_net(
         &mut self,
         token: Token,
         work: Work,

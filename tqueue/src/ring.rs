@@ -343,6 +343,9 @@ impl Ring {
                 *time = timespec(at.since(Timestamp::ZERO));
                 opcode::Timeout::new(time).flags(TimeoutFlags::ABS).build()
             }
+            Call::Raw { op, payload } => {
+                on_file!(target, |fd| opcode::UringCmd16::new(fd, op).cmd(payload).build())
+            }
         }
     }
 

@@ -99,6 +99,7 @@ impl Queue {
             },
             Work::Poll { interest } => Call::Poll { interest },
             Work::Timer { at } => Call::Timer { at },
+            Work::Raw { op, payload } => Call::Raw { op, payload },
         })
     }
 
@@ -214,7 +215,9 @@ impl Queue {
         let entry = self.ops.at(key);
         let left = match &mut entry.work {
             Work::Read { .. } if n == 0 => return Verdict::End(Err(OpError::EndOfFile)),
-            Work::Recv { .. } | Work::Poll { .. } | Work::Timer { .. } => return Verdict::End(Ok(n)),
+            Work::Recv { .. } | Work::Poll { .. } | Work::Timer { .. } | Work::Raw { .. } => {
+                return Verdict::End(Ok(n));
+            }
             Work::Flush | Work::Discard { .. } | Work::Prefetch { .. } => return Verdict::End(Ok(0)),
             Work::Zero { .. } if entry.way != Way::Write => return Verdict::End(Ok(0)),
             // Nothing was moved, and no error was given: trying again would go on for ever.
@@ -259,6 +262,8 @@ impl Queue {
             (work, Errno::CANCELED) if work.is_disk() && entry.unbegun && entry.moved == 0 => {
                 return Verdict::End(Err(OpError::NeverStarted));
             }
+            // Whoever pushed it knows what it means.
+            (Work::Raw { .. }, _) => false,
             (_, Errno::INTR) => true,
             // A hint that cannot be taken was given all the same.
             (Work::Prefetch { .. }, _) => return Verdict::End(Ok(0)),

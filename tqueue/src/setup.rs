@@ -125,6 +125,12 @@ fn disabled_setting() -> Option<u32> {
         .ok()
 }
 
+/// A setup that was refused.
+pub(crate) fn no_ring(error: &io::Error, size: u32) -> Error {
+    let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
+    why_no_ring(errno, size, disabled_setting())
+}
+
 /// What a refused setup means.
 fn why_no_ring(errno: Errno, size: u32, disabled: Option<u32>) -> Error {
     let (kind, text) = match (errno, disabled) {
