@@ -17,6 +17,7 @@
 
 mod device;
 pub mod epoch;
+mod lane;
 pub mod manager;
 mod op;
 mod request;
@@ -28,6 +29,7 @@ mod units;
 mod wake;
 
 pub use device::{BlockStatus, Busy, CancelOutcome, Device, DeviceQueue, Limits, Pass, QueueContext};
+pub use lane::{Ended, Lane};
 pub use op::{
     Action, BufId, Data, DataHome, FileHandle, FileSlot, Full, Lease, Op, OpDone, OpError, OpQueue, Owner, SimFile,
     Token,

@@ -1,0 +1,173 @@
+//! A device's queue on a frontend's thread, behind the managers' hooks: what every frontend does with a request between
+//! receiving it and answering it.
+//!
+//! ```text
+//!  push ─► Intake ─► admit: grant, alloc ─► DeviceQueue::submit
+//!  Ended ◄─ free ◄──────────────────────── DeviceQueue::poll_done
+//! ```
+//!
+//! A request comes with the memory that it needs, so what a manager grants can begin: no grant is ever given back.
+//!
+//! # Contract
+//! - Tags are the frontend's: below the depth, and none is pushed again before it has ended.
+//! - Nothing here allocates after `new`, or blocks.
+
+use crate::manager::{Granted, Head, Intake, Ticket};
+use crate::{Busy, DeviceQueue, Done, Errno, OpDone, OpQueue, Pass, Request, Timestamp};
+
+/// A device's queue behind its intake.
+#[derive(Debug)]
+pub struct Lane {
+    device: Box<dyn DeviceQueue>,
+    intake: Intake,
+    /// By tag.
+    slots: Box<[Slot]>,
+    /// A request that the device handed back although it had not said that it was busy.
+    parked: Option<Request>,
+    in_flight: u32,
+    ended: u64,
+}
+
+/// A request's place.
+#[derive(Debug, Default)]
+struct Slot {
+    request: Option<Request>,
+    /// Once it has started.
+    ticket: Option<Ticket>,
+}
+
+/// A request that ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// As it was pushed.
+    pub request: Request,
+    /// All of it done, or the first error.
+    pub result: Result<(), Errno>,
+}
+
+impl Lane {
+    /// A lane for tags below `depth`; both its parts were made for so many.
+    pub fn new(device: Box<dyn DeviceQueue>, intake: Intake, depth: u32) -> Self {
+        Self {
+            device,
+            intake,
+            slots: (0..depth).map(|_| Slot::default()).collect(),
+            parked: None,
+            in_flight: 0,
+            ended: 0,
+        }
+    }
+
+    /// Queues a request.
+    ///
+    /// # Panics
+    /// If its tag is in use, or not below the depth.
+    pub fn push(&mut self, request: Request) {
+        let slot = &mut self.slots[request.tag.0 as usize];
+        assert!(slot.request.is_none(), "a tag is used by one request at a time");
+        let pushed = self.intake.push(Head::from(&request), request.tag);
+        pushed.expect("an intake has room for as many requests as there are tags");
+        slot.request = Some(request);
+        self.in_flight += 1;
+    }
+
+    /// Follows a swap of managers. Once a pass.
+    pub fn begin_pass(&mut self, now: Timestamp) {
+        self.intake.begin_pass(now);
+    }
+
+    /// When to look again for the sake of held requests.
+    pub fn wake_at(&self) -> Option<Timestamp> {
+        self.intake.wake_at()
+    }
+
+    /// The thread was woken.
+    pub fn kick(&mut self, pass: &mut Pass<'_>) {
+        self.device.kick(pass);
+    }
+
+    /// An op of the device's has ended.
+    pub fn op_done(&mut self, pass: &mut Pass<'_>, done: OpDone) {
+        self.device.op_done(pass, done);
+    }
+
+    /// Starts what may start.
+    pub fn admit(&mut self, pass: &mut Pass<'_>) {
+        if !self.submit_parked(pass) {
+            return;
+        }
+        while !self.device.busy() {
+            let Some(Granted { tag, grant }) = self.intake.next(pass.now) else {
+                return;
+            };
+            let slot = &mut self.slots[tag.0 as usize];
+            slot.ticket = Some(self.intake.alloc(grant));
+            let request = slot.request.clone().expect("a granted request was pushed");
+            if !self.submit(pass, request) {
+                return;
+            }
+        }
+    }
+
+    /// The next request that ended; its tag is free again.
+    pub fn poll_ended(&mut self, now: Timestamp) -> Option<Ended> {
+        let Done { tag, result } = self.device.poll_done()?;
+        let slot = &mut self.slots[tag.0 as usize];
+        let request = slot.request.take().expect("a device ends what it was given, once");
+        let ticket = slot.ticket.take().expect("a request that was submitted has a ticket");
+        self.intake.free(ticket, now);
+        self.in_flight -= 1;
+        self.ended += 1;
+        Some(Ended { request, result })
+    }
+
+    /// Is nothing under way, neither requests nor work of the device's own?
+    pub fn is_idle(&self) -> bool {
+        self.in_flight == 0 && self.device.is_idle()
+    }
+
+    /// Requests pushed that have not ended.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    /// Requests that have ended so far.
+    pub fn ended(&self) -> u64 {
+        self.ended
+    }
+
+    /// Closes the device's queue.
+    ///
+    /// # Panics
+    /// If requests are under way.
+    pub fn close(mut self, io: &mut dyn OpQueue) {
+        let left = self.intake.close().count();
+        assert_eq!(left, 0, "a lane is closed when it is idle");
+        self.device.close(io);
+    }
+
+    /// Gives up requests that will not end, so that managers know it. The device's queue is not closed, but dropped.
+    pub fn abandon(&mut self, now: Timestamp) {
+        let waiting = self.intake.close().count();
+        let tickets = self.slots.iter_mut().filter_map(|slot| slot.ticket.take());
+        let started = tickets.map(|ticket| self.intake.free(ticket, now)).count();
+        tracing::error!(waiting, started, "requests_abandoned");
+    }
+
+    fn submit(&mut self, pass: &mut Pass<'_>, request: Request) -> bool {
+        match self.device.submit(pass, request) {
+            Ok(()) => true,
+            Err(Busy(request)) => {
+                self.parked = Some(request);
+                false
+            }
+        }
+    }
+
+    fn submit_parked(&mut self, pass: &mut Pass<'_>) -> bool {
+        match self.parked.take() {
+            Some(request) => self.submit(pass, request),
+            None => true,
+        }
+    }
+}
