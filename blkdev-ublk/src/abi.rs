@@ -1,4 +1,15 @@
-//! Numbers and names that the kernel fixes.
+//! Numbers, names and structures that the kernel fixes.
+
+mod bytes;
+mod command;
+mod descriptor;
+mod info;
+mod params;
+
+pub(crate) use command::{ControlOp, QueueOp, control_command, queue_command};
+pub use descriptor::Descriptor;
+pub use info::{DeviceInfo, DeviceState};
+pub use params::{Attributes, DiscardParams, Params};
 
 use std::path::PathBuf;
 

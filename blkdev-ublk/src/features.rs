@@ -101,6 +101,12 @@ const SINCE: [(Features, u16, u16); 21] = [
 ];
 
 impl Features {
+    /// All that have a name here, each with it, in the order of their bits.
+    pub fn all_named() -> impl Iterator<Item = (&'static str, Self)> {
+        let named = |feature: &bitflags::Flag<Self>| feature.is_named().then(|| (feature.name(), *feature.value()));
+        <Self as bitflags::Flags>::FLAGS.iter().filter_map(named)
+    }
+
     /// The kernel that brought all of these; `None` if one of them has no name here, or there are none.
     pub fn since(self) -> Option<KernelVersion> {
         let one = |bit: Features| SINCE.iter().find(|(feature, ..)| *feature == bit);

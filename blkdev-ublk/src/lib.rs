@@ -9,17 +9,43 @@
 //!                                     └───────── commit and fetch ─────┘
 //! ```
 //!
-//! **What is here today** is the part of the interface that is certain: [`Features`], with the kernel that brought each of
-//! them, what they demand of one another ([`Features::check`]), and the numbers that the kernel's header fixes. The server,
-//! and with it the only unsafe code, is the subject of an issue of its own; nothing here opens a device yet.
+//! [`Server`] serves any [`iomgr_core::Device`]: one thread, one ring, one [`tqueue::Queue`] carry the driver's commands and
+//! the I/O that they cause, so that a pass costs one `io_uring_enter`. [`Control`] looks at devices and ends them, whoever
+//! serves them. Data are copied between the driver and the queue's arena; zero copy, several queues and recovery after
+//! the server's death are to come.
+//!
+//! # Contract
+//! - A request passes the managers' hooks ([`iomgr_core::Lane`]) and ends once: with its whole length (read, write), with 0
+//!   (flush, discard, write-zeroes), or with an error. Never short.
+//! - A tag's buffer belongs to the kernel from fetch or commit to the delivery, and is held by the queue for as long.
+//! - What the driver is told of a device is true ([`Params`]); what it made of it is looked at, not believed.
+//! - The process must not share a mount namespace with those whose memory may be written back through the device, and a
+//!   request has no time limit: one that never ends leaves its submitter hanging.
+//!
+//! # Errors
+//! [`Error`], with a kind and a way out. A failed thread ends the server; the device goes away with the process.
 //!
 //! # References
 //! `include/uapi/linux/ublk_cmd.h`, `drivers/block/ublk_drv.c` and `Documentation/block/ublk.rst` of the kernel.
 
 mod abi;
+mod config;
+mod control;
+mod driver;
+mod error;
 mod features;
+mod kernel;
+mod list;
+mod queue;
+mod server;
 
 pub use abi::{
-    CONTROL_PATH, IO_DESC_BYTES, IoOp, MAX_QUEUE_DEPTH, SECTORS_MAX_DISCARD, block_path, char_path, descriptors_offset,
+    Attributes, CONTROL_PATH, Descriptor, DeviceInfo, DeviceState, DiscardParams, IO_DESC_BYTES, IoOp, MAX_QUEUE_DEPTH,
+    Params, SECTORS_MAX_DISCARD, block_path, char_path, descriptors_offset,
 };
+pub use config::{ServerConfig, check_sizes};
+pub use control::Control;
+pub use error::{Error, ErrorKind};
 pub use features::{Conflict, Features, KernelVersion};
+pub use list::device_ids;
+pub use server::{Server, ServerStats};

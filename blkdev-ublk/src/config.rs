@@ -1,0 +1,115 @@
+//! How a device is served.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use iomgr_core::manager::ManagedDevice;
+use iomgr_core::{Device, Waker};
+use tqueue::EngineKind;
+
+use crate::{Error, ErrorKind, MAX_QUEUE_DEPTH};
+
+/// How a device is served.
+#[derive(Debug)]
+pub struct ServerConfig {
+    /// Its number; any that is free if not given.
+    pub id: Option<u32>,
+    /// What is served.
+    pub device: Arc<dyn Device>,
+    /// The same, as managers see it.
+    pub managed: Arc<ManagedDevice>,
+    /// Requests in flight, from 1 to 4096.
+    pub depth: u16,
+    /// Bytes of the largest request, from 4096, in pages; each request in flight has so much memory, as far as it was ever used.
+    pub buffer_bytes: u32,
+    /// The queue of the thread. What the tags need is added.
+    pub queue: tqueue::Config,
+    /// Woken when the device has ended without being stopped here: somebody else stopped it, or its thread failed.
+    pub on_end: Waker,
+}
+
+/// Of all buffers together.
+const BUFFERS_BYTES_MAX: u64 = 2 << 30;
+/// How long a thread that failed waits for the disk.
+const DRAIN_MAX: Duration = Duration::from_secs(2);
+
+impl ServerConfig {
+    /// Bytes of the largest request, unless somebody wants another.
+    pub const BUFFER_BYTES: u32 = 512 << 10;
+    /// Requests in flight, likewise.
+    pub const DEPTH: u16 = 128;
+
+    /// What can be told to be wrong before anything is made.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        check_sizes(self.depth, self.buffer_bytes)?;
+        if self.device.limits().size.is_zero() {
+            return Err(bad(format!("{:?} has no sectors", self.device.name())));
+        }
+        Ok(())
+    }
+
+    /// The queue of the thread: memory, and a command for each tag besides the waker's poll.
+    pub(crate) fn queue_config(&self, depth: u16, buffer_bytes: u32) -> tqueue::Config {
+        let tags = u32::from(depth);
+        let mut queue = self.queue.clone();
+        queue.engine = match queue.engine {
+            // Commands need a ring.
+            EngineKind::Auto => EngineKind::Uring,
+            other => other,
+        };
+        queue.large_bytes = tags as usize * buffer_bytes.next_power_of_two() as usize;
+        queue.net_ops = tags + 8;
+        queue.sends = 1;
+        // A pass may bring a commit and an op for each tag.
+        queue.size = queue.size.max((2 * tags).next_power_of_two()).min(4096);
+        queue.max_ops = queue.max_ops.max(queue.size);
+        queue.drain_max = DRAIN_MAX;
+        queue
+    }
+}
+
+/// Checks what a device is to be made with.
+pub fn check_sizes(depth: u16, buffer_bytes: u32) -> Result<(), Error> {
+    if !(1..=MAX_QUEUE_DEPTH).contains(&depth) {
+        return Err(bad(format!("the depth is 1 to {MAX_QUEUE_DEPTH}, not {depth}")));
+    }
+    if !buffer_bytes.is_power_of_two() || !(4096..=1 << 25).contains(&buffer_bytes) {
+        return Err(bad(format!(
+            "the buffer is a power of two from 4096 to 33554432 bytes (32 MiB), not {buffer_bytes}"
+        )));
+    }
+    let all = u64::from(depth) * u64::from(buffer_bytes);
+    if all > BUFFERS_BYTES_MAX {
+        return Err(bad(format!(
+            "{depth} buffers of {buffer_bytes} bytes are more than 2 GiB; choose a smaller depth or buffer"
+        )));
+    }
+    Ok(())
+}
+
+fn bad(text: String) -> Error {
+    Error::new(ErrorKind::Config, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_bounds() {
+        check_sizes(128, 512 << 10).unwrap();
+        check_sizes(4096, 512 << 10).unwrap();
+        for (depth, bytes) in [
+            (0, 4096),
+            (4097, 4096),
+            (1, 0),
+            (1, 2048),
+            (1, 5000),
+            (4096, 1 << 20),
+            (1, 1 << 26),
+        ] {
+            let error = check_sizes(depth, bytes).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config, "{depth} {bytes}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The control device: devices are made, started, looked at, stopped and deleted by commands on it.
+//!
+//! ```text
+//!  add ─► set_params ─► start ─► (served) ─► stop ─► delete
+//! ```
+//!
+//! # Contract
+//! - What comes back from `add` and `set_params` is what the kernel made of it: it drops flags that it does not know, cuts
+//!   sizes down, and ignores parameters that are newer than it.
+//! - No command waits for ever; one that does not end in time fails, and this control device with it.
+
+use std::time::Duration;
+
+use iomgr_core::Errno;
+
+use crate::abi::{ControlOp, DeviceInfo, Params};
+use crate::driver::{ControlCall, ControlPort, Driver};
+use crate::kernel::KernelDriver;
+use crate::{CONTROL_PATH, Error, ErrorKind, Features, char_path};
+
+/// Commands that only look or take note.
+const QUICK: Duration = Duration::from_secs(20);
+/// The partition scan reads from the device, which may be slow.
+const START: Duration = Duration::from_secs(120);
+/// What is in flight, and what the page cache holds of the device, goes down first.
+const STOP: Duration = Duration::from_secs(600);
+/// The last user of the device lets go of it.
+const DELETE: Duration = Duration::from_secs(60);
+
+/// The control device.
+#[derive(Debug)]
+pub struct Control {
+    port: Box<dyn ControlPort>,
+}
+
+impl Control {
+    /// Opens the control device.
+    ///
+    /// # Errors
+    /// `NoDriver`, `Denied`; `Queue` where io_uring cannot be had.
+    pub fn open() -> Result<Self, Error> {
+        Self::on(&KernelDriver)
+    }
+
+    pub(crate) fn on(driver: &dyn Driver) -> Result<Self, Error> {
+        Ok(Self {
+            port: driver.control()?,
+        })
+    }
+
+    /// What the driver can do.
+    pub fn features(&mut self) -> Result<Features, Error> {
+        let mut bits = [0; 8];
+        self.run(ControlOp::Features, 0, 0, QUICK, &mut bits)
+            .map_err(|errno| match errno {
+                Errno::OPNOTSUPP | Errno::INVAL => Error::new(
+                    ErrorKind::Unsupported,
+                    "the ublk driver does not tell its features: it is older than Linux 6.5",
+                ),
+                errno => failed("GET_FEATURES", errno),
+            })?;
+        Ok(Features::from_bits_retain(u64::from_ne_bytes(bits)))
+    }
+
+    /// Makes a device, as `info` asks for; what the kernel made of that.
+    pub(crate) fn add(&mut self, info: &DeviceInfo) -> Result<DeviceInfo, Error> {
+        let mut bytes = info.emit();
+        self.run(ControlOp::Add, info.id, 0, QUICK, &mut bytes)
+            .map_err(|errno| not_added(info.id, errno))?;
+        Ok(DeviceInfo::parse(&bytes))
+    }
+
+    /// Tells what the device can take; what the kernel made of that.
+    pub(crate) fn set_params(&mut self, id: u32, params: &Params) -> Result<Params, Error> {
+        self.run(ControlOp::SetParams, id, 0, QUICK, &mut params.emit())
+            .map_err(|errno| failed("SET_PARAMS", errno))?;
+        self.params(id)
+    }
+
+    /// What the device can take.
+    pub fn params(&mut self, id: u32) -> Result<Params, Error> {
+        let mut bytes = [0; Params::BYTES];
+        // How much there is room for.
+        bytes[..4].copy_from_slice(&u32::try_from(Params::BYTES).expect("it is small").to_ne_bytes());
+        self.run(ControlOp::Params, id, 0, QUICK, &mut bytes)
+            .map_err(|errno| about(id, "GET_PARAMS", errno))?;
+        Ok(Params::parse(&bytes))
+    }
+
+    /// What the device is.
+    pub fn info(&mut self, id: u32) -> Result<DeviceInfo, Error> {
+        let mut bytes = [0; DeviceInfo::BYTES];
+        self.run(ControlOp::DeviceInfo, id, 0, QUICK, &mut bytes)
+            .map_err(|errno| about(id, "GET_DEV_INFO", errno))?;
+        Ok(DeviceInfo::parse(&bytes))
+    }
+
+    /// Makes the block device appear. Its queues must be served already: the kernel waits for that, and then reads the
+    /// partition table.
+    pub(crate) fn start(&mut self, id: u32) -> Result<(), Error> {
+        let pid = u64::from(std::process::id());
+        self.run(ControlOp::Start, id, pid, START, &mut [])
+            .map_err(|errno| about(id, "START_DEV", errno))
+    }
+
+    /// Makes the block device go away: what is in flight ends first, then every fetch is aborted. Its queues must be served
+    /// until this returns. A device that is stopped already stays so.
+    pub fn stop(&mut self, id: u32) -> Result<(), Error> {
+        self.run(ControlOp::Stop, id, 0, STOP, &mut [])
+            .map_err(|errno| about(id, "STOP_DEV", errno))
+    }
+
+    /// Deletes a device, and waits until whoever has it open has let go of it.
+    pub fn delete(&mut self, id: u32) -> Result<(), Error> {
+        let deleted = self.run(ControlOp::Delete, id, 0, DELETE, &mut []);
+        deleted.map_err(|errno| match errno {
+            Errno::TIMEDOUT => Error::new(
+                ErrorKind::Busy,
+                format!(
+                    "{} is deleted, but somebody still has {} or its block device open; it goes away with the last of them",
+                    id,
+                    char_path(id).display()
+                ),
+            ),
+            errno => about(id, "DEL_DEV", errno),
+        })
+    }
+
+    fn run(
+        &mut self,
+        op: ControlOp,
+        device: u32,
+        data: u64,
+        timeout: Duration,
+        structure: &mut [u8],
+    ) -> Result<(), Errno> {
+        let call = ControlCall {
+            op,
+            device,
+            data,
+            timeout,
+        };
+        self.port.run(call, structure)
+    }
+}
+
+/// Why a device could not be made.
+fn not_added(id: u32, errno: Errno) -> Error {
+    let (kind, text) = match errno {
+        Errno::EXIST => (
+            ErrorKind::Taken,
+            format!("there is a ublk device {id} already; choose another number, or none to get any that is free"),
+        ),
+        // Old kernels count all devices, new ones those without privilege, against a parameter of the module.
+        Errno::ACCESS | Errno::NOSPC => (
+            ErrorKind::Full,
+            "the ublk driver takes no more devices; delete some, or raise its limit \
+             (/sys/module/ublk_drv/parameters/ublks_max)"
+                .to_owned(),
+        ),
+        Errno::PERM => (
+            ErrorKind::Denied,
+            "this user may not add ublk devices; be root, or have CAP_SYS_ADMIN".to_owned(),
+        ),
+        Errno::INVAL => (
+            ErrorKind::Config,
+            "the ublk driver does not take such a device; a smaller depth or buffer may help".to_owned(),
+        ),
+        errno => return failed("ADD_DEV", errno),
+    };
+    Error::new(kind, text).caused_by(errno)
+}
+
+/// A command about a device that should be there.
+fn about(id: u32, command: &str, errno: Errno) -> Error {
+    match errno {
+        Errno::NODEV | Errno::NOENT => Error::new(ErrorKind::NotFound, format!("there is no ublk device {id}")),
+        errno => failed(command, errno),
+    }
+}
+
+fn failed(command: &str, errno: Errno) -> Error {
+    let (kind, text) = match errno {
+        Errno::TIMEDOUT => (
+            ErrorKind::TimedOut,
+            format!("{command} does not end; the kernel's log may say why"),
+        ),
+        Errno::ACCESS | Errno::PERM => (ErrorKind::Denied, format!("this user may not do that ({command})")),
+        Errno::BUSY => (ErrorKind::Busy, format!("{command}: the device is in use")),
+        _ => (ErrorKind::Os, format!("{CONTROL_PATH} refuses {command}")),
+    };
+    Error::new(kind, text).caused_by(errno)
+}

@@ -1,0 +1,247 @@
+//! The real driver: the one place where addresses are given to it and its memory is looked at.
+#![allow(
+    unsafe_code,
+    reason = "commands carry addresses that the kernel follows, and it shares memory: both here, and only here"
+)]
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use iomgr_core::{Data, Errno, FileHandle, FileSlot, OpError, OpQueue, Token};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use tqueue::{ControlRing, NetFull, Queue, RawCommand};
+
+use crate::abi::{Descriptor, QueueOp, control_command, queue_command};
+use crate::driver::{CharDevice, ControlCall, ControlPort, Delivery, Driver, QueuePort};
+use crate::{CONTROL_PATH, Error, ErrorKind, char_path, descriptors_offset};
+
+/// `prctl`'s number for it, which `libc` does not have.
+const PR_SET_IO_FLUSHER: libc::c_int = 57;
+
+/// The kernel's own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KernelDriver;
+
+impl Driver for KernelDriver {
+    fn control(&self) -> Result<Box<dyn ControlPort>, Error> {
+        let device = open(Path::new(CONTROL_PATH)).map_err(|error| no_control(&error))?;
+        let ring = ControlRing::new().map_err(|error| {
+            Error::new(ErrorKind::Queue, "ublk needs io_uring, which cannot be had").caused_by(error)
+        })?;
+        Ok(Box::new(KernelControl { device, ring }))
+    }
+
+    fn open(&self, device: u32) -> Result<Arc<dyn CharDevice>, Error> {
+        let path = char_path(device);
+        let file = open(&path).map_err(|error| not_opened(&path, error))?;
+        Ok(Arc::new(KernelDevice {
+            file: Arc::new(file.into()),
+        }))
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(path)
+}
+
+fn no_control(error: &io::Error) -> Error {
+    let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
+    let (kind, text) = match errno {
+        Errno::NOENT | Errno::NODEV | Errno::NXIO => (
+            ErrorKind::NoDriver,
+            format!("no {CONTROL_PATH}: the kernel has no ublk driver, or it is not loaded (`modprobe ublk_drv`)"),
+        ),
+        Errno::ACCESS | Errno::PERM => (
+            ErrorKind::Denied,
+            format!("this user may not use {CONTROL_PATH}; be root, or have an udev rule that permits it"),
+        ),
+        _ => (ErrorKind::Os, format!("{CONTROL_PATH} cannot be opened")),
+    };
+    Error::new(kind, text).caused_by(errno)
+}
+
+fn not_opened(path: &Path, error: io::Error) -> Error {
+    let (kind, why) = match Errno::from_io_error(&error) {
+        Some(Errno::BUSY) => (ErrorKind::Busy, "another process serves this device"),
+        Some(Errno::NOENT) => (ErrorKind::Os, "there is no such node; is /dev a devtmpfs here?"),
+        Some(Errno::ACCESS | Errno::PERM) => (ErrorKind::Denied, "this user may not open it"),
+        _ => (ErrorKind::Os, "cannot be opened"),
+    };
+    Error::new(kind, format!("{}: {why}", path.display())).caused_by(error)
+}
+
+/// The control device and its ring.
+#[derive(Debug)]
+struct KernelControl {
+    device: File,
+    ring: ControlRing,
+}
+
+impl ControlPort for KernelControl {
+    fn run(&mut self, call: ControlCall, structure: &mut [u8]) -> Result<(), Errno> {
+        let buffer = self.ring.buffer().get_mut(..structure.len()).ok_or(Errno::NOTCONN)?;
+        buffer.copy_from_slice(structure);
+        let len = u16::try_from(structure.len()).expect("structures are short");
+        let address = if len == 0 { 0 } else { self.ring.buffer_address() };
+        let mut payload = [0; ControlRing::PAYLOAD_BYTES];
+        let command = control_command(call.device, len, address, call.data);
+        payload[..command.len()].copy_from_slice(&command);
+        // SAFETY: the command names the ring's own buffer, which is longer than `len`, or no memory at all.
+        unsafe {
+            self.ring
+                .run(self.device.as_fd(), call.op.number(), payload, call.timeout)
+        }?;
+        let len = structure.len();
+        structure.copy_from_slice(&self.ring.buffer()[..len]);
+        Ok(())
+    }
+}
+
+/// `/dev/ublkcN`.
+#[derive(Debug)]
+struct KernelDevice {
+    file: Arc<OwnedFd>,
+}
+
+impl CharDevice for KernelDevice {
+    fn open_queue(&self, index: u16, depth: u16, io: &mut Queue) -> Result<Box<dyn QueuePort>, Error> {
+        become_io_flusher();
+        let fail = |what: &'static str| {
+            move |errno: Errno| Error::new(ErrorKind::Os, format!("queue {index}: {what}")).caused_by(errno)
+        };
+        let descriptors =
+            Descriptors::map(&self.file, index, depth).map_err(fail("its descriptors cannot be mapped"))?;
+        let file = io.add_file(&FileHandle::Fd(Arc::clone(&self.file)));
+        Ok(Box::new(KernelQueue {
+            index,
+            file: file.map_err(fail("its device cannot be registered"))?,
+            descriptors,
+        }))
+    }
+}
+
+/// One queue of it.
+#[derive(Debug)]
+struct KernelQueue {
+    index: u16,
+    file: FileSlot,
+    descriptors: Descriptors,
+}
+
+impl KernelQueue {
+    fn push(
+        &self,
+        io: &mut Queue,
+        op: QueueOp,
+        (tag, result): (u16, i32),
+        buffer: Data,
+        token: Token,
+    ) -> Result<(), NetFull> {
+        let address = io.address(buffer).expect("a tag's buffer is leased from this queue");
+        let command = RawCommand {
+            file: self.file,
+            op: op.number(),
+            payload: queue_command(self.index, tag, result, address),
+            data: buffer,
+        };
+        // SAFETY: for this tag the driver copies to and from the buffer that the command names, no more than the device's
+        // largest request, which is as long as the buffer (`Tags::new`); and only between the command's issue and its
+        // completion: a read's data when it commits, a write's when it delivers.
+        unsafe { io.push_raw(command, token) }
+    }
+}
+
+impl QueuePort for KernelQueue {
+    fn fetch(&mut self, io: &mut Queue, tag: u16, buffer: Data, token: Token) -> Result<(), NetFull> {
+        self.push(io, QueueOp::Fetch, (tag, 0), buffer, token)
+    }
+
+    fn commit(&mut self, io: &mut Queue, tag: u16, result: i32, buffer: Data, token: Token) -> Result<(), NetFull> {
+        self.push(io, QueueOp::CommitAndFetch, (tag, result), buffer, token)
+    }
+
+    fn delivered(
+        &mut self,
+        _io: &mut Queue,
+        tag: u16,
+        result: Result<u32, OpError>,
+        _buffer: Data,
+    ) -> Result<Delivery, Errno> {
+        match result {
+            Ok(0) => Ok(Delivery::Request(self.descriptors.read(tag))),
+            // `UBLK_IO_RES_ABORT`.
+            Err(OpError::Os(Errno::NODEV)) => Ok(Delivery::Aborted),
+            Err(error) => Err(error.errno()),
+            // It would want data to be fetched in a second step, which was not asked for.
+            Ok(_) => Err(Errno::PROTO),
+        }
+    }
+
+    fn close(self: Box<Self>, io: &mut Queue) {
+        io.remove_file(self.file);
+    }
+}
+
+/// The descriptors of a queue, which the kernel writes and we read.
+#[derive(Debug)]
+struct Descriptors {
+    base: NonNull<[u8; Descriptor::BYTES]>,
+    len: usize,
+    depth: u16,
+}
+
+impl Descriptors {
+    fn map(device: &OwnedFd, queue: u16, depth: u16) -> Result<Self, Errno> {
+        let page = rustix::param::page_size();
+        let len = (usize::from(depth) * Descriptor::BYTES).next_multiple_of(page);
+        let flags = MapFlags::SHARED | MapFlags::POPULATE;
+        // SAFETY: a fresh mapping, at an address that the kernel chooses, touches no memory of ours.
+        let base = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::READ,
+                flags,
+                device,
+                descriptors_offset(queue, page as u64),
+            )
+        }?;
+        Ok(Self {
+            base: NonNull::new(base.cast()).ok_or(Errno::NOMEM)?,
+            len,
+            depth,
+        })
+    }
+
+    /// A tag's descriptor, after its command has completed: until the request is committed the kernel leaves it alone.
+    fn read(&self, tag: u16) -> Descriptor {
+        assert!(tag < self.depth, "a tag lies below the depth");
+        // SAFETY: the tag's descriptor lies in the mapping, which is as long as `depth` of them.
+        let place = unsafe { self.base.add(usize::from(tag)) };
+        // SAFETY: the place is mapped and readable, and any bytes are valid; the kernel wrote it before it completed the
+        // command, and does not write now. Volatile, because it does so behind the compiler's back.
+        let bytes = unsafe { place.read_volatile() };
+        Descriptor::parse(&bytes)
+    }
+}
+
+impl Drop for Descriptors {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and no reference into it was ever made.
+        let _unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+/// Lets the kernel know that memory is written back through this thread: it must not wait for that itself.
+fn become_io_flusher() {
+    // SAFETY: it changes flags of the calling thread, and touches no memory.
+    let done = unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) };
+    if done != 0 {
+        let error = io::Error::last_os_error();
+        tracing::warn!(%error, "io_flusher_denied: when memory is short, writing it back through this device may wait for itself");
+    }
+}

@@ -1,0 +1,154 @@
+//! How a queue thread comes to be, and what is left when it ends.
+
+use std::sync::Arc;
+
+use crossbeam_channel::Sender;
+use iomgr_core::manager::{Intake, ManagedDevice};
+use iomgr_core::{Device, Lane, OpQueue, Owner, QueueContext, Timestamp, Wake, Waker};
+use tqueue::{EventWake, Queue};
+
+use super::tags::{FrontOp, Tags};
+use super::{Gauges, Report, Worker, no_room, not_fetched, queue_failed};
+use crate::driver::CharDevice;
+use crate::{Error, ErrorKind};
+
+/// What a queue thread is made from, on its thread.
+#[derive(Debug)]
+pub(crate) struct WorkerPlan {
+    pub(crate) device: Arc<dyn Device>,
+    pub(crate) managed: Arc<ManagedDevice>,
+    pub(crate) source: Arc<dyn CharDevice>,
+    pub(crate) index: u16,
+    pub(crate) count: u16,
+    pub(crate) depth: u16,
+    pub(crate) buffer_bytes: u32,
+    pub(crate) queue: tqueue::Config,
+    pub(crate) wake: Arc<EventWake>,
+    pub(crate) gauges: Arc<Gauges>,
+    pub(crate) reports: Sender<Report>,
+    pub(crate) on_end: Waker,
+}
+
+/// The whole life of a queue thread.
+pub(crate) fn run_worker(plan: WorkerPlan) {
+    // Declared first, so that it speaks last: everything is closed by then, also after a panic.
+    let mut last_words = LastWords {
+        reports: plan.reports.clone(),
+        on_end: plan.on_end.clone(),
+        result: None,
+    };
+    last_words.result = Some(match plan.start() {
+        Ok(worker) => {
+            last_words.say(Report::Started(Ok(())));
+            worker.live()
+        }
+        Err(error) => {
+            last_words.say(Report::Started(Err(error)));
+            Ok(())
+        }
+    });
+}
+
+/// Tells how a thread ended.
+struct LastWords {
+    reports: Sender<Report>,
+    on_end: Waker,
+    /// `None` after a panic.
+    result: Option<Result<(), Error>>,
+}
+
+impl LastWords {
+    /// Nobody listens when the server is being dropped, and that is fine.
+    fn say(&self, report: Report) {
+        let _nobody = self.reports.send(report);
+    }
+}
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        let panicked = || Err(Error::new(ErrorKind::Panicked, "a queue thread panicked"));
+        let result = self.result.take().unwrap_or_else(panicked);
+        if let Err(error) = &result {
+            tracing::error!(%error, cause = ?std::error::Error::source(error), "queue_failed");
+        }
+        self.say(Report::Ended(result));
+        self.on_end.wake();
+    }
+}
+
+impl Worker {
+    fn live(mut self) -> Result<(), Error> {
+        let result = self.run();
+        match result {
+            Ok(()) => self.close(),
+            Err(_) => {
+                let now = self.now;
+                self.lane.abandon(now);
+            }
+        }
+        result
+    }
+
+    /// Asks for the first request of every tag. Whoever gets `Ok` may start the device.
+    fn fetch_all(&mut self) -> Result<(), Error> {
+        for tag in 0..self.tags.len() {
+            let (buffer, token) = (self.tags.buffer(tag), FrontOp::Tag(tag).token());
+            let pushed = self.port.fetch(&mut self.queue, tag, buffer, token);
+            pushed.map_err(no_room)?;
+        }
+        self.queue.submit().map_err(queue_failed)?;
+        // The driver refuses at once, if it does: a device that is started without one of its tags would wait for ever.
+        while let Some(completion) = self.queue.next_completion() {
+            if let (FrontOp::Tag(tag), Err(error)) = (FrontOp::of(completion.token), completion.result) {
+                return Err(not_fetched(tag, error.errno()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl WorkerPlan {
+    fn start(self) -> Result<Worker, Error> {
+        let mut queue = Queue::new(&self.queue)
+            .map_err(|error| Error::new(ErrorKind::Queue, "the queue of the thread cannot be made").caused_by(error))?;
+        tracing::info!(queue = self.index, made = %queue.info(), "queue_started");
+        let wake_file = queue
+            .add_file(&self.wake.file())
+            .map_err(|errno| Error::new(ErrorKind::Queue, "the waker cannot be registered").caused_by(errno))?;
+        let tags = Tags::new(self.depth, self.buffer_bytes, &mut queue)?;
+        let port = self.source.open_queue(self.index, self.depth, &mut queue)?;
+        let lane = self.lane(&mut queue)?;
+        let mut worker = Worker {
+            queue,
+            lane,
+            port,
+            tags,
+            wake: self.wake,
+            wake_file,
+            gauges: self.gauges,
+            now: Timestamp::ZERO,
+        };
+        worker.fetch_all()?;
+        worker.watch()?;
+        Ok(worker)
+    }
+
+    fn lane(&self, queue: &mut Queue) -> Result<Lane, Error> {
+        let wake = || Waker::new(Arc::clone(&self.wake) as Arc<dyn Wake>);
+        let context = QueueContext {
+            index: self.index,
+            count: self.count,
+            owner: Owner(1),
+            depth: self.depth.into(),
+            waker: wake(),
+            io: queue,
+        };
+        let device = self.device.open_queue(context);
+        let device = device.map_err(|error| {
+            let what = format!("queue {} of {:?} cannot be opened", self.index, self.device.name());
+            Error::new(ErrorKind::Device, what).caused_by(error)
+        })?;
+        let intake = Intake::new(&self.managed, self.depth.into(), wake());
+        Ok(Lane::new(device, intake, self.depth.into()))
+    }
+}

@@ -1,0 +1,124 @@
+//! The tags of a queue: where each is, and its buffer.
+//!
+//! ```text
+//!  fetch ─► Fetching ─ delivered ─► Serving ─ commit ─► Fetching ─ aborted ─► Gone
+//! ```
+
+use iomgr_core::{Data, Lease, OpQueue, Owner, Token};
+use tqueue::Queue;
+
+use crate::{Error, ErrorKind};
+
+/// The frontend's own ops.
+pub(super) const FRONTEND: Owner = Owner(0);
+
+/// All tags of a queue.
+#[derive(Debug)]
+pub(super) struct Tags {
+    tags: Box<[Tag]>,
+    gone: usize,
+}
+
+#[derive(Debug)]
+struct Tag {
+    buffer: Lease,
+    state: TagState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TagState {
+    /// The kernel has it.
+    Fetching,
+    /// We have its request.
+    Serving,
+    /// The kernel wants it no more.
+    Gone,
+}
+
+impl Tags {
+    /// `depth` tags, each with a buffer as long as the device's largest request, which the kernel has from now on.
+    pub(super) fn new(depth: u16, buffer_bytes: u32, queue: &mut Queue) -> Result<Self, Error> {
+        let tag = |_| {
+            Some(Tag {
+                buffer: queue.alloc_large(buffer_bytes)?,
+                state: TagState::Fetching,
+            })
+        };
+        let tags: Option<_> = (0..depth).map(tag).collect();
+        let tags = tags.ok_or_else(|| Error::new(ErrorKind::Config, "the arena has no room for the tags' buffers"))?;
+        Ok(Self { tags, gone: 0 })
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> u16 {
+        u16::try_from(self.tags.len()).expect("made from a u16")
+    }
+
+    /// A tag's buffer.
+    pub(super) fn buffer(&self, tag: u16) -> Data {
+        self.tags[usize::from(tag)].buffer.data()
+    }
+
+    /// A request came for a tag.
+    pub(super) fn serve(&mut self, tag: u16) {
+        self.change(tag, TagState::Fetching, TagState::Serving);
+    }
+
+    /// Its request was committed.
+    pub(super) fn fetch(&mut self, tag: u16) {
+        self.change(tag, TagState::Serving, TagState::Fetching);
+    }
+
+    /// Its fetch was aborted.
+    pub(super) fn abort(&mut self, tag: u16) {
+        self.change(tag, TagState::Fetching, TagState::Gone);
+        self.gone += 1;
+    }
+
+    /// Will nothing more come?
+    pub(super) fn are_gone(&self) -> bool {
+        self.gone == self.tags.len()
+    }
+
+    fn change(&mut self, tag: u16, from: TagState, to: TagState) {
+        let state = &mut self.tags[usize::from(tag)].state;
+        assert_eq!(*state, from, "tag {tag} goes from state to state");
+        *state = to;
+    }
+
+    /// Gives the buffers back.
+    pub(super) fn free(self, queue: &mut Queue) {
+        for tag in self.tags {
+            queue.free(tag.buffer);
+        }
+    }
+}
+
+/// What one of the frontend's ops is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FrontOp {
+    /// A tag's fetch or commit.
+    Tag(u16),
+    /// The waker's poll.
+    Wake,
+}
+
+/// Beyond all tags.
+const WAKE: u64 = 1 << 16;
+
+impl FrontOp {
+    pub(super) fn token(self) -> Token {
+        let value = match self {
+            Self::Tag(tag) => tag.into(),
+            Self::Wake => WAKE,
+        };
+        Token::new(FRONTEND, value)
+    }
+
+    pub(super) fn of(token: Token) -> Self {
+        match u16::try_from(token.value()) {
+            Ok(tag) => Self::Tag(tag),
+            Err(_) => Self::Wake,
+        }
+    }
+}
