@@ -100,6 +100,14 @@ impl Error {
         self
     }
 
+    /// With its cause, for who gets no more than a line.
+    pub(crate) fn line(&self) -> String {
+        match &self.source {
+            Some(cause) => format!("{self}: {cause}"),
+            None => self.to_string(),
+        }
+    }
+
     /// The kind.
     pub fn kind(&self) -> ErrorKind {
         self.kind

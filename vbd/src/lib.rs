@@ -35,6 +35,7 @@ mod format;
 mod layout;
 mod map;
 mod metadata;
+mod null;
 mod pair;
 mod path_text;
 mod pidfile;
@@ -49,6 +50,7 @@ mod stats;
 #[cfg(feature = "test-utils")]
 pub mod test_utils;
 mod tools;
+mod ublk;
 mod zeros;
 
 pub use blkdev_nbd::ConnectionLimits;
@@ -63,17 +65,19 @@ pub use extents::{Extent, ExtentKind, Extents};
 pub use file::{FileExtent, FileOptions, ImageFile};
 pub use format::Format;
 pub use map::{MapEntry, map};
+pub use null::NullDevice;
 pub use pidfile::PidFile;
 pub use progress::{Phase, Progress};
 pub use retry::{RetryOn, RetryPolicy, RetryStatus};
 pub use runtime::{control_sockets, default_name, make_runtime_dir, runtime_dir};
 pub use server::{
     Address, ConnectionStatus, DeviceStatus, DiskExport, Inherited, LimitsStatus, NbdStatus, Server, ServerOptions,
-    Status, Stopper,
+    Status, Stopper, UblkOptions, UblkServer, UblkStatus, UblkTarget,
 };
 pub use socket::BoundSocket;
 pub use stats::{Direction, DirectionStats, LatencyStats, Stats};
 pub use tools::{ImageInfo, check, info, repair};
+pub use ublk::{UblkDevice, UblkFeature, check_ublk_unused, delete_ublk_device, ublk_devices, ublk_features};
 
 // What composes the stack, for who builds on this crate alone.
 pub use {iomgr_core, tqueue, vhd};

@@ -84,7 +84,12 @@ impl ControlDoor {
                 _ => Err(refuse("the control socket that was passed is no unix socket")),
             };
         }
-        let (socket, listener) = bind(options.control.as_deref(), name, "ctl")?;
+        Self::make(options.control.as_deref(), name)
+    }
+
+    /// Makes one where it was asked for, or by that name in the runtime folder.
+    pub(super) fn make(given: Option<&Path>, name: &str) -> Result<Self, Error> {
+        let (socket, listener) = bind(given, name, "ctl")?;
         Ok(Self {
             path: socket.path().to_owned(),
             listener,

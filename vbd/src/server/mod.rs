@@ -5,6 +5,7 @@ mod doors;
 mod end;
 mod options;
 mod status;
+mod ublk;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +20,8 @@ pub use doors::Inherited;
 pub use end::Stopper;
 pub use options::{DiskExport, ServerOptions};
 pub use status::{ConnectionStatus, DeviceStatus, LimitsStatus, NbdStatus, Status};
+pub(crate) use ublk::failed;
+pub use ublk::{UblkOptions, UblkServer, UblkStatus, UblkTarget};
 
 use crate::control::{Control, ControlContext, Farewell};
 use crate::disk::Disk;
@@ -172,15 +175,7 @@ impl Server {
         let farewell = self.farewell.clone();
         // Who hears of the end may start the next server at once: the sockets and the images must be free.
         drop(self);
-        farewell.tell(
-            result
-                .as_ref()
-                .err()
-                .map(|error| match std::error::Error::source(error) {
-                    Some(cause) => format!("{error}: {cause}"),
-                    None => error.to_string(),
-                }),
-        );
+        farewell.tell(result.as_ref().err().map(Error::line));
         result
     }
 

@@ -7,7 +7,7 @@ use blkdev_nbd::{ConnectionLimits, ConnectionStats};
 use iomgr_core::manager::Registry;
 use serde::{Deserialize, Serialize};
 
-use super::{Address, Frontend};
+use super::{Address, Frontend, UblkStatus};
 use crate::disk::{Disk, DiskInfo};
 use crate::retry::RetryStatus;
 use crate::stats::Stats;
@@ -32,6 +32,9 @@ pub struct Status {
     pub pending: u64,
     /// The frontend.
     pub nbd: NbdStatus,
+    /// The frontend, if it is ublk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ublk: Option<UblkStatus>,
     /// The disks.
     pub devices: Vec<DeviceStatus>,
     /// The connections that are open, the oldest first.
@@ -173,6 +176,7 @@ impl Source {
             filters: self.filters.clone(),
             pending: self.registry.pending_total(),
             nbd: stats.map(NbdStatus::from).unwrap_or_default(),
+            ublk: None,
             devices: self.disks.iter().map(|disk| self.device(disk)).collect(),
             connections: connections.into_iter().flatten().map(Into::into).collect(),
             limits: Some(self.limits),

@@ -1,0 +1,327 @@
+//! A disk as a `/dev/ublkbN`: the ublk frontend, the manager registry, the control socket, and an orderly end.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use blkdev_ublk::{Server as Frontend, ServerConfig};
+use iomgr_core::Device;
+use iomgr_core::manager::Registry;
+use serde::{Deserialize, Serialize};
+
+use super::doors::ControlDoor;
+use super::end::{End, Stopper};
+use super::status::{DeviceStatus, NbdStatus, Status};
+use crate::control::{Control, ControlContext, Farewell};
+use crate::disk::{Disk, DiskInfo};
+use crate::error::{Error, ErrorKind};
+use crate::null::NullDevice;
+use crate::socket::BoundSocket;
+use crate::stats::Stats;
+
+/// What a `/dev/ublkbN` is made from.
+#[derive(Clone, Debug)]
+pub enum UblkTarget {
+    /// Nothing: requests end at once.
+    Null(Arc<NullDevice>),
+    /// A disk.
+    Disk(Disk),
+}
+
+/// How to serve it.
+#[derive(Clone, Debug)]
+pub struct UblkOptions {
+    /// The number of the device; any that is free if not given.
+    pub id: Option<u32>,
+    /// Requests in flight, from 1 to 4096.
+    pub depth: u16,
+    /// Bytes of the largest request, a power of two from 4096.
+    pub buffer_bytes: u32,
+    /// The control socket; `ublkbN.ctl` in the runtime folder if not given.
+    pub control: Option<PathBuf>,
+}
+
+impl Default for UblkOptions {
+    fn default() -> Self {
+        Self {
+            id: None,
+            depth: ServerConfig::DEPTH,
+            buffer_bytes: ServerConfig::BUFFER_BYTES,
+            control: None,
+        }
+    }
+}
+
+/// How the ublk frontend is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UblkStatus {
+    /// The number of the device.
+    pub id: u32,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Hardware queues.
+    pub queues: u16,
+    /// Requests in flight at most, in each.
+    pub depth: u16,
+    /// Bytes of the largest request.
+    pub buffer_bytes: u32,
+    /// Requests that were received and have not ended.
+    pub in_flight: u32,
+    /// Requests that have ended so far.
+    pub requests_total: u64,
+    /// Calls of `io_uring_enter` so far.
+    pub enters_total: u64,
+    /// Entries submitted by them.
+    pub sqes_total: u64,
+}
+
+/// A running server of one block device. [`wait`](Self::wait) for its end, then [`stop`](Self::stop) it; a dropped
+/// one stops, too, but tells nobody how that went.
+#[derive(Debug)]
+pub struct UblkServer {
+    frontend: Shared,
+    target: UblkTarget,
+    id: u32,
+    path: PathBuf,
+    control_path: PathBuf,
+    /// Ends before its socket goes away.
+    _control: Control,
+    _control_socket: Option<BoundSocket>,
+    end: End,
+    farewell: Farewell,
+}
+
+type Shared = Arc<Mutex<Option<Frontend>>>;
+
+impl UblkTarget {
+    fn device(&self) -> Arc<dyn Device> {
+        match self {
+            Self::Null(device) => Arc::clone(device) as Arc<dyn Device>,
+            Self::Disk(disk) => Arc::new(disk.clone()),
+        }
+    }
+
+    /// What it is.
+    pub fn info(&self) -> DiskInfo {
+        match self {
+            Self::Null(device) => device.info(),
+            Self::Disk(disk) => disk.info(),
+        }
+    }
+
+    fn stats(&self) -> Stats {
+        match self {
+            Self::Null(device) => device.stats(),
+            Self::Disk(disk) => disk.stats(),
+        }
+    }
+
+    fn close(&self) -> Result<(), Error> {
+        match self {
+            Self::Null(_) => Ok(()),
+            Self::Disk(disk) => disk.close(),
+        }
+    }
+}
+
+impl UblkOptions {
+    /// What can be told to be wrong before anything is opened; [`UblkServer::start`] asks it, too.
+    pub fn check(&self) -> Result<(), Error> {
+        blkdev_ublk::check_sizes(self.depth, self.buffer_bytes).map_err(failed)
+    }
+}
+
+impl UblkServer {
+    /// Adds a block device, and serves it; returns when it can be used.
+    pub fn start(target: UblkTarget, options: &UblkOptions) -> Result<Self, Error> {
+        options.check()?;
+        let (registry, end, farewell) = (Registry::new(), End::new(), Farewell::default());
+        let frontend = start_frontend(&target, &registry, options, &end)?;
+        let (id, path) = (frontend.id(), frontend.path());
+        let frontend: Shared = Arc::new(Mutex::new(Some(frontend)));
+        let door = ControlDoor::make(options.control.as_deref(), &format!("ublkb{id}"))?;
+        let source = Source {
+            frontend: Arc::clone(&frontend),
+            target: target.clone(),
+            registry,
+            path: path.clone(),
+            started: Instant::now(),
+        };
+        let context = ControlContext {
+            status: Arc::new(move || source.status()),
+            stopper: end.stopper(),
+            farewell: farewell.clone(),
+        };
+        let control = Control::start(door.listener, context)
+            .map_err(|error| Error::new(ErrorKind::Server, "no thread for the control socket").because(error))?;
+        Ok(Self {
+            frontend,
+            target,
+            id,
+            path,
+            control_path: door.path,
+            _control: control,
+            _control_socket: door.socket,
+            end,
+            farewell,
+        })
+    }
+
+    /// The number of the block device.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The block device.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The control socket.
+    pub fn control(&self) -> &Path {
+        &self.control_path
+    }
+
+    /// What is served.
+    pub fn target(&self) -> &UblkTarget {
+        &self.target
+    }
+
+    /// For signal handlers and other threads.
+    pub fn stopper(&self) -> Stopper {
+        self.end.stopper()
+    }
+
+    /// Blocks until somebody asks for the end, here or by the kernel's own means, or the frontend has failed.
+    pub fn wait(&self) {
+        // How it ended, `stop` tells.
+        let _asked = self.end.wait();
+    }
+
+    /// Ends: the block device goes away, what is in flight finishes, the image is flushed and closed. Whoever deletes the
+    /// device by the kernel's own means waits for all of that.
+    pub fn stop(mut self) -> Result<(), Error> {
+        let result = self.shut_down();
+        let farewell = self.farewell.clone();
+        drop(self);
+        farewell.tell(result.as_ref().err().map(Error::line));
+        result
+    }
+
+    fn shut_down(&mut self) -> Result<(), Error> {
+        let Some(mut frontend) = lock(&self.frontend).take() else {
+            return Ok(());
+        };
+        let stopped = frontend.stop().map_err(failed);
+        // Also after a frontend that failed: what can be closed is closed.
+        let closed = self.target.close();
+        let deleted = frontend.delete().map_err(failed);
+        stopped.and(closed).and(deleted)
+    }
+}
+
+impl Drop for UblkServer {
+    fn drop(&mut self) {
+        if let Err(error) = self.shut_down() {
+            tracing::error!(%error, "server_stop: failed");
+        }
+    }
+}
+
+fn start_frontend(
+    target: &UblkTarget,
+    registry: &Registry,
+    options: &UblkOptions,
+    end: &End,
+) -> Result<Frontend, Error> {
+    let device = target.device();
+    let managed = registry
+        .attach(device.name())
+        .map_err(|error| Error::new(ErrorKind::Server, "the manager refuses the device").because(error))?;
+    let config = ServerConfig {
+        id: options.id,
+        device,
+        managed,
+        depth: options.depth,
+        buffer_bytes: options.buffer_bytes,
+        queue: tqueue::Config::default(),
+        on_end: end.on_failure(),
+    };
+    Frontend::start(config).map_err(failed)
+}
+
+/// Whatever a status is made from, as long as the server runs.
+struct Source {
+    frontend: Shared,
+    target: UblkTarget,
+    registry: Registry,
+    path: PathBuf,
+    started: Instant,
+}
+
+impl Source {
+    fn status(&self) -> Status {
+        let path = self.path.display().to_string();
+        let device = DeviceStatus {
+            info: self.target.info(),
+            uris: vec![path.clone()],
+            stats: self.target.stats(),
+        };
+        Status {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uri: path,
+            uptime_s: self.started.elapsed().as_secs_f64(),
+            manager: self.registry.current().name().to_owned(),
+            pending: self.registry.pending_total(),
+            nbd: NbdStatus::default(),
+            ublk: lock(&self.frontend).as_ref().map(UblkStatus::of),
+            devices: vec![device],
+            connections: Vec::new(),
+            limits: None,
+        }
+    }
+}
+
+impl UblkStatus {
+    fn of(frontend: &Frontend) -> Self {
+        let (info, stats) = (frontend.info(), frontend.stats());
+        Self {
+            id: info.id,
+            path: frontend.path(),
+            queues: info.queues,
+            depth: info.depth,
+            buffer_bytes: info.buffer_bytes,
+            in_flight: stats.in_flight,
+            requests_total: stats.requests_total,
+            enters_total: stats.enters_total,
+            sqes_total: stats.sqes_total,
+        }
+    }
+}
+
+fn lock(frontend: &Shared) -> MutexGuard<'_, Option<Frontend>> {
+    frontend.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An error of the frontend's, with the way out where there is one without ublk.
+pub(crate) fn failed(error: blkdev_ublk::Error) -> Error {
+    use blkdev_ublk::ErrorKind as Ublk;
+    const NBD: &str = "`iomgr serve IMAGE` serves an image over NBD, which needs no driver and no privilege";
+    let (kind, hint) = match error.kind() {
+        Ublk::Config => (ErrorKind::InvalidOption, None),
+        Ublk::NoDriver | Ublk::Denied | Ublk::Unsupported | Ublk::BadKernel => (ErrorKind::Server, Some(NBD)),
+        Ublk::Taken | Ublk::Full | Ublk::NotFound => (ErrorKind::Server, Some("`iomgr list` shows those there are")),
+        _ => (ErrorKind::Server, None),
+    };
+    let what = error.to_string();
+    let cause = error.into_source();
+    let mut error = Error::new(kind, what);
+    if let Some(hint) = hint {
+        error = error.hint(hint);
+    }
+    match cause {
+        Some(cause) => error.because(cause),
+        None => error,
+    }
+}

@@ -1,0 +1,127 @@
+//! ublk devices, whoever serves them: what there is, what the driver can do, and an end.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use blkdev_ublk::{Attributes, Control, DeviceInfo, Params, block_path};
+use iomgr_core::{Errno, SECTOR_BYTES};
+use serde::Serialize;
+
+use crate::error::{Error, ErrorKind};
+use crate::server::failed;
+
+/// A feature of the driver.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UblkFeature {
+    /// Its name, as in the kernel's header without `UBLK_F_`.
+    pub name: String,
+    /// The kernel that brought it.
+    pub since: Option<String>,
+    /// Does this one have it?
+    pub is_there: bool,
+}
+
+/// A device, as the driver tells of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct UblkDevice {
+    /// Its number.
+    pub id: u32,
+    /// The block device, if it is live.
+    pub path: PathBuf,
+    /// `live`, `dead`, `quiesced`.
+    pub state: String,
+    /// Who serves it.
+    pub server_pid: Option<u32>,
+    /// Hardware queues.
+    pub queues: u16,
+    /// Requests in flight at most, in each.
+    pub depth: u16,
+    /// Bytes of the largest request.
+    pub buffer_bytes: u32,
+    /// Bytes.
+    pub size_bytes: u64,
+    /// Are writes refused?
+    pub read_only: bool,
+    /// `UBLK_F_*`.
+    pub features: Vec<String>,
+}
+
+/// What the driver can do, in the order of its flags.
+pub fn ublk_features() -> Result<Vec<UblkFeature>, Error> {
+    let there = Control::open()
+        .and_then(|mut control| control.features())
+        .map_err(failed)?;
+    let feature = |(name, feature): (&str, blkdev_ublk::Features)| UblkFeature {
+        name: name.to_owned(),
+        since: feature.since().map(|kernel| kernel.to_string()),
+        is_there: there.contains(feature),
+    };
+    Ok(blkdev_ublk::Features::all_named().map(feature).collect())
+}
+
+/// All ublk devices, by number.
+pub fn ublk_devices() -> Result<Vec<UblkDevice>, Error> {
+    let mut control = Control::open().map_err(failed)?;
+    let ids = device_ids()?;
+    // One that goes away meanwhile is none.
+    let found = ids
+        .into_iter()
+        .filter_map(|id| Some((control.info(id).ok()?, control.params(id).ok())));
+    Ok(found.map(|(info, params)| device(info, params)).collect())
+}
+
+/// Stops a device and deletes it, whoever serves it; returns when it is gone.
+///
+/// # Errors
+/// It is not there; it does not go away because somebody has it open.
+pub fn delete_ublk_device(id: u32) -> Result<(), Error> {
+    let mut control = Control::open().map_err(failed)?;
+    control.info(id).map_err(failed)?;
+    control.stop(id).and_then(|()| control.delete(id)).map_err(failed)
+}
+
+/// Is it mounted, or part of another device?
+///
+/// # Errors
+/// `Locked`, if it is.
+pub fn check_ublk_unused(id: u32) -> Result<(), Error> {
+    let path = block_path(id);
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::EXCL.bits().cast_signed())
+        .open(&path);
+    match opened {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::BUSY) => {
+            let what = "is in use: mounted, or a part of another device; unmount it first, or say --force";
+            Err(Error::new(ErrorKind::Locked, what).at(&path))
+        }
+        // One that is stopped has no block device, and what else is wrong with it the driver tells.
+        _ => Ok(()),
+    }
+}
+
+fn device_ids() -> Result<Vec<u32>, Error> {
+    blkdev_ublk::device_ids()
+        .map_err(|error| Error::new(ErrorKind::Server, "the devices cannot be listed").because(error))
+}
+
+fn device(info: DeviceInfo, params: Option<Params>) -> UblkDevice {
+    let has = |attribute| {
+        params
+            .as_ref()
+            .is_some_and(|params: &Params| params.attributes.contains(attribute))
+    };
+    UblkDevice {
+        id: info.id,
+        path: block_path(info.id),
+        state: info.state.to_string(),
+        server_pid: u32::try_from(info.server_pid).ok().filter(|&pid| pid > 0),
+        queues: info.queues,
+        depth: info.depth,
+        buffer_bytes: info.buffer_bytes,
+        size_bytes: params.as_ref().map_or(0, |params| params.size.0 * SECTOR_BYTES),
+        read_only: has(Attributes::READ_ONLY),
+        features: info.features.iter_names().map(|(name, _)| name.to_owned()).collect(),
+    }
+}
