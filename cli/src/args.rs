@@ -2,13 +2,17 @@
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use crate::add::Add;
 use crate::check::Check;
 use crate::compare::Compare;
 use crate::completions::Completions;
 use crate::convert::Convert;
 use crate::create::Create;
+use crate::del::Del;
 use crate::doctor::Doctor;
+use crate::features::Features;
 use crate::info::Info;
+use crate::list::List;
 use crate::man::Man;
 use crate::map::Map;
 use crate::repair::Repair;
@@ -62,6 +66,10 @@ pub(crate) enum Verb {
     Compare(Compare),
     Map(Map),
     Serve(Box<Serve>),
+    Add(Box<Add>),
+    Del(Del),
+    List(List),
+    Features(Features),
     Stop(Stop),
     Status(Status),
     Doctor(Doctor),
@@ -88,6 +96,22 @@ impl From<Format> for vbd::Format {
         match format {
             Format::Raw => Self::Raw,
             Format::Vhd => Self::Vhd,
+        }
+    }
+}
+
+/// Does the host's page cache hold the image's bytes?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Cache {
+    None,
+    Writeback,
+}
+
+impl From<Cache> for vbd::Cache {
+    fn from(cache: Cache) -> Self {
+        match cache {
+            Cache::None => Self::None,
+            Cache::Writeback => Self::Writeback,
         }
     }
 }

@@ -10,15 +10,19 @@
 //!   not be compared; 129, 130 and 143 after a signal that cut work short.
 #![forbid(unsafe_code)]
 
+mod add;
 mod args;
 mod check;
 mod compare;
 mod completions;
 mod convert;
 mod create;
+mod del;
 mod doctor;
 mod failure;
+mod features;
 mod info;
+mod list;
 mod logging;
 mod man;
 mod map;
@@ -76,6 +80,10 @@ fn run(verb: Verb, json: bool) -> Result<ExitCode, Failure> {
         Verb::Compare(compare) => compare.run(json),
         Verb::Map(map) => map.run(json),
         Verb::Serve(serve) => serve.run(json),
+        Verb::Add(add) => add.run(json),
+        Verb::Del(del) => del.run(json),
+        Verb::List(list) => list.run(json),
+        Verb::Features(features) => features.run(json),
         Verb::Stop(stop) => stop.run(json),
         Verb::Status(status) => status.run(json),
         Verb::Doctor(doctor) => doctor.run(json),

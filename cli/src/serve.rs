@@ -21,7 +21,7 @@ use vbd::tqueue::EngineKind;
 use vbd::tqueue::filter::FilterConfig;
 use vbd::{ConnectionLimits, DiskExport, DiskOptions, Inherited, RetryOn, RetryPolicy, Server, ServerOptions};
 
-use crate::args::Format;
+use crate::args::{Cache, Format};
 use crate::failure::Failure;
 use crate::output::note;
 use crate::signals::Caught;
@@ -140,12 +140,6 @@ pub(crate) struct Serve {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Cache {
-    None,
-    Writeback,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Engine {
     Auto,
     Uring,
@@ -221,10 +215,7 @@ impl Serve {
             format: self.format.map(Into::into),
             read_only: self.read_only,
             repair: self.repair,
-            cache: match self.cache {
-                Cache::None => vbd::Cache::None,
-                Cache::Writeback => vbd::Cache::Writeback,
-            },
+            cache: self.cache.into(),
             lock_timeout: self.lock_timeout,
             retry: RetryPolicy {
                 also: self.retry_on.iter().copied().collect(),

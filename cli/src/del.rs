@@ -1,0 +1,92 @@
+//! `iomgr del`: ublk devices end, whoever serves them.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{ArgGroup, Args};
+use serde_json::json;
+use vbd::{ControlClient, check_ublk_unused, delete_ublk_device, ublk_devices};
+
+use crate::failure::Failure;
+use crate::output::{note, print, print_json};
+use crate::size;
+
+const EXAMPLES: &str = "\
+Examples:
+  iomgr del -n 0             end /dev/ublkb0: what is in flight finishes, the image is flushed and closed
+  iomgr del -a               all of them, those of other programs as well
+  iomgr del -n 0 --force     although it is mounted: whoever uses it gets errors
+
+It returns when the device is gone, and says so if the end was no clean one.";
+
+/// Delete ublk devices: /dev/ublkbN goes away, and its server ends
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES, group = ArgGroup::new("which").required(true).args(["number", "all"]))]
+pub(crate) struct Del {
+    /// The number of the device
+    #[arg(short = 'n', long, value_name = "ID")]
+    number: Vec<u32>,
+    /// All devices
+    #[arg(short, long)]
+    all: bool,
+    /// Also one that is mounted, or a part of another device
+    #[arg(long)]
+    force: bool,
+    /// How long to wait for each
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = size::seconds)]
+    timeout: Duration,
+}
+
+impl Del {
+    pub(crate) fn run(&self, json: bool) -> Result<ExitCode, Failure> {
+        let ids = match self.all {
+            true => ublk_devices()?.into_iter().map(|device| device.id).collect(),
+            false => self.number.clone(),
+        };
+        let results: Vec<_> = ids.into_iter().map(|id| (id, self.delete(id))).collect();
+        if json {
+            print_json(&results.iter().map(entry).collect::<Vec<_>>())?;
+        } else if results.is_empty() {
+            note("there is no ublk device");
+        } else {
+            results.iter().try_for_each(tell)?;
+        }
+        let failed = results.iter().any(|(_, result)| result.is_err());
+        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+
+    /// Its server is asked, if it is one of ours: it says how that went. Else, or if it has died, the driver does it.
+    fn delete(&self, id: u32) -> Result<(), Failure> {
+        if !self.force {
+            check_ublk_unused(id)?;
+        }
+        match self.server(id) {
+            Some(mut server) => Ok(server.stop()?),
+            None => Ok(delete_ublk_device(id)?),
+        }
+    }
+
+    fn server(&self, id: u32) -> Option<ControlClient> {
+        let control = vbd::runtime_dir().join(format!("ublkb{id}.ctl"));
+        let mut server = ControlClient::connect(&control, self.timeout).ok()?;
+        let status = server.status().ok()?;
+        status.ublk.is_some_and(|ublk| ublk.id == id).then_some(server)
+    }
+}
+
+fn entry((id, result): &(u32, Result<(), Failure>)) -> serde_json::Value {
+    match result {
+        Ok(()) => json!({ "id": id, "deleted": true }),
+        Err(failure) => json!({ "id": id, "deleted": false, "error": failure.to_string() }),
+    }
+}
+
+fn tell((id, result): &(u32, Result<(), Failure>)) -> Result<(), Failure> {
+    match result {
+        Ok(()) => print(&format!("/dev/ublkb{id}: deleted\n")),
+        Err(failure) => {
+            note(&format!("error: /dev/ublkb{id}: {failure}"));
+            Ok(())
+        }
+    }
+}
