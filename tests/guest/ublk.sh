@@ -1,150 +1,188 @@
-# ublk devices, on a kernel that has them: added, used, mounted, deleted, and refused with a reason.
-#
+# Real block devices: added, verified, mounted, discarded, deleted, killed, and refused with a reason.
 # needs: fio mkfs.ext4 e2fsck blkdiscard
-# modules: ublk_drv loop ext4
+# modules: ublk_drv, loop, ext4
 # memory: 1536
-#
-# Prints `ok NAME` or `not ok NAME: why`; exits 1 if anything was not ok.
+
+. /lib/check.sh
 
 export IOMGR_RUNTIME_DIR=/run/iomgr
-W=/tmp/w; mkdir -p $W /mnt/u; cd $W || exit 1
-failed=0
+mkdir -p /mnt/u
 
-# Nothing here may take so long; what hangs is killed and has failed.
-t() { timeout 60 "$@"; }
-ok() { echo "ok $1"; }
-not_ok() { echo "not ok $1: $2"; failed=1; }
-# check NAME COMMAND...: well if the command ends well
-check() { name=$1; shift; if out=$(t "$@" 2>&1); then ok "$name"; else not_ok "$name" "rc $?: $out"; fi; }
-# refuse NAME CODE WORDS COMMAND...: well if the command ends with that code and says these words
-refuse() {
-  name=$1; code=$2; words=$3; shift 3
-  out=$(t "$@" 2>&1); rc=$?
-  case "$rc $out" in "$code "*"$words"*) ok "$name";; *) not_ok "$name" "rc $rc: $out";; esac
+# Nothing here may take so long: what hangs is killed, and has failed.
+within() { timeout 60 "$@"; }
+
+# Adds a device; $dev is its path.
+add() {
+    dev=$(within iomgr add "$@") && [ -b "$dev" ]
 }
-add() { dev=$(t iomgr add "$@") || { not_ok "add $1" "rc $?"; return 1; }; [ -b "$dev" ] || { not_ok "add $1" "no $dev"; return 1; }; }
-# A figure of the only server's ublk frontend.
-figure() { t iomgr status --json | sed -n "s/.*\"$1\": *\([0-9]*\).*/\1/p" | head -1; }
-del() { check "$1" iomgr del -n "${dev#/dev/ublkb}"; [ -e "$dev" ] && not_ok "$1" "$dev is still there"; }
 
-# --- what the driver can do
-check features iomgr features
-t iomgr features | grep -q '^yes *CMD_IOCTL_ENCODE' && ok features_there || not_ok features_there "no CMD_IOCTL_ENCODE"
+del() {
+    within iomgr del -n "${dev#/dev/ublkb}" && [ ! -e "$dev" ]
+}
 
-# --- null: enters per request
-if add null --size 1G; then
-  ok add_null
-  for depth in 1 32; do
-    e=$(figure enters_total); r=$(figure requests_total)
-    check "null_fio_$depth" fio --name=n --filename=$dev --rw=randread --bs=4k --iodepth=$depth --ioengine=io_uring \
-      --direct=1 --size=1G --number_ios=$((depth * 500 + 4500))
-    e=$(($(figure enters_total) - e)); r=$(($(figure requests_total) - r))
-    [ $depth = 1 ] && most=110 || most=50
-    echo "# null, depth $depth: $e enters for $r requests"
-    [ $r -gt 1000 ] && [ $((e * 100)) -le $((r * most)) ] && ok "null_enters_$depth" || not_ok "null_enters_$depth" "$e for $r"
-  done
-  del del_null
-fi
+# refused CODE WORDS COMMAND…: fails with that code, and says these words.
+refused() {
+    code=$1 words=$2
+    shift 2
+    said=$(within "$@" 2>&1)
+    status=$?
+    echo "exit status $status: $said"
+    case $said in *"$words"*) [ $status = "$code" ] ;; *) false ;; esac
+}
 
-# --- raw, in a file on tmpfs and on a loop device: bytes, a file system, discards
+# Waits until a condition holds, for ten seconds.
+becomes() {
+    tries=100
+    until "$@"; do
+        tries=$((tries - 1))
+        [ $tries -gt 0 ] || return 1
+        sleep 0.1
+    done
+}
+
+gone() { [ ! -e "$1" ]; }
+
+# The pid of the only server, and a figure of its ublk frontend.
+server() { iomgr status --json | sed -n 's/.*"pid": *\([0-9]*\).*/\1/p'; }
+figure() { iomgr status --json | sed -n '/"ublk": {/,/}/s/.*"'"$1"'": *\([0-9]*\).*/\1/p'; }
+
+direct() {
+    within fio --name=direct --filename="$dev" --ioengine=io_uring --direct=1 --minimal "$@" >/dev/null
+}
+
+# enters_at DEPTH PERCENT: no more calls of io_uring_enter than that, of a hundred requests.
+enters_at() {
+    enters=$(figure enters_total) requests=$(figure requests_total)
+    direct --rw=randread --bs=4k --iodepth="$1" --size=1G --number_ios=$((4000 + 500 * $1)) || return 1
+    enters=$(($(figure enters_total) - enters)) requests=$(($(figure requests_total) - requests))
+    echo "$enters" "$requests" >"/tmp/enters.$1"
+    [ $requests -ge 4000 ] && [ $((100 * enters)) -le $(($2 * requests)) ]
+}
+
+sums() { (cd "$1" && find . -type f | sort | xargs md5sum); }
+
+populate() {
+    within mount -t ext4 "$dev" /mnt/u && within cp -r /bin /mnt/u/tree &&
+        within fio --name=f --filename=/mnt/u/synced --rw=write --bs=4k --size=1M --fsync=16 --minimal >/dev/null &&
+        sums /mnt/u >/tmp/before
+}
+
+# The same file system, by the kernel's own loop driver.
+is_in_image() {
+    loop=$(losetup -f)
+    losetup "$loop" "$1" && mount -t ext4 -o ro "$loop" /mnt/u && sums /mnt/u >/tmp/after
+    status=$?
+    umount /mnt/u
+    losetup -d "$loop"
+    [ $status = 0 ] && [ -s /tmp/before ] && cmp /tmp/before /tmp/after
+}
+
+same_bytes() { [ "$device_sum" = "$(md5sum <"$1")" ]; }
+
+# raw KIND IMAGE: all that a disk is for.
 raw() {
-  kind=$1; image=$2
-  add raw "$image" || return
-  ok "add_$kind"
-  check "${kind}_verify" fio --name=v --filename=$dev --rw=randrw --bsrange=512-256k --iodepth=32 --ioengine=io_uring \
-    --direct=1 --size=64M --io_size=64M --verify=crc32c --verify_fatal=1 --do_verify=1 --randseed=7
-  check "${kind}_mkfs" mkfs.ext4 -q -F $dev
-  if t mount -t ext4 $dev /mnt/u; then
-    refuse "${kind}_mounted" 1 "unmount it first" iomgr del -n "${dev#/dev/ublkb}"
-    check "${kind}_copy" cp -r /bin /mnt/u/tree
-    check "${kind}_fsync" fio --name=f --filename=/mnt/u/synced --rw=write --bs=4k --size=1M --fsync=16 --end_fsync=1
-    (cd /mnt/u && find . -type f | sort | xargs md5sum) >$W/before
-    check "${kind}_umount" umount /mnt/u
-    check "${kind}_fsck" e2fsck -f -n $dev
-  else
-    not_ok "${kind}_mount" "rc $?"
-  fi
-  device_sum=$(md5sum <$dev)
-  del "del_$kind"
-  [ "$device_sum" = "$(md5sum <"$image")" ] && ok "${kind}_bytes_equal" || not_ok "${kind}_bytes_equal" "the image differs"
-  # By another driver: the file system is the image's.
-  loop=$(losetup -f); t losetup $loop "$image" && t mount -t ext4 -o ro $loop /mnt/u
-  (cd /mnt/u && find . -type f | sort | xargs md5sum) >$W/after
-  umount /mnt/u; losetup -d $loop
-  [ -s $W/before ] && cmp -s $W/before $W/after && ok "${kind}_tree_equal" || not_ok "${kind}_tree_equal" "the tree differs"
+    check "$1: iomgr add raw" add raw "$2"
+    check "$1: fio verifies mixed sizes at depth 32" direct --rw=randrw --bsrange=512-256k --iodepth=32 --size=48M \
+        --verify=crc32c --verify_fatal=1 --randseed=7
+    check "$1: mkfs.ext4" within mkfs.ext4 -q -F "$dev"
+    check "$1: mounted, a tree copied, writes synced" populate
+    check "$1: a mounted device is not deleted" refused 1 'unmount it first' iomgr del -n "${dev#/dev/ublkb}"
+    check "$1: unmounted" within umount /mnt/u
+    check "$1: fsck is content" within e2fsck -f -n "$dev"
+    device_sum=$(md5sum <"$dev")
+    check "$1: deleted" del
+    check "$1: the image has the device's bytes" same_bytes "$2"
+    check "$1: another driver finds the tree" is_in_image "$2"
 }
-truncate -s 256M $W/file.img; raw file $W/file.img
-truncate -s 256M $W/loop.img; loop0=$(losetup -f); losetup $loop0 $W/loop.img; raw loop $loop0; losetup -d $loop0
 
-# --- discards and zeros give space back, and read as zeros
-truncate -s 64M $W/trim.img
-if add raw $W/trim.img; then
-  t dd if=/dev/urandom of=$dev bs=1M count=64 conv=fsync 2>/dev/null
-  full=$(du -k $W/trim.img | cut -f1)
-  check trim_discard blkdiscard $dev
-  left=$(du -k $W/trim.img | cut -f1)
-  [ "$full" -ge 65536 ] && [ "$left" -lt 1024 ] && ok trim_space || not_ok trim_space "$full KiB before, $left KiB after"
-  t dd if=/dev/urandom of=$dev bs=1M count=8 conv=fsync 2>/dev/null
-  check trim_zero blkdiscard -z $dev
-  sync; cmp -n $((64 << 20)) -s $dev /dev/zero && ok trim_zeros || not_ok trim_zeros "not all zeros"
-  del del_trim
-fi
+gives_space_back() {
+    full=$(du -k /tmp/trim.img | cut -f1)
+    within /bin/blkdiscard "$dev" || return 1
+    left=$(du -k /tmp/trim.img | cut -f1)
+    echo "$full KiB, then $left KiB"
+    [ "$full" -ge 32768 ] && [ "$left" -lt 1024 ]
+}
 
-# --- read-only
-if add raw $W/trim.img --read-only; then
-  [ "$(cat /sys/block/${dev#/dev/}/ro)" = 1 ] && ok read_only || not_ok read_only "the kernel was not told"
-  t dd if=/dev/zero of=$dev bs=4k count=1 2>/dev/null && not_ok read_only_write "written" || ok read_only_write
-  del del_read_only
-fi
+reads_as_zeros() { within /bin/blkdiscard -z "$dev" && sync && within cmp -n $((32 << 20)) "$dev" /dev/zero; }
 
-# --- what is told of the device
-if add raw $W/trim.img; then
-  q=/sys/block/${dev#/dev/}/queue
-  told="$(cat $q/logical_block_size) $(cat $q/write_cache) $(cat $q/fua) $(cat $q/max_hw_sectors_kb)"
-  [ "$told" = "512 write back 1 512" ] && ok parameters || not_ok parameters "$told"
-  refuse id_taken 1 "already" iomgr add raw $W/file.img -n "${dev#/dev/ublkb}"
-  refuse image_taken 1 "" iomgr add raw $W/trim.img
-  server=$(figure pid)
-  kill -TERM "$server"; n=0
-  while [ -d /proc/$server ] && [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done
-  [ ! -e "$dev" ] && [ ! -e /dev/ublkc${dev#/dev/ublkb} ] && ok sigterm || not_ok sigterm "$(ls /dev/ublk*)"
-fi
+noise() { within dd if=/dev/urandom of="$dev" bs=1M count=32 conv=fsync; }
 
-# --- killed: what is left can be listed and deleted
-if add null --size 64M; then
-  kill -KILL "$(figure pid)"; n=0
-  while [ -e $dev ] && [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done
-  t iomgr list | grep -q dead && ok killed_is_dead || not_ok killed_is_dead "$(t iomgr list)"
-  check killed_del iomgr del -a
-  [ ! -e /dev/ublkc${dev#/dev/ublkb} ] && ok killed_gone || not_ok killed_gone "$(ls /dev/ublk*)"
-fi
+is_told() {
+    queue=/sys/block/${dev#/dev/}/queue
+    told="$(cat $queue/logical_block_size) $(cat $queue/write_cache) $(cat $queue/fua) $(cat $queue/max_hw_sectors_kb)"
+    echo "$told"
+    [ "$told" = "$1" ]
+}
 
-# --- two at once, and stopped under load
-if add null --size 64M; then
-  first=$dev
-  if add null --size 64M -n 7; then
-    [ "$dev" = /dev/ublkb7 ] && ok id_chosen || not_ok id_chosen "$dev"
-    t fio --name=l --filename=$dev --rw=randrw --bs=4k --iodepth=32 --ioengine=io_uring --direct=1 --time_based \
-      --runtime=30 --size=64M >/dev/null 2>&1 & load=$!
-    while [ "$(cut -d' ' -f1 /sys/block/ublkb7/stat | tr -d ' ')" = 0 ]; do sleep 0.1; done
-    check del_under_load iomgr del -n 7 --force
-    wait $load; [ ! -e /dev/ublkb7 ] && ok gone_under_load || not_ok gone_under_load "still there"
-  fi
-  dev=$first; del del_first
-fi
+is_read_only() {
+    [ "$(cat "/sys/block/${dev#/dev/}/ro")" = 1 ] && ! dd if=/dev/zero of="$dev" bs=4k count=1 conv=fsync
+}
 
-# --- refused
-refuse no_file 1 "nothing.img" iomgr add raw $W/nothing.img
-refuse no_device 1 "no ublk device 63" iomgr del -n 63
-refuse no_size 1 "sectors" iomgr add null --size 0
-: >$W/empty.img
-refuse empty_file 1 "sectors" iomgr add raw $W/empty.img
-refuse bad_buffer 1 "power of two" iomgr add null -b 5000
-[ -z "$(ls /dev/ublkb* /dev/ublkc* /run/iomgr/* 2>/dev/null)" ] && ok nothing_left || not_ok nothing_left "$(ls /dev/ublk* /run/iomgr)"
-# Somebody without privilege, and no driver at all.
-cp /bin/iomgr $W/iomgr; chmod 755 $W $W/iomgr
-grep -q '^nobody:' /etc/passwd 2>/dev/null || echo 'nobody:x:65534:65534::/:/bin/sh' >>/etc/passwd
-refuse no_permission 1 "iomgr serve IMAGE" su nobody -s /bin/sh -c "IOMGR_RUNTIME_DIR=/tmp/n $W/iomgr add null"
-check unload rmmod ublk_drv
-refuse no_driver 1 "modprobe ublk_drv" iomgr add null
-exit $failed
+ends_by_sigterm() { kill -TERM "$(server)" && becomes gone "$dev" && becomes gone "/dev/ublkc${dev#/dev/ublkb}"; }
+
+is_left_dead() { kill -KILL "$(server)" && becomes gone "$dev" && within iomgr list | grep dead; }
+
+# Writes seen by the device, not counting the partition scan's reads.
+is_written() { [ "$(tr -s ' ' <"/sys/block/${dev#/dev/}/stat" | cut -d' ' -f6)" != 0 ]; }
+
+deleted_under_load() {
+    direct --rw=randrw --bs=4k --iodepth=32 --size=64M --time_based --runtime=40 2>/dev/null &
+    load=$!
+    becomes is_written && within iomgr del -n "${dev#/dev/ublkb}" --force
+    status=$?
+    wait $load
+    [ $status = 0 ] && gone "$dev"
+}
+
+nothing_left() {
+    left=$(find /dev /run/iomgr -name 'ublkb*' -o -name 'ublkc*')
+    echo "$left"
+    [ -z "$left" ]
+}
+
+check 'iomgr features' within iomgr features
+check 'null: iomgr add null' add null --size 1G
+check 'null: what has no cache says so' is_told '512 write through 0 512'
+check 'null: depth 1 enters the kernel once for a request' enters_at 1 110
+check 'null: depth 32 enters it half as often at most' enters_at 32 50
+echo "# enters and requests: depth 1: $(cat /tmp/enters.1); depth 32: $(cat /tmp/enters.32)"
+check 'null: deleted' del
+
+truncate -s 192M /tmp/file.img
+raw 'file' /tmp/file.img
+loop0=$(losetup -f)
+losetup "$loop0" /tmp/file.img
+raw 'loop device' "$loop0"
+losetup -d "$loop0"
+
+truncate -s 32M /tmp/trim.img
+check 'trim: added' add raw /tmp/trim.img
+check 'trim: parameters are told as they are' is_told '512 write back 1 512'
+check 'trim: filled' noise
+check 'trim: blkdiscard gives the space back' gives_space_back
+check 'trim: filled again' noise
+check 'trim: blkdiscard -z leaves zeros' reads_as_zeros
+check 'a number that is taken is refused' refused 1 'already' iomgr add null -n "${dev#/dev/ublkb}"
+check 'an image that is served is refused' refused 1 'trim.img' iomgr add raw /tmp/trim.img
+check 'SIGTERM leaves no device' ends_by_sigterm
+check 'read-only: added' add raw /tmp/trim.img --read-only
+check 'read-only: nothing is written' is_read_only
+check 'read-only: deleted' del
+
+check 'killed: added' add null --size 64M
+check 'killed: what SIGKILL leaves is listed as dead' is_left_dead
+check 'killed: it is deleted without its server' within iomgr del -a
+check 'a chosen number' add null --size 64M -n 7
+check 'deleted under load' deleted_under_load
+
+check 'no such file' refused 1 'nothing.img' iomgr add raw /tmp/nothing.img
+check 'no such device' refused 1 'no ublk device 63' iomgr del -n 63
+check 'no size' refused 1 'no sectors' iomgr add null --size 0
+check 'no power of two' refused 1 'power of two' iomgr add null -b 5000
+check 'nothing is left behind' nothing_left
+mkdir -p /etc && echo 'nobody:x:65534:65534::/:/bin/sh' >>/etc/passwd
+check 'no permission' refused 1 'iomgr serve IMAGE' su nobody -s /bin/sh -c \
+    'IOMGR_RUNTIME_DIR=/tmp/nobody iomgr add null'
+check 'the driver goes when its devices have gone' within rmmod ublk_drv
+check 'no driver' refused 1 'modprobe ublk_drv' iomgr add null
+finish
