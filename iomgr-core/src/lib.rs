@@ -24,6 +24,8 @@ mod request;
 mod shim;
 pub mod stats;
 mod storage;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod test_utils;
 mod time;
 mod units;
 mod wake;
