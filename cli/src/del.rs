@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 use serde_json::json;
-use vbd::{ControlClient, check_ublk_unused, delete_ublk_device, ublk_devices};
+use vbd::{ControlClient, check_ublk_unused, delete_ublk_device, ublk_control, ublk_devices};
 
 use crate::failure::Failure;
 use crate::output::{note, print, print_json};
@@ -67,8 +67,7 @@ impl Del {
     }
 
     fn server(&self, id: u32) -> Option<ControlClient> {
-        let control = vbd::runtime_dir().join(format!("ublkb{id}.ctl"));
-        let mut server = ControlClient::connect(&control, self.timeout).ok()?;
+        let mut server = ControlClient::connect(&ublk_control(id), self.timeout).ok()?;
         let status = server.status().ok()?;
         status.ublk.is_some_and(|ublk| ublk.id == id).then_some(server)
     }

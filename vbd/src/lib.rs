@@ -77,7 +77,9 @@ pub use server::{
 pub use socket::BoundSocket;
 pub use stats::{Direction, DirectionStats, LatencyStats, Stats};
 pub use tools::{ImageInfo, check, info, repair};
-pub use ublk::{UblkDevice, UblkFeature, check_ublk_unused, delete_ublk_device, ublk_devices, ublk_features};
+pub use ublk::{
+    UblkDevice, UblkFeature, check_ublk_unused, delete_ublk_device, ublk_control, ublk_devices, ublk_features, ublk_log,
+};
 
 // What composes the stack, for who builds on this crate alone.
 pub use {iomgr_core, tqueue, vhd};

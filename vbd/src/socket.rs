@@ -44,6 +44,12 @@ impl BoundSocket {
     }
 }
 
+/// Takes away the socket of a server that has died; a live one's is left alone.
+pub(crate) fn remove_dead(path: &Path) -> Result<(), Error> {
+    let _lock = FolderLock::of(path)?;
+    remove_stale(path)
+}
+
 fn listen(path: &Path) -> std::io::Result<UnixListener> {
     let address = SocketAddrUnix::new(path)?;
     let socket = socket(SocketFlags::CLOEXEC)?;

@@ -9,7 +9,9 @@ use iomgr_core::{Errno, SECTOR_BYTES};
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind};
+use crate::runtime::runtime_dir;
 use crate::server::failed;
+use crate::socket::remove_dead;
 
 /// A feature of the driver.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -78,7 +80,33 @@ pub fn ublk_devices() -> Result<Vec<UblkDevice>, Error> {
 pub fn delete_ublk_device(id: u32) -> Result<(), Error> {
     let mut control = Control::open().map_err(failed)?;
     control.info(id).map_err(failed)?;
-    control.stop(id).and_then(|()| control.delete(id)).map_err(failed)
+    control.stop(id).and_then(|()| control.delete(id)).map_err(failed)?;
+    clean_up(id);
+    Ok(())
+}
+
+/// What a server of ours that died has left in the runtime folder. That of one that lives ends with it.
+fn clean_up(id: u32) {
+    let socket = ublk_control(id);
+    if socket.exists() && remove_dead(&socket).is_ok() {
+        // It may have had none.
+        let _none = std::fs::remove_file(ublk_log(id));
+    }
+}
+
+/// What the server of a device is called: its control socket, and its log.
+pub(crate) fn ublk_name(id: u32) -> String {
+    format!("ublkb{id}")
+}
+
+/// Where the server of a device logs, if it has no terminal.
+pub fn ublk_log(id: u32) -> PathBuf {
+    runtime_dir().join(format!("{}.log", ublk_name(id)))
+}
+
+/// Where the server of a device is reached, if it was not told otherwise.
+pub fn ublk_control(id: u32) -> PathBuf {
+    runtime_dir().join(format!("{}.ctl", ublk_name(id)))
 }
 
 /// Is it mounted, or part of another device?

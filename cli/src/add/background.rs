@@ -86,7 +86,8 @@ impl Child {
 
 impl Log {
     fn make(id: u32) -> Result<Self, Failure> {
-        let path = vbd::make_runtime_dir()?.join(format!("ublkb{id}.log"));
+        vbd::make_runtime_dir()?;
+        let path = vbd::ublk_log(id);
         let fail = |error| Failure::new("the log cannot be made").at(&path).because(error);
         let file = OpenOptions::new()
             .create(true)

@@ -18,6 +18,7 @@ use crate::error::{Error, ErrorKind};
 use crate::null::NullDevice;
 use crate::socket::BoundSocket;
 use crate::stats::Stats;
+use crate::ublk::ublk_name;
 
 /// What a `/dev/ublkbN` is made from.
 #[derive(Clone, Debug)]
@@ -139,7 +140,7 @@ impl UblkServer {
         let frontend = start_frontend(&target, &registry, options, &end)?;
         let (id, path) = (frontend.id(), frontend.path());
         let frontend: Shared = Arc::new(Mutex::new(Some(frontend)));
-        let door = ControlDoor::make(options.control.as_deref(), &format!("ublkb{id}"))?;
+        let door = ControlDoor::make(options.control.as_deref(), &ublk_name(id))?;
         let source = Source {
             frontend: Arc::clone(&frontend),
             target: target.clone(),
