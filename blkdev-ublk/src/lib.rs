@@ -33,11 +33,15 @@ mod config;
 mod control;
 mod driver;
 mod error;
+#[cfg(test)]
+mod fake;
 mod features;
 mod kernel;
 mod list;
 mod queue;
 mod server;
+#[cfg(test)]
+mod tests;
 
 pub use abi::{
     Attributes, CONTROL_PATH, Descriptor, DeviceInfo, DeviceState, DiscardParams, IO_DESC_BYTES, IoOp, MAX_QUEUE_DEPTH,

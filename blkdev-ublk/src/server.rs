@@ -36,6 +36,8 @@ pub struct Server {
     source: Option<Arc<dyn CharDevice>>,
     thread: Option<JoinHandle<()>>,
     reports: Receiver<Report>,
+    /// How the thread has ended.
+    ended: Option<Result<(), Error>>,
     gauges: Arc<Gauges>,
     stage: Stage,
 }
@@ -45,6 +47,8 @@ pub struct Server {
 enum Stage {
     /// It is there, and has no thread yet.
     Added,
+    /// It has a thread, and is not started.
+    Starting,
     /// Its thread serves.
     Serving,
     /// Its thread has failed: requests in flight end with this process.
@@ -86,6 +90,7 @@ impl Server {
             source: None,
             thread: None,
             reports,
+            ended: None,
             gauges: Arc::default(),
             stage: Stage::Added,
         };
@@ -110,6 +115,7 @@ impl Server {
             on_end: config.on_end,
         })?;
         server.control.start(server.info.id)?;
+        server.stage = Stage::Serving;
         Ok(server)
     }
 
@@ -139,27 +145,24 @@ impl Server {
         }
     }
 
-    /// Has it ended without [`stop`](Self::stop)? Then call that.
-    pub fn has_ended(&self) -> bool {
-        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
-    }
-
     /// Makes the block device go away, ends what is in flight, closes the device behind it.
     ///
     /// Then the device still exists for the driver, so that whoever waits for its end waits for what the caller closes next;
     /// [`delete`](Self::delete) it.
     pub fn stop(&mut self) -> Result<(), Error> {
-        self.look();
-        let stopped = match self.stage {
-            Stage::Serving => self.control.stop(self.info.id),
-            _ => Ok(()),
-        };
-        if stopped.is_err() && !self.has_ended() {
+        if self.has_ended() {
+            // Nothing asked it to here: whoever stopped it deletes it.
+            return self.join(Stage::Gone);
+        }
+        if let Stage::Starting | Stage::Serving = self.stage
+            && let Err(error) = self.control.stop(self.info.id)
+            && !self.has_ended()
+        {
             // The thread goes on until this process ends, and so does what waits for it.
             self.stage = Stage::Failed;
-            return stopped;
+            return Err(error);
         }
-        self.join()
+        self.join(Stage::Ended)
     }
 
     /// Lets go of the device, and deletes it; not if somebody else has stopped it, who deletes it as well. Returns when it
@@ -173,7 +176,7 @@ impl Server {
         let name = format!("ublk-{}", self.info.id);
         let thread = thread::Builder::new().name(name).spawn(|| run_worker(plan));
         self.thread = Some(thread.map_err(|error| Error::new(ErrorKind::Os, "thread").caused_by(error))?);
-        self.stage = Stage::Serving;
+        self.stage = Stage::Starting;
         match self.reports.recv() {
             Ok(Report::Started(result)) => result,
             Ok(Report::Ended(result)) => result.and(Err(silent())),
@@ -194,44 +197,49 @@ impl Server {
         ))
     }
 
-    /// Takes what the thread has said meanwhile.
-    fn look(&mut self) {
-        if self.stage == Stage::Serving && self.has_ended() {
-            // Whoever stopped it deletes it.
-            self.stage = Stage::Gone;
+    /// Has the thread of a device that was started said its last word?
+    fn has_ended(&mut self) -> bool {
+        self.hear(self.reports.try_recv().ok());
+        self.stage == Stage::Serving && self.ended.is_some()
+    }
+
+    fn hear(&mut self, report: Option<Report>) {
+        if let Some(Report::Ended(result)) = report {
+            self.ended = Some(result);
         }
     }
 
-    /// Waits for the thread's end.
-    fn join(&mut self) -> Result<(), Error> {
+    /// Waits for the thread's end; the stage is `then` if that was a good one.
+    fn join(&mut self, then: Stage) -> Result<(), Error> {
         let Some(thread) = self.thread.take() else {
             return Ok(());
         };
         // If it panicked, its last words said so.
         let _panic = thread.join();
-        let ended = self.reports.try_iter().find_map(|report| match report {
-            Report::Ended(result) => Some(result),
-            Report::Started(_) => None,
-        });
-        let result = ended.unwrap_or_else(|| Err(silent()));
-        self.stage = match (self.stage, &result) {
-            (_, Err(_)) => Stage::Failed,
-            (Stage::Gone, Ok(())) => Stage::Gone,
-            _ => Stage::Ended,
-        };
+        self.hear(self.reports.try_iter().last());
+        let result = self.ended.take().unwrap_or_else(|| Err(silent()));
+        self.stage = if result.is_ok() { then } else { Stage::Failed };
         result
+    }
+
+    /// One that has gone meanwhile is deleted as well.
+    fn delete_it(&mut self) -> Result<(), Error> {
+        match self.control.delete(self.info.id) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            deleted => deleted,
+        }
     }
 
     fn take_down(&mut self) -> Result<(), Error> {
         let stopped = match self.stage {
-            Stage::Added | Stage::Serving => self.stop(),
+            Stage::Added | Stage::Starting | Stage::Serving => self.stop(),
             _ => Ok(()),
         };
         self.source = None;
         match self.stage {
             Stage::Added | Stage::Ended => {
                 self.stage = Stage::Gone;
-                stopped.and(self.control.delete(self.info.id))
+                stopped.and(self.delete_it())
             }
             Stage::Failed => stopped.and(Err(Error::new(
                 ErrorKind::Os,
@@ -240,7 +248,7 @@ impl Server {
                     self.info.id
                 ),
             ))),
-            Stage::Serving | Stage::Gone => stopped,
+            Stage::Starting | Stage::Serving | Stage::Gone => stopped,
         }
     }
 }

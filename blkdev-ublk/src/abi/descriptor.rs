@@ -38,10 +38,7 @@ impl Descriptor {
     }
 
     /// As the kernel would tell it.
-    #[cfg_attr(
-        not(any(test, feature = "test-utils")),
-        expect(dead_code, reason = "only a kernel writes one")
-    )]
+    #[cfg_attr(not(test), expect(dead_code, reason = "only a kernel writes one"))]
     pub(crate) fn emit(&self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
         let mut put = Put(&mut bytes);

@@ -38,8 +38,9 @@ pub(crate) fn run_worker(plan: WorkerPlan) {
         result: None,
     };
     last_words.result = Some(match plan.start() {
-        Ok(worker) => {
-            last_words.say(Report::Started(Ok(())));
+        Ok(mut worker) => {
+            // Also if a tag is missing: the others' commands end when the device is stopped, and not before.
+            last_words.say(Report::Started(worker.fetch_all()));
             worker.live()
         }
         Err(error) => {
@@ -98,12 +99,14 @@ impl Worker {
         }
         self.queue.submit().map_err(queue_failed)?;
         // The driver refuses at once, if it does: a device that is started without one of its tags would wait for ever.
+        let mut fetched = Ok(());
         while let Some(completion) = self.queue.next_completion() {
             if let (FrontOp::Tag(tag), Err(error)) = (FrontOp::of(completion.token), completion.result) {
-                return Err(not_fetched(tag, error.errno()));
+                self.tags.abort(tag);
+                fetched = Err(not_fetched(tag, error.errno()));
             }
         }
-        Ok(())
+        self.watch().and(fetched)
     }
 }
 
@@ -118,7 +121,7 @@ impl WorkerPlan {
         let tags = Tags::new(self.depth, self.buffer_bytes, &mut queue)?;
         let port = self.source.open_queue(self.index, self.depth, &mut queue)?;
         let lane = self.lane(&mut queue)?;
-        let mut worker = Worker {
+        Ok(Worker {
             queue,
             lane,
             port,
@@ -127,10 +130,7 @@ impl WorkerPlan {
             wake_file,
             gauges: self.gauges,
             now: Timestamp::ZERO,
-        };
-        worker.fetch_all()?;
-        worker.watch()?;
-        Ok(worker)
+        })
     }
 
     fn lane(&self, queue: &mut Queue) -> Result<Lane, Error> {

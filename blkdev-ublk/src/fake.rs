@@ -1,0 +1,247 @@
+//! The driver, played in this process: it hands requests to the server, checks what is committed, and keeps to the kernel's
+//! order of things. What the server does wrong is written down as the kernel would suffer it.
+//!
+//! A tag's command is the poll of an eventfd here, so the very queue and loop of the server run, on any machine.
+
+mod control;
+mod queue;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use iomgr_core::Errno;
+use tqueue::EventWake;
+
+use self::control::FakeControl;
+use self::queue::FakeChar;
+use crate::abi::{ControlOp, Descriptor, DeviceInfo, Params};
+use crate::driver::{CharDevice, ControlPort, Driver};
+use crate::{Error, ErrorKind, Features, IoOp};
+
+/// A driver with devices of its own; all clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FakeDriver(Arc<Shared>);
+
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    /// Something in the state has changed.
+    changed: Condvar,
+}
+
+/// The kernel's side.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) habits: Habits,
+    pub(crate) devices: BTreeMap<u32, Device>,
+    /// Control commands, as they came.
+    pub(crate) log: Vec<ControlOp>,
+    /// What a real kernel would not have taken well.
+    pub(crate) violations: Vec<String>,
+}
+
+/// How this kernel differs from what is asked of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Habits {
+    /// What it knows; the rest it drops without a word.
+    pub(crate) features: Features,
+    /// What it switches on by itself.
+    pub(crate) forced: Features,
+    pub(crate) depth_max: u16,
+    pub(crate) buffer_bytes_max: u32,
+    pub(crate) devices_max: usize,
+    /// It does not know about discards, and ignores them without a word.
+    pub(crate) ignores_discard: bool,
+    /// It refuses the fetch of this tag.
+    pub(crate) bad_tag: Option<u16>,
+    /// There is none at all, or it is not for us.
+    pub(crate) refuses: Option<ErrorKind>,
+}
+
+impl Default for Habits {
+    fn default() -> Self {
+        Self {
+            features: Features::from_bits_retain(0x1fe),
+            forced: Features::URING_CMD_COMP_IN_TASK | Features::CMD_IOCTL_ENCODE,
+            depth_max: 4096,
+            buffer_bytes_max: 1 << 20,
+            devices_max: 64,
+            ignores_discard: false,
+            bad_tag: None,
+            refuses: None,
+        }
+    }
+}
+
+/// A device as the driver has it.
+#[derive(Debug)]
+pub(crate) struct Device {
+    pub(crate) info: DeviceInfo,
+    pub(crate) params: Option<Params>,
+    pub(crate) was_stopped: bool,
+    /// Who has the character device open: the file, and each queue's share of it.
+    pub(crate) references: usize,
+    pub(crate) tags: Vec<Tag>,
+}
+
+/// A tag, from the kernel's side.
+#[derive(Debug)]
+pub(crate) struct Tag {
+    /// Its command completes.
+    pub(crate) event: Arc<EventWake>,
+    pub(crate) stage: Stage,
+}
+
+/// Where a tag is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Nobody has asked for a request.
+    Idle,
+    /// The server waits for one.
+    Fetched,
+    /// One is on its way to the server, with the bytes of a write.
+    Sent(Descriptor, Vec<u8>),
+    /// The server has it.
+    Served(Descriptor),
+    /// It was committed: what the block layer made of that, and the bytes of a read. The server waits for the next.
+    Answered(Result<Vec<u8>, i32>),
+    /// No more will come; the server may know already.
+    Aborted { told: bool },
+}
+
+/// Nothing takes so long.
+const LONG: Duration = Duration::from_secs(30);
+
+impl Shared {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn notify(&self) {
+        self.changed.notify_all();
+    }
+
+    /// Waits until a look at the state gives something.
+    pub(crate) fn wait<T>(&self, mut look: impl FnMut(&mut State) -> Option<T>) -> T {
+        let mut state = self.lock();
+        loop {
+            if let Some(found) = look(&mut state) {
+                return found;
+            }
+            let (next, timeout) = self
+                .changed
+                .wait_timeout(state, LONG)
+                .unwrap_or_else(PoisonError::into_inner);
+            state = next;
+            assert!(!timeout.timed_out(), "this would hang: {state:#?}");
+        }
+    }
+}
+
+impl State {
+    pub(crate) fn device(&mut self, id: u32) -> Result<&mut Device, Errno> {
+        self.devices.get_mut(&id).ok_or(Errno::NODEV)
+    }
+
+    pub(crate) fn accuse(&mut self, what: impl Into<String>) {
+        self.violations.push(what.into());
+    }
+}
+
+impl Tag {
+    /// The server will hear of it.
+    pub(crate) fn signal(&self) {
+        use iomgr_core::Wake;
+        self.event.wake();
+    }
+}
+
+impl FakeDriver {
+    pub(crate) fn with(habits: Habits) -> Self {
+        let driver = Self::default();
+        driver.0.lock().habits = habits;
+        driver
+    }
+
+    /// A request of the block layer's, up to its end: the bytes of a read, or the error.
+    pub(crate) fn request(&self, id: u32, op: IoOp, start_sector: u64, sectors: u32) -> Result<Vec<u8>, i32> {
+        self.raw(
+            id,
+            Descriptor {
+                op_flags: op as u32,
+                sectors,
+                start_sector,
+            },
+            &[],
+        )
+    }
+
+    /// A write, likewise.
+    pub(crate) fn write(&self, id: u32, start_sector: u64, bytes: &[u8]) -> Result<Vec<u8>, i32> {
+        let sectors = u32::try_from(bytes.len() / 512).unwrap();
+        let descriptor = Descriptor {
+            op_flags: IoOp::Write as u32,
+            sectors,
+            start_sector,
+        };
+        self.raw(id, descriptor, bytes)
+    }
+
+    /// Whatever is asked for.
+    pub(crate) fn raw(&self, id: u32, descriptor: Descriptor, bytes: &[u8]) -> Result<Vec<u8>, i32> {
+        let tag = self.0.send(id, descriptor, bytes);
+        self.0.answer(id, tag)
+    }
+
+    /// Sends a request, and does not wait for its end.
+    pub(crate) fn send(&self, id: u32, op: IoOp, start_sector: u64, sectors: u32) -> u16 {
+        let descriptor = Descriptor {
+            op_flags: op as u32,
+            sectors,
+            start_sector,
+        };
+        self.0.send(id, descriptor, &[])
+    }
+
+    /// How a request that was sent has ended.
+    pub(crate) fn answer(&self, id: u32, tag: u16) -> Result<Vec<u8>, i32> {
+        self.0.answer(id, tag)
+    }
+
+    /// Stops a device, as another process would.
+    pub(crate) fn stop_from_outside(&self, id: u32) {
+        self.0.stop(id).unwrap();
+    }
+
+    pub(crate) fn log(&self) -> Vec<ControlOp> {
+        self.0.lock().log.clone()
+    }
+
+    pub(crate) fn params(&self, id: u32) -> Option<Params> {
+        self.0.lock().devices[&id].params.clone()
+    }
+
+    pub(crate) fn ids(&self) -> Vec<u32> {
+        self.0.lock().devices.keys().copied().collect()
+    }
+
+    /// Was everything done as the kernel wants it?
+    pub(crate) fn assert_content(&self) {
+        let state = self.0.lock();
+        assert!(state.violations.is_empty(), "{:#?}", state.violations);
+    }
+}
+
+impl Driver for FakeDriver {
+    fn control(&self) -> Result<Box<dyn ControlPort>, Error> {
+        match self.0.lock().habits.refuses {
+            Some(kind) => Err(Error::new(kind, "refused")),
+            None => Ok(Box::new(FakeControl(Arc::clone(&self.0)))),
+        }
+    }
+
+    fn open(&self, device: u32) -> Result<Arc<dyn CharDevice>, Error> {
+        Ok(Arc::new(FakeChar::open(&self.0, device)))
+    }
+}

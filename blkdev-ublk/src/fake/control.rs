@@ -1,0 +1,207 @@
+//! The control device of the driver that is played.
+
+use std::sync::Arc;
+
+use iomgr_core::Errno;
+use tqueue::EventWake;
+
+use super::{Device, Shared, Stage, State, Tag};
+use crate::abi::{ControlOp, Descriptor, DeviceInfo, DeviceState, Params};
+use crate::driver::{ControlCall, ControlPort};
+use crate::{Features, IoOp};
+
+/// The control device.
+#[derive(Debug)]
+pub(crate) struct FakeControl(pub(super) Arc<Shared>);
+
+impl ControlPort for FakeControl {
+    fn run(&mut self, call: ControlCall, structure: &mut [u8]) -> Result<(), Errno> {
+        let ControlCall { op, device, data, .. } = call;
+        let shared = &self.0;
+        shared.lock().log.push(op);
+        match op {
+            ControlOp::Features => {
+                structure.copy_from_slice(&shared.lock().habits.features.bits().to_ne_bytes());
+                Ok(())
+            }
+            ControlOp::Add => shared.lock().add(device, structure),
+            ControlOp::SetParams => shared.lock().set_params(device, structure),
+            ControlOp::Params => {
+                let params = shared.lock().device(device)?.params.clone().ok_or(Errno::INVAL)?;
+                structure.copy_from_slice(&params.emit());
+                Ok(())
+            }
+            ControlOp::DeviceInfo => {
+                structure.copy_from_slice(&shared.lock().device(device)?.info.emit());
+                Ok(())
+            }
+            ControlOp::Start => shared.start(device, data),
+            ControlOp::Stop => shared.stop(device),
+            ControlOp::Delete => shared.delete(device),
+        }
+    }
+}
+
+impl State {
+    fn add(&mut self, id: u32, structure: &mut [u8]) -> Result<(), Errno> {
+        let mut info = DeviceInfo::parse(structure);
+        if info.id != id {
+            return Err(Errno::INVAL);
+        }
+        if self.devices.len() >= self.habits.devices_max {
+            return Err(Errno::ACCESS);
+        }
+        if id == DeviceInfo::ANY_ID {
+            info.id = (0..).find(|id| !self.devices.contains_key(id)).unwrap();
+        } else if self.devices.contains_key(&id) {
+            return Err(Errno::EXIST);
+        }
+        info.features = info.features & self.habits.features | self.habits.forced;
+        info.depth = info.depth.min(self.habits.depth_max);
+        info.buffer_bytes = info.buffer_bytes.min(self.habits.buffer_bytes_max);
+        structure.copy_from_slice(&info.emit());
+        let tag = |_| Tag {
+            event: EventWake::new().unwrap(),
+            stage: Stage::Idle,
+        };
+        let device = Device {
+            params: None,
+            was_stopped: false,
+            references: 0,
+            tags: (0..info.depth).map(tag).collect(),
+            info,
+        };
+        self.devices.insert(device.info.id, device);
+        Ok(())
+    }
+
+    /// As `ublk_validate_params` does.
+    fn set_params(&mut self, id: u32, structure: &[u8]) -> Result<(), Errno> {
+        let ignores_discard = self.habits.ignores_discard;
+        let device = self.device(id)?;
+        let mut params = Params::parse(structure);
+        let logical = params.logical_block_shift;
+        if !(9..=12).contains(&logical) || params.physical_block_shift < logical {
+            return Err(Errno::INVAL);
+        }
+        if params.max_sectors > device.info.buffer_bytes >> 9 {
+            return Err(Errno::INVAL);
+        }
+        if params.discard.is_some_and(|discard| discard.granularity_bytes == 0) {
+            return Err(Errno::INVAL);
+        }
+        if ignores_discard {
+            params.discard = None;
+        }
+        device.params = Some(params);
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Waits for the tags, shows the block device, and reads the partition table.
+    fn start(&self, id: u32, pid: u64) -> Result<(), Errno> {
+        let mut state = self.lock();
+        if state.device(id)?.was_stopped {
+            state.accuse("a device that was stopped is started again");
+            return Err(Errno::INVAL);
+        }
+        drop(state);
+        if pid != u64::from(std::process::id()) {
+            return Err(Errno::INVAL);
+        }
+        self.wait(|state| {
+            let tags = &state.devices[&id].tags;
+            tags.iter().all(|tag| tag.stage == Stage::Fetched).then_some(())
+        });
+        let mut state = self.lock();
+        let device = state.device(id)?;
+        device.params.as_ref().ok_or(Errno::INVAL)?;
+        device.info.state = DeviceState::Live;
+        drop(state);
+        let scan = Descriptor {
+            op_flags: IoOp::Read as u32,
+            sectors: 8,
+            start_sector: 0,
+        };
+        let tag = self.send(id, scan, &[]);
+        // What is in the table, and whether it can be read, does not matter.
+        let _table = self.answer(id, tag);
+        Ok(())
+    }
+
+    /// Writes back what the page cache has, waits for what is in flight, then aborts the tags.
+    pub(super) fn stop(&self, id: u32) -> Result<(), Errno> {
+        let is_live = self.lock().device(id)?.info.state == DeviceState::Live;
+        if is_live {
+            let dirty = Descriptor {
+                op_flags: IoOp::Write as u32,
+                sectors: 1,
+                start_sector: 0,
+            };
+            let tag = self.send(id, dirty, &[0x5a; 512]);
+            let _written = self.answer(id, tag);
+        }
+        self.wait(|state| {
+            let device = state.devices.get_mut(&id)?;
+            let is_quiet = |tag: &Tag| !matches!(tag.stage, Stage::Sent(..) | Stage::Served(_));
+            device.tags.iter().all(is_quiet).then(|| device.abort())
+        });
+        self.notify();
+        Ok(())
+    }
+
+    /// The kernel would wait for the last reference; who deletes while it holds one itself would wait for ever.
+    fn delete(&self, id: u32) -> Result<(), Errno> {
+        let mut state = self.lock();
+        if state.device(id)?.references > 0 {
+            state.accuse("a device is deleted by who has it open");
+            return Err(Errno::TIMEDOUT);
+        }
+        state.devices.remove(&id);
+        Ok(())
+    }
+
+    /// Hands a request to the server, on the next tag that is fetched.
+    pub(super) fn send(&self, id: u32, descriptor: Descriptor, bytes: &[u8]) -> u16 {
+        self.wait(|state| {
+            let tags = &mut state.device(id).unwrap().tags;
+            let at = tags.iter().position(|tag| tag.stage == Stage::Fetched)?;
+            tags[at].stage = Stage::Sent(descriptor, bytes.to_vec());
+            tags[at].signal();
+            Some(u16::try_from(at).unwrap())
+        })
+    }
+
+    /// Waits for a request's end.
+    pub(super) fn answer(&self, id: u32, tag: u16) -> Result<Vec<u8>, i32> {
+        let answer = self.wait(|state| {
+            let tag = &mut state.device(id).unwrap().tags[usize::from(tag)];
+            let Stage::Answered(answer) = tag.stage.clone() else {
+                return None;
+            };
+            tag.stage = Stage::Fetched;
+            Some(answer)
+        });
+        self.notify();
+        answer
+    }
+}
+
+impl Device {
+    fn abort(&mut self) {
+        self.info.state = DeviceState::Dead;
+        self.was_stopped = true;
+        for tag in &mut self.tags {
+            if tag.stage != Stage::Idle {
+                tag.stage = Stage::Aborted { told: false };
+                tag.signal();
+            }
+        }
+    }
+
+    /// Does a feature change how requests are to be served?
+    pub(super) fn copies(&self) -> bool {
+        !self.info.features.contains(Features::USER_COPY)
+    }
+}

@@ -1,0 +1,171 @@
+//! The character device of the driver that is played, and its one queue.
+
+use std::sync::Arc;
+
+use iomgr_core::{Data, Errno, FileSlot, OpError, OpQueue, Token};
+use tqueue::{Interest, NetFull, Queue};
+
+use super::{Shared, Stage, State};
+use crate::abi::Descriptor;
+use crate::driver::{CharDevice, Delivery, QueuePort};
+use crate::{Error, IoOp};
+
+/// A reference to the device.
+#[derive(Debug)]
+struct Reference {
+    shared: Arc<Shared>,
+    device: u32,
+}
+
+impl Reference {
+    fn take(shared: &Arc<Shared>, device: u32) -> Self {
+        shared.lock().device(device).unwrap().references += 1;
+        Self {
+            shared: Arc::clone(shared),
+            device,
+        }
+    }
+}
+
+impl Drop for Reference {
+    fn drop(&mut self) {
+        if let Ok(device) = self.shared.lock().device(self.device) {
+            device.references -= 1;
+        }
+    }
+}
+
+/// The open character device.
+#[derive(Debug)]
+pub(super) struct FakeChar(Reference);
+
+impl FakeChar {
+    pub(super) fn open(shared: &Arc<Shared>, device: u32) -> Self {
+        Self(Reference::take(shared, device))
+    }
+}
+
+impl CharDevice for FakeChar {
+    fn open_queue(&self, index: u16, depth: u16, io: &mut Queue) -> Result<Box<dyn QueuePort>, Error> {
+        assert_eq!(index, 0, "there is one queue");
+        let reference = Reference::take(&self.0.shared, self.0.device);
+        let mut state = self.0.shared.lock();
+        let device = state.device(self.0.device).unwrap();
+        assert_eq!(
+            device.tags.len(),
+            usize::from(depth),
+            "the server has as many tags as there are"
+        );
+        let file = |tag: &super::Tag| io.add_file(&tag.event.file()).unwrap();
+        let files = device.tags.iter().map(file).collect();
+        Ok(Box::new(FakeQueue { reference, files }))
+    }
+}
+
+/// Its queue.
+#[derive(Debug)]
+struct FakeQueue {
+    reference: Reference,
+    /// What a tag's command waits for.
+    files: Vec<FileSlot>,
+}
+
+impl FakeQueue {
+    fn wait(&self, io: &mut Queue, tag: u16, token: Token) -> Result<(), NetFull> {
+        self.reference.shared.notify();
+        io.poll_fd(self.files[usize::from(tag)], Interest::READ, token)
+    }
+
+    fn change<T>(&self, tag: u16, change: impl FnOnce(&mut State, Stage) -> (Stage, T)) -> T {
+        let mut state = self.reference.shared.lock();
+        let at = usize::from(tag);
+        let stage = state.device(self.reference.device).unwrap().tags[at].stage.clone();
+        let (next, told) = change(&mut state, stage);
+        state.device(self.reference.device).unwrap().tags[at].stage = next;
+        told
+    }
+}
+
+impl QueuePort for FakeQueue {
+    fn fetch(&mut self, io: &mut Queue, tag: u16, buffer: Data, token: Token) -> Result<(), NetFull> {
+        let is_bad = self.reference.shared.lock().habits.bad_tag == Some(tag);
+        if is_bad {
+            // A file that is not there: the command ends with an error.
+            return io.poll_fd(FileSlot(u32::MAX), Interest::READ, token);
+        }
+        self.change(tag, |state, stage| {
+            let device = state.device(self.reference.device).unwrap();
+            let (copies, largest) = (device.copies(), device.info.buffer_bytes);
+            if stage != Stage::Idle {
+                state.accuse(format!("tag {tag} is fetched twice"));
+            }
+            if !copies || buffer.len < largest {
+                state.accuse(format!("tag {tag} has no room for the largest request"));
+            }
+            (Stage::Fetched, ())
+        });
+        self.wait(io, tag, token)
+    }
+
+    fn commit(&mut self, io: &mut Queue, tag: u16, result: i32, buffer: Data, token: Token) -> Result<(), NetFull> {
+        let read = |len: u32| io.bytes(buffer.slice(0, len)).expect("no op is at it").to_vec();
+        self.change(tag, |state, stage| {
+            let Stage::Served(descriptor) = stage else {
+                state.accuse(format!("tag {tag} is committed without a request: {stage:?}"));
+                return (Stage::Answered(Err(0)), ());
+            };
+            (Stage::Answered(state.judge(descriptor, result, read)), ())
+        });
+        self.wait(io, tag, token)
+    }
+
+    fn delivered(
+        &mut self,
+        io: &mut Queue,
+        tag: u16,
+        result: Result<u32, OpError>,
+        buffer: Data,
+    ) -> Result<Delivery, Errno> {
+        result.map_err(OpError::errno)?;
+        self.change(tag, |state, stage| match stage {
+            Stage::Sent(descriptor, bytes) => {
+                state.device(self.reference.device).unwrap().tags[usize::from(tag)]
+                    .event
+                    .take();
+                let len = u32::try_from(bytes.len()).unwrap();
+                if len > 0 {
+                    let place = io.bytes_mut(buffer.slice(0, len));
+                    place.expect("the server has let go of it").copy_from_slice(&bytes);
+                }
+                (Stage::Served(descriptor), Ok(Delivery::Request(descriptor)))
+            }
+            Stage::Aborted { told: false } => (Stage::Aborted { told: true }, Ok(Delivery::Aborted)),
+            other => (other, Err(Errno::PROTO)),
+        })
+    }
+
+    fn close(self: Box<Self>, io: &mut Queue) {
+        self.files.iter().for_each(|file| io.remove_file(*file));
+    }
+}
+
+impl State {
+    /// What the block layer makes of a commit.
+    fn judge(&mut self, descriptor: Descriptor, result: i32, read: impl Fn(u32) -> Vec<u8>) -> Result<Vec<u8>, i32> {
+        let Ok(len) = u32::try_from(result) else {
+            return Err(-result);
+        };
+        let whole = descriptor.sectors * 512;
+        let right = match descriptor.op() {
+            Some(IoOp::Read | IoOp::Write) => whole,
+            _ => 0,
+        };
+        if len != right {
+            self.accuse(format!("{descriptor:?} is committed with {len}, not with {right}"));
+        }
+        match descriptor.op() {
+            Some(IoOp::Read) => Ok(read(len)),
+            _ => Ok(Vec::new()),
+        }
+    }
+}

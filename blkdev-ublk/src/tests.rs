@@ -1,0 +1,6 @@
+//! The traps of the driver, each a test against the driver that [`fake`](crate::fake) plays.
+
+mod life;
+mod refusals;
+mod requests;
+mod rig;

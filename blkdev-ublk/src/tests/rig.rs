@@ -1,0 +1,103 @@
+//! A device in memory, served to a driver that is played.
+
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use iomgr_core::manager::Registry;
+use iomgr_core::manager::test_utils::CountingManager;
+use iomgr_core::test_utils::MemDevice;
+use iomgr_core::{Wake, Waker};
+use tqueue::EngineKind;
+
+use crate::fake::{FakeDriver, Habits};
+use crate::{Error, Server, ServerConfig};
+
+pub(super) const DEPTH: u16 = 4;
+pub(super) const BUFFER_BYTES: u32 = 64 << 10;
+
+/// What a test has around a server.
+pub(super) struct Rig {
+    pub(super) driver: FakeDriver,
+    pub(super) device: Arc<MemDevice>,
+    pub(super) manager: Arc<CountingManager>,
+    pub(super) ends: Arc<Ends>,
+    registry: Registry,
+}
+
+/// Hears of a device that ended.
+#[derive(Debug, Default)]
+pub(super) struct Ends {
+    happened: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Ends {
+    /// Waits until it was woken.
+    pub(super) fn wait(&self) {
+        let minute = Duration::from_secs(60);
+        let happened = self.happened.lock().unwrap();
+        let waited = self.changed.wait_timeout_while(happened, minute, |happened| !*happened);
+        assert!(!waited.unwrap().1.timed_out(), "nobody is told of the end");
+    }
+}
+
+impl Wake for Ends {
+    fn wake(&self) {
+        *self.happened.lock().unwrap() = true;
+        self.changed.notify_all();
+    }
+}
+
+impl Rig {
+    /// A device of a megabyte, a manager that counts.
+    pub(super) fn new() -> Self {
+        Self::of(MemDevice::new("disk", 1 << 20), Habits::default())
+    }
+
+    pub(super) fn of(device: MemDevice, habits: Habits) -> Self {
+        let (registry, manager) = (Registry::new(), CountingManager::new("counting"));
+        registry.register(manager.clone()).unwrap();
+        Self {
+            driver: FakeDriver::with(habits),
+            device: Arc::new(device),
+            manager,
+            ends: Arc::default(),
+            registry,
+        }
+    }
+
+    pub(super) fn config(&self) -> ServerConfig {
+        ServerConfig {
+            id: None,
+            device: Arc::clone(&self.device) as Arc<dyn iomgr_core::Device>,
+            managed: self.registry.attach("disk").unwrap(),
+            depth: DEPTH,
+            buffer_bytes: BUFFER_BYTES,
+            queue: tqueue::Config {
+                // The driver that is played needs no ring.
+                engine: EngineKind::Sync,
+                ..tqueue::Config::default()
+            },
+            on_end: Waker::new(Arc::clone(&self.ends) as Arc<dyn Wake>),
+        }
+    }
+
+    pub(super) fn start(&self) -> Result<Server, Error> {
+        Server::start_on(&self.driver, self.config())
+    }
+
+    /// Ends a server that is well, and looks whether all is as it was.
+    pub(super) fn end(self, mut server: Server) {
+        server.stop().unwrap();
+        server.delete().unwrap();
+        self.assert_clean();
+        self.manager.assert_over();
+    }
+
+    /// No device is left, nothing is open, and the driver has nothing to complain about.
+    pub(super) fn assert_clean(&self) {
+        assert_eq!(self.driver.ids(), [0; 0], "all devices are deleted");
+        assert_eq!(self.device.open_queues(), 0);
+        self.driver.assert_content();
+    }
+}
