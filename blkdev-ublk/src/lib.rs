@@ -39,6 +39,7 @@ mod features;
 mod kernel;
 mod list;
 mod queue;
+mod release;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -52,4 +53,5 @@ pub use control::Control;
 pub use error::{Error, ErrorKind};
 pub use features::{Conflict, Features, KernelVersion};
 pub use list::device_ids;
+pub use release::is_bad_release;
 pub use server::{Server, ServerStats};

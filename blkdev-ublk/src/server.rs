@@ -25,7 +25,7 @@ use crate::config::ServerConfig;
 use crate::driver::{CharDevice, Driver};
 use crate::kernel::KernelDriver;
 use crate::queue::{Gauges, Report, WorkerPlan, run_worker};
-use crate::{Control, Error, ErrorKind, Features, block_path};
+use crate::{Control, Error, ErrorKind, Features, block_path, release};
 
 /// A block device that is served. Dropping it stops and deletes it, but tells nobody how that went.
 #[derive(Debug)]
@@ -75,6 +75,7 @@ pub struct ServerStats {
 impl Server {
     /// Adds a device, and serves it; returns when it can be used.
     pub fn start(config: ServerConfig) -> Result<Self, Error> {
+        release::check(&rustix::system::uname().release().to_string_lossy())?;
         Self::start_on(&KernelDriver, config)
     }
 
