@@ -5,6 +5,7 @@
 mod support;
 
 mod epoch;
+mod lane;
 mod leaks;
 mod model;
 mod panics;

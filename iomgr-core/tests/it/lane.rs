@@ -1,0 +1,190 @@
+//! A lane: hooks, device and ends in their order.
+
+use std::collections::VecDeque;
+
+use iomgr_core::manager::Registry;
+use iomgr_core::manager::test_utils::CountingManager;
+use iomgr_core::manager::{Intake, Verdict, Wait};
+use iomgr_core::{
+    Busy, CancelOutcome, Class, Data, DeviceQueue, Done, Errno, FileHandle, FileSlot, Full, Lane, Lease, Op, OpDone,
+    OpQueue, Operation, Pass, Request, RequestFlags, Sector, SectorCount, SectorRange, Tag, Timestamp, Token, Waker,
+};
+
+use crate::support::at;
+
+/// A device that takes so many requests, and ends what it took in a pass of its own.
+#[derive(Debug)]
+struct Narrow {
+    room: usize,
+    taken: Vec<Tag>,
+    done: VecDeque<Done>,
+}
+
+impl DeviceQueue for Narrow {
+    fn submit(&mut self, _pass: &mut Pass<'_>, request: Request) -> Result<(), Busy> {
+        if self.taken.len() == self.room {
+            return Err(Busy(request));
+        }
+        self.taken.push(request.tag);
+        Ok(())
+    }
+
+    fn op_done(&mut self, _pass: &mut Pass<'_>, _done: OpDone) {}
+
+    fn kick(&mut self, _pass: &mut Pass<'_>) {
+        let ended = self.taken.drain(..).map(|tag| Done { tag, result: Ok(()) });
+        self.done.extend(ended);
+    }
+
+    fn poll_done(&mut self) -> Option<Done> {
+        self.done.pop_front()
+    }
+
+    /// It finds out only when a request is there.
+    fn busy(&self) -> bool {
+        false
+    }
+
+    fn cancel(&mut self, _pass: &mut Pass<'_>, _tag: Tag) -> CancelOutcome {
+        CancelOutcome::Unknown
+    }
+
+    fn is_idle(&self) -> bool {
+        self.taken.is_empty()
+    }
+
+    fn close(self: Box<Self>, _io: &mut dyn OpQueue) {}
+}
+
+/// A queue that nobody uses.
+struct NoIo;
+
+impl OpQueue for NoIo {
+    fn add_file(&mut self, _file: &FileHandle) -> Result<FileSlot, Errno> {
+        Err(Errno::NFILE)
+    }
+    fn remove_file(&mut self, _slot: FileSlot) {}
+    fn push(&mut self, op: Op) -> Result<(), Full> {
+        Err(Full(op))
+    }
+    fn cancel(&mut self, _token: Token) -> usize {
+        0
+    }
+    fn alloc(&mut self, _len: u32) -> Option<Lease> {
+        None
+    }
+    fn free(&mut self, _lease: Lease) {}
+    fn bytes(&self, _data: Data) -> Option<&[u8]> {
+        None
+    }
+    fn fill_zeros(&mut self, _data: Data) -> bool {
+        false
+    }
+    fn bytes_mut(&mut self, _data: Data) -> Option<&mut [u8]> {
+        None
+    }
+}
+
+/// A lane of depth 4 before a device with that much room, and a pass.
+fn lane(registry: &Registry, room: usize) -> Lane {
+    let device = Narrow {
+        room,
+        taken: Vec::new(),
+        done: VecDeque::new(),
+    };
+    let intake = Intake::new(&registry.attach("disk").unwrap(), 4, Waker::none());
+    Lane::new(Box::new(device), intake, 4)
+}
+
+fn request(tag: u32, op: Operation) -> Request {
+    Request {
+        tag: Tag(tag),
+        op,
+        flags: RequestFlags::empty(),
+        range: SectorRange::new(Sector(8), SectorCount(8)).unwrap(),
+        data: Data::NONE,
+        arrival: Timestamp::ZERO,
+        deadline: None,
+    }
+}
+
+/// A pass: the tags that end in it, in their order.
+fn pass(lane: &mut Lane, now: Timestamp) -> Vec<u32> {
+    let mut pass = Pass { now, io: &mut NoIo };
+    lane.begin_pass(now);
+    lane.kick(&mut pass);
+    lane.admit(&mut pass);
+    std::iter::from_fn(|| lane.poll_ended(now))
+        .map(|ended| ended.request.tag.0)
+        .collect()
+}
+
+#[test]
+fn each_request_passes_the_hooks_and_ends_once() {
+    let (registry, manager) = (Registry::new(), CountingManager::new("counting"));
+    registry.register(manager.clone()).unwrap();
+    let mut lane = lane(&registry, 4);
+    (0..4).for_each(|tag| lane.push(request(tag, Operation::Read)));
+    assert_eq!((lane.in_flight(), lane.is_idle()), (4, false));
+    assert_eq!(pass(&mut lane, at(1)), [0; 0]);
+    assert_eq!(manager.seen().pending, 4);
+    assert_eq!(pass(&mut lane, at(2)), [0, 1, 2, 3]);
+    assert_eq!((lane.in_flight(), lane.ended(), lane.is_idle()), (0, 4, true));
+    lane.push(request(0, Operation::Write));
+    assert_eq!(
+        [pass(&mut lane, at(3)), pass(&mut lane, at(4))].concat(),
+        [0],
+        "its tag was free again"
+    );
+    lane.close(&mut NoIo);
+    manager.assert_over();
+}
+
+/// What the device hands back although it was granted keeps its ticket and its place.
+#[test]
+fn a_request_that_the_device_hands_back_goes_first() {
+    let (registry, manager) = (Registry::new(), CountingManager::new("counting"));
+    registry.register(manager.clone()).unwrap();
+    let mut lane = lane(&registry, 1);
+    (0..3).for_each(|tag| lane.push(request(tag, Operation::Write)));
+    let ended: Vec<_> = (1..5).map(|ms| pass(&mut lane, at(ms))).collect();
+    assert_eq!(ended, [vec![], vec![0], vec![1], vec![2]]);
+    let seen = manager.seen();
+    assert_eq!((seen.allocs, seen.aborts, seen.frees), (3, 0, 3));
+    lane.close(&mut NoIo);
+    manager.assert_over();
+}
+
+#[test]
+fn what_a_manager_holds_waits_and_says_until_when() {
+    let manager = CountingManager::with_policy("no-writes", |ask| match ask.head.class {
+        Class::Write if ask.now < at(50) => Verdict::No(Wait::Until(at(50))),
+        _ => Verdict::Go,
+    });
+    let registry = Registry::new();
+    registry.register(manager.clone()).unwrap();
+    let mut lane = lane(&registry, 4);
+    lane.push(request(0, Operation::Write));
+    lane.push(request(1, Operation::Flush));
+    assert_eq!([pass(&mut lane, at(1)), pass(&mut lane, at(2))].concat(), [1]);
+    assert_eq!(lane.wake_at(), Some(at(50)));
+    assert_eq!([pass(&mut lane, at(50)), pass(&mut lane, at(51))].concat(), [0]);
+    assert_eq!(lane.wake_at(), None);
+    lane.close(&mut NoIo);
+    manager.assert_over();
+}
+
+/// A device that will not end what it has: managers hear of the end all the same.
+#[test]
+fn what_is_abandoned_is_given_back_to_the_manager() {
+    let (registry, manager) = (Registry::new(), CountingManager::new("counting"));
+    registry.register(manager.clone()).unwrap();
+    let mut lane = lane(&registry, 1);
+    (0..3).for_each(|tag| lane.push(request(tag, Operation::Read)));
+    assert_eq!(pass(&mut lane, at(1)), [0; 0]);
+    lane.abandon(at(2));
+    drop(lane);
+    let seen = manager.seen();
+    assert_eq!((seen.pending, seen.granted, seen.allocs), (0, 0, seen.frees));
+    manager.assert_over();
+}
