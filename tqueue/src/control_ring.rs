@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn the_driver_s_answer_comes_back() {
         let Ok(mut ring) = ControlRing::new() else {
-            return eprintln!("skipped: no ring with 128-byte entries here");
+            return println!("skipped: no ring with 128-byte entries here");
         };
         let null = std::fs::File::open("/dev/zero").unwrap();
         for _ in 0..3 {
