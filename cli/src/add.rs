@@ -28,7 +28,8 @@ const EXAMPLES: &str = "\
 Examples:
   iomgr add raw disk.img              prints /dev/ublkb0 when it can be used
   iomgr add raw /dev/sdb -n 7         a block device as /dev/ublkb7
-  iomgr add raw disk.img --foreground serve until Ctrl-C
+  iomgr add raw disk.img --foreground
+                                      serve until Ctrl-C
   iomgr add null --size 1G            no storage behind it, for measuring
   iomgr list                          the devices there are
   iomgr del -n 0                      end one, flushed and closed
@@ -52,6 +53,7 @@ enum Target {
 
 /// A device without storage: writes go nowhere, and every request ends at once
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
 struct Null {
     /// Its size
     #[arg(long, value_name = "SIZE", default_value = "250G", value_parser = size::parse)]
@@ -62,6 +64,7 @@ struct Null {
 
 /// The bytes of a file or block device, as they are
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
 struct Raw {
     /// The image
     file: PathBuf,

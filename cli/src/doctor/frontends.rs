@@ -34,7 +34,7 @@ pub(super) fn ublk() -> Check {
     let device = Path::new(UBLK_CONTROL);
     if !device.exists() {
         return Check::new("ublk", Verdict::Missing, format!("no {UBLK_CONTROL}")).advise(
-            "not needed: this version serves NBD only. To have it later: `modprobe ublk_drv` (in Debian's and \
+            "not needed for NBD. For block devices of this machine (`iomgr add`): `modprobe ublk_drv` (in Debian's and \
              Ubuntu's kernels from 6.12)",
         );
     }
@@ -47,8 +47,11 @@ pub(super) fn ublk() -> Check {
         .advise("do not use it here; update the kernel (bad: 6.18.4 and .5, Ubuntu's 6.17.0-35 to -40)");
     }
     let found = match rustix::fs::access(device, rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK) {
-        Ok(()) => format!("{UBLK_CONTROL} may be used; this version serves NBD only"),
-        Err(errno) => format!("{UBLK_CONTROL} may not be used ({errno}); this version serves NBD only"),
+        Ok(()) => format!("{UBLK_CONTROL} may be used (`iomgr add`)"),
+        Err(errno) => {
+            let found = format!("{UBLK_CONTROL} may not be used ({errno})");
+            return Check::new("ublk", Verdict::Missing, found).advise("not needed for NBD; be root for `iomgr add`");
+        }
     };
     Check::new("ublk", Verdict::Ok, found)
 }

@@ -12,7 +12,7 @@ pub(super) fn version() -> Check {
 
 /// Why ublk must not be used on the running kernel.
 pub(super) fn ublk_is_bad() -> bool {
-    has_bad_ublk(&release())
+    vbd::is_bad_for_ublk(&release())
 }
 
 fn release() -> String {
@@ -34,25 +34,6 @@ fn judge(release: &str) -> Check {
         Some(_) => check(Verdict::Ok),
         None => check(Verdict::Limited).advise("the version cannot be read; nothing else depends on that"),
     }
-}
-
-/// Linux 6.18.4 and .5 and Ubuntu's 6.17.0-35 to -40 oops when a ublk device is added.
-fn has_bad_ublk(release: &str) -> bool {
-    match parse(release) {
-        Some([6, 18, patch]) => [4, 5].contains(&patch),
-        Some([6, 17, 0]) => ubuntu_build(release).is_some_and(|build| (35..=40).contains(&build)),
-        _ => false,
-    }
-}
-
-/// `6.17.0-38-generic` is Ubuntu's build 38.
-fn ubuntu_build(release: &str) -> Option<u32> {
-    let (_, tail) = release.split_once('-')?;
-    let (build, flavour) = tail.split_once('-')?;
-    flavour
-        .starts_with(char::is_alphabetic)
-        .then(|| build.parse().ok())
-        .flatten()
 }
 
 fn parse(release: &str) -> Option<[u32; 3]> {
@@ -83,22 +64,5 @@ mod tests {
         assert_eq!(judge("6.1.0").verdict, Verdict::Ok);
         assert_eq!(judge("5.15.0-100-generic").verdict, Verdict::Limited);
         assert_eq!(judge("?").verdict, Verdict::Limited);
-    }
-
-    #[test]
-    fn bad_releases_are_known() {
-        for release in ["6.18.4", "6.18.5-arch1-1", "6.17.0-35-generic", "6.17.0-40-generic"] {
-            assert!(has_bad_ublk(release), "{release}");
-        }
-        for release in [
-            "6.18.6",
-            "6.18.44-fc-v657",
-            "6.17.0-41-generic",
-            "6.17.0-34-generic",
-            "6.17.0",
-            "6.12.4",
-        ] {
-            assert!(!has_bad_ublk(release), "{release}");
-        }
     }
 }

@@ -114,13 +114,13 @@ impl<'a> Ready<'a> {
     }
 
     fn frontend_line(&self) -> String {
-        let there = if self.has_ublk {
-            "is there, to no use so far"
-        } else {
-            "is not there either"
-        };
         let transport = self.transport;
-        format!("NBD on {transport} (this version has no ublk frontend yet; {UBLK_CONTROL} {there})")
+        let ublk = if self.has_ublk {
+            "`iomgr add raw IMAGE` makes a block device of a raw image".to_owned()
+        } else {
+            format!("no ublk: {UBLK_CONTROL} is not there")
+        };
+        format!("NBD on {transport} ({ublk})")
     }
 
     /// Lines that do no harm: only a disk that is new is written to.

@@ -30,6 +30,15 @@ fn every_verb() {
     }
 }
 
+/// What a block device can be made from.
+#[test]
+fn every_target_of_add() {
+    for target in ["null", "raw"] {
+        let help = Place::new().ok(&["add", target, "--help"]).stdout;
+        insta::assert_snapshot!(format!("help_add_{target}"), help);
+    }
+}
+
 #[test]
 fn lines_fit_a_terminal() {
     let place = Place::new();

@@ -11,3 +11,4 @@ mod images;
 mod machine;
 mod run;
 mod serving;
+mod ublk;
