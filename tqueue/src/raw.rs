@@ -58,3 +58,79 @@ impl Queue {
         self.arena.locate(data)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use iomgr_core::{FileHandle, OpError, OpQueue, Owner};
+
+    use super::*;
+    use crate::{Config, EngineKind};
+
+    const TOKEN: Token = Token::new(Owner(0), 7);
+
+    fn queue(engine: EngineKind) -> Option<Queue> {
+        let config = Config {
+            engine,
+            ..Config::default()
+        };
+        Queue::new(&config).map_err(|error| println!("skipped: {error}")).ok()
+    }
+
+    fn push(queue: &mut Queue, file: FileSlot, data: Data) {
+        let command = RawCommand {
+            file,
+            op: 1,
+            payload: [0; RAW_BYTES],
+            data,
+        };
+        // SAFETY: the command carries no address.
+        unsafe { queue.push_raw(command, TOKEN) }.unwrap();
+    }
+
+    fn end(queue: &mut Queue) -> Result<u32, OpError> {
+        queue.submit_and_wait(None).unwrap();
+        let completion = queue.next_completion().unwrap();
+        assert_eq!(completion.token, TOKEN);
+        completion.result
+    }
+
+    #[test]
+    fn memory_is_held_until_the_driver_has_answered() {
+        for engine in [EngineKind::Uring, EngineKind::Sync] {
+            let Some(mut queue) = queue(engine) else { return };
+            let file = queue
+                .add_file(&FileHandle::new(File::open("/dev/zero").unwrap()))
+                .unwrap();
+            let lease = queue.alloc(4096).unwrap();
+            assert_eq!(queue.address(lease.data()).map(|address| address % 4096), Some(0));
+            push(&mut queue, file, lease.data());
+            assert!(queue.bytes(lease.data()).is_none(), "the driver may be at it");
+            // No driver that has commands.
+            assert!(matches!(end(&mut queue), Err(OpError::Os(_))));
+            assert!(queue.bytes_mut(lease.data()).is_some());
+            queue.free(lease);
+            queue.remove_file(file);
+            assert!(queue.is_idle());
+        }
+    }
+
+    #[test]
+    fn what_does_not_exist_ends_the_command_alone() {
+        let Some(mut queue) = queue(EngineKind::Sync) else {
+            return;
+        };
+        push(&mut queue, FileSlot(9), Data::NONE);
+        assert_eq!(end(&mut queue), Err(OpError::Os(Errno::BADF)));
+        let lease = queue.alloc(4096).unwrap();
+        let gone = lease.data();
+        queue.free(lease);
+        assert_eq!(queue.address(gone), None);
+        let file = queue
+            .add_file(&FileHandle::new(File::open("/dev/zero").unwrap()))
+            .unwrap();
+        push(&mut queue, file, gone);
+        assert_eq!(end(&mut queue), Err(OpError::Os(Errno::INVAL)));
+    }
+}
