@@ -25,7 +25,7 @@ const START: Duration = Duration::from_secs(120);
 /// What is in flight, and what the page cache holds of the device, goes down first.
 const STOP: Duration = Duration::from_secs(600);
 /// The last user of the device lets go of it.
-const DELETE: Duration = Duration::from_secs(60);
+const DELETE: Duration = Duration::from_secs(30);
 
 /// The control device.
 #[derive(Debug)]
