@@ -4,8 +4,8 @@ use crate::Result;
 use crate::cmd;
 use crate::runner::{self, Selection};
 
-/// The crates with unsafe islands that hold code. `blkdev-ublk` joins when its kernel interface is written.
-const PACKAGES: &[&str] = &["tqueue"];
+/// The crates with unsafe islands.
+const PACKAGES: &[&str] = &["tqueue", "blkdev-ublk"];
 
 /// The sanitizer needs an explicit target, else it would be put into build scripts and proc macros as well.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
