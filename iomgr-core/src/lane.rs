@@ -71,14 +71,17 @@ impl Lane {
         self.in_flight += 1;
     }
 
-    /// Follows a swap of managers. Once a pass.
-    pub fn begin_pass(&mut self, now: Timestamp) {
-        self.intake.begin_pass(now);
+    /// Follows a swap of managers, and kicks a device that waits for its time. Once a pass.
+    pub fn begin_pass(&mut self, pass: &mut Pass<'_>) {
+        if self.device.wake_at().is_some_and(|at| at <= pass.now) {
+            self.kick(pass);
+        }
+        self.intake.begin_pass(pass.now);
     }
 
-    /// When to look again for the sake of held requests.
+    /// When to look again for the sake of held requests, or of what the device waits for.
     pub fn wake_at(&self) -> Option<Timestamp> {
-        self.intake.wake_at()
+        self.intake.wake_at().into_iter().chain(self.device.wake_at()).min()
     }
 
     /// The thread was woken.

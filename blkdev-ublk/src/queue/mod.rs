@@ -72,7 +72,8 @@ impl Worker {
         while !(self.tags.are_gone() && self.lane.is_idle()) {
             self.wait()?;
             self.now = self.queue.now();
-            self.lane.begin_pass(self.now);
+            let (lane, mut pass) = self.lane();
+            lane.begin_pass(&mut pass);
             self.deliver()?;
             self.work()?;
             self.publish();

@@ -111,7 +111,7 @@ fn request(tag: u32, op: Operation) -> Request {
 /// A pass: the tags that end in it, in their order.
 fn pass(lane: &mut Lane, now: Timestamp) -> Vec<u32> {
     let mut pass = Pass { now, io: &mut NoIo };
-    lane.begin_pass(now);
+    lane.begin_pass(&mut pass);
     lane.kick(&mut pass);
     lane.admit(&mut pass);
     std::iter::from_fn(|| lane.poll_ended(now))

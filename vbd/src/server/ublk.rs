@@ -16,6 +16,7 @@ use crate::control::{Control, ControlContext, Farewell};
 use crate::disk::{Disk, DiskInfo};
 use crate::error::{Error, ErrorKind};
 use crate::null::NullDevice;
+use crate::retry::RetryStatus;
 use crate::socket::BoundSocket;
 use crate::stats::Stats;
 use crate::ublk::ublk_name;
@@ -107,6 +108,13 @@ impl UblkTarget {
         match self {
             Self::Null(device) => device.info(),
             Self::Disk(disk) => disk.info(),
+        }
+    }
+
+    fn retry_status(&self) -> Option<RetryStatus> {
+        match self {
+            Self::Disk(disk) => Some(disk.retry_status()),
+            Self::Null(_) => None,
         }
     }
 
@@ -267,6 +275,7 @@ impl Source {
             info: self.target.info(),
             uris: vec![path.clone()],
             stats: self.target.stats(),
+            retry: self.target.retry_status(),
         };
         Status {
             pid: std::process::id(),
@@ -275,6 +284,7 @@ impl Source {
             uptime_s: self.started.elapsed().as_secs_f64(),
             manager: self.registry.current().name().to_owned(),
             pending: self.registry.pending_total(),
+            filters: Vec::new(),
             nbd: NbdStatus::default(),
             ublk: lock(&self.frontend).as_ref().map(UblkStatus::of),
             devices: vec![device],
