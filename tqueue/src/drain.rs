@@ -2,16 +2,16 @@
 
 use crate::Queue;
 use crate::cancel::Reach;
-use crate::engine::{Engine, clock};
+use crate::engine::Engine;
 
 impl Queue {
     /// Ends all ops: those that wait are cancelled, those that the disk is at are waited for. True: none is left.
     fn drain(&mut self) -> bool {
-        let deadline = clock() + self.bounds.drain_max;
+        let deadline = self.now() + self.bounds.drain_max;
         loop {
             self.give_up(Reach::Queue, |_| true);
             while self.next_completion().is_some() {}
-            let left = deadline.since(clock());
+            let left = deadline.since(self.now());
             if self.ops.len() == 0 || left.is_zero() {
                 return self.ops.len() == 0;
             }
