@@ -6,7 +6,8 @@ use iomgr_core::{SimFile, Timestamp};
 use rustix::io::Errno;
 
 use super::SimHandle;
-use super::world::{Act, Ended, Ticket, World};
+use super::op::{Act, Ended, Ticket};
+use super::world::World;
 use crate::Error;
 use crate::buf::{Arena, Run};
 use crate::counters::Counters;
@@ -36,8 +37,11 @@ impl SimEngine {
     }
 
     pub(crate) fn issue(&mut self, key: Key, file: Option<FileIndex>, call: Call, on: &mut Surroundings<'_>) -> Issued {
-        on.counters.sqes += 1;
         let mut world = self.machine.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if world.refuses(self.ticket) {
+            return Issued::NoRoom;
+        }
+        on.counters.sqes += 1;
         if let Call::Timer { at } = call {
             world.start_timer(self.ticket, key, at);
             return Issued::Taken;

@@ -7,8 +7,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use fastrand::Rng;
+use iomgr_core::Timestamp;
 use rustix::io::Errno;
 
+use super::fault::Fault;
 use super::sparse::Sparse;
 
 /// What survives or is lost as a whole.
@@ -44,6 +46,9 @@ pub(crate) struct File {
     pub(crate) no_holes: bool,
     pub(crate) limit: Option<u64>,
     pub(crate) bad: Range<u64>,
+    pub(crate) faults: Vec<Fault>,
+    /// Nothing completes before.
+    pub(crate) stalled_until: Timestamp,
 }
 
 impl File {
@@ -58,6 +63,8 @@ impl File {
             no_holes: false,
             limit: None,
             bad: 0..0,
+            faults: Vec::new(),
+            stalled_until: Timestamp::ZERO,
         }
     }
 
@@ -138,13 +145,24 @@ impl File {
         Ok(())
     }
 
-    /// Makes the first `covered` changes durable. If that fails, each of their sectors may or may not have reached the disk,
-    /// and nobody will ever try again.
-    pub(crate) fn flush(&mut self, covered: u64, rng: &mut Rng) -> Result<(), Errno> {
+    /// Writes some of the sectors.
+    pub(crate) fn write_partly(&mut self, offset: u64, bytes: &[u8], rng: &mut Rng) {
+        let keep = [0.0, 0.1, 0.5, 0.9, 1.0][rng.usize(..5)];
+        for (from, to) in sectors(offset, bytes.len() as u64) {
+            if rng.f64() < keep {
+                // The op fails anyway.
+                let _ = self.write(from, &bytes[(from - offset) as usize..(to - offset) as usize], false);
+            }
+        }
+    }
+
+    /// Makes the first `covered` changes durable. If that is to `fail`, each of their sectors may or may not have reached the
+    /// disk, and nobody will ever try again.
+    pub(crate) fn flush(&mut self, covered: u64, fail: bool, rng: &mut Rng) -> Result<(), Errno> {
         let count = covered.saturating_sub(self.retired).min(self.log.len() as u64);
         let changes: Vec<Change> = self.log.drain(..count as usize).collect();
         self.retired += count;
-        if self.fail_flushes {
+        if fail {
             self.base = survivors(&self.base, &changes, rng);
             return Err(Errno::IO);
         }

@@ -5,7 +5,8 @@
 //!     │ create                                              │ EngineKind::Sim
 //!     ▼                                                     ▼
 //!  SimDisk ── one file: live content, log, durable content ◄── Queue
-//!     └─ Storage (blocking, live)
+//!     ├─ Storage (blocking, live)
+//!     └─ Fault: errors, delays, late completions, ops that hang
 //! ```
 //!
 //! # Contract
@@ -15,8 +16,10 @@
 //! - [`SimHandle::cut_power`]: of every write that is not durable, each sector of 512 bytes is kept or lost by itself. Changes
 //!   of size are kept up to some point in their order; where the size was kept and the bytes were lost, zeros are read.
 //! - [`SimHandle::kill`]: the process dies and the machine goes on. Ops that were issued happen, happen in part, or do not.
-//! - A flush that fails makes nothing durable, and no later flush will: Linux marks the pages clean.
+//! - A flush that fails makes nothing durable for certain, and no later flush will: Linux marks the pages clean.
+//! - An op that was issued cannot be cancelled, as on io_uring: it goes on to its own end, even if that is never.
 //! - Time stands still except in a queue's wait.
+//! - One seed is one run. What is switched off draws no random number.
 //!
 //! The same page with figures and examples for test authors: `docs/simulator.md`.
 
@@ -25,61 +28,37 @@
     reason = "content lies in memory, so its offsets fit a usize wherever they are used as one"
 )]
 
+mod config;
+mod disk;
 mod engine;
+mod fault;
 mod file;
+mod op;
+mod report;
 mod sparse;
+mod trace;
 mod world;
 
 use std::fmt;
-use std::io;
-use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use iomgr_core::{FileHandle, SimFile, Storage, Timestamp};
-use rustix::io::Errno;
+use iomgr_core::Timestamp;
 
+pub use config::SimConfig;
+pub use disk::SimDisk;
 pub(crate) use engine::SimEngine;
+pub use fault::{Fault, OpKinds};
+pub use report::PanicReport;
+pub use trace::{Event, Happened, SimCall, Trace};
 use world::World;
 
-/// How a simulated machine behaves.
-#[derive(Clone, Debug)]
-pub struct SimConfig {
-    /// Everything random comes from here.
-    pub seed: u64,
-    /// How long an op takes.
-    pub latency: Range<Duration>,
-    /// One op in this many takes a hundred times as long; 0 for none.
-    pub stall_every: u32,
-    /// One transfer in this many comes short; 0 for none.
-    pub short_every: u32,
-    /// One op in this many is interrupted (`EINTR`) before it did anything; 0 for none.
-    pub interrupt_every: u32,
-}
-
-impl SimConfig {
-    /// A machine with all its moods.
-    pub fn new(seed: u64) -> Self {
-        Self {
-            seed,
-            latency: Duration::from_micros(20)..Duration::from_millis(2),
-            stall_every: 100,
-            short_every: 20,
-            interrupt_every: 100,
-        }
-    }
-}
+/// When machines are switched on.
+const START: Timestamp = Timestamp::from_nanos(1_000_000_000);
 
 /// A simulated machine. Clones are the same machine.
 #[derive(Clone)]
 pub struct SimHandle(Arc<Mutex<World>>);
-
-/// A file of a simulated machine. Clones are the same file.
-#[derive(Clone)]
-pub struct SimDisk {
-    machine: SimHandle,
-    file: SimFile,
-}
 
 impl SimHandle {
     /// Switches a machine on.
@@ -99,10 +78,7 @@ impl SimHandle {
 
     fn create(&self, len: u64, is_block_device: bool) -> SimDisk {
         let file = self.world().create(len, is_block_device);
-        SimDisk {
-            machine: self.clone(),
-            file,
-        }
+        SimDisk::new(self.clone(), file)
     }
 
     /// The virtual time.
@@ -113,6 +89,11 @@ impl SimHandle {
     /// Ops that have completed so far, by queues and by blocking calls.
     pub fn steps(&self) -> u64 {
         self.world().steps()
+    }
+
+    /// The most disk ops that one queue ever had in flight, merged ones as one.
+    pub fn most_in_flight(&self) -> u32 {
+        self.world().most_in_flight()
     }
 
     /// Lets the power fail when `steps` more ops have completed: from then on everything ends as `EIO` and changes nothing.
@@ -127,7 +108,7 @@ impl SimHandle {
     }
 
     /// Cuts the power and switches the machine on again: all files hold what a disk may hold then, chosen by `seed`. Queues
-    /// made before end everything as `EIO`.
+    /// made before end everything as `EIO`. Stalls are over; faults stay set.
     pub fn cut_power(&self, seed: u64) {
         self.world().cut_power(seed);
     }
@@ -137,106 +118,39 @@ impl SimHandle {
         self.world().kill(seed);
     }
 
+    /// No disk op completes until it is [released](Self::release). Timers go on.
+    pub fn stall(&self) {
+        self.world().stall(None, None);
+    }
+
+    /// Likewise, for so long.
+    pub fn stall_for(&self, time: Duration) {
+        self.world().stall(None, Some(time));
+    }
+
+    /// Ends all stalls, those of single files included, and lets ops go on that a fault held.
+    pub fn release(&self) {
+        self.world().release(None);
+    }
+
+    /// Lets submissions find no room in the ring from now on, or no more. The queue keeps what was refused and tries again.
+    pub fn refuse_submissions(&self, refuse: bool) {
+        self.world().refuse_submissions(refuse);
+    }
+
+    /// Keeps the last `most` events from now on, for [`trace`](Self::trace).
+    pub fn record(&self, most: usize) {
+        self.world().recorder().start(most);
+    }
+
+    /// What happened since [`record`](Self::record).
+    pub fn trace(&self) -> Trace {
+        self.world().recorder().trace()
+    }
+
     fn world(&self) -> MutexGuard<'_, World> {
         // A panic elsewhere is that test's failure; the content is whole between calls.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl SimDisk {
-    /// For queues of [`EngineKind::Sim`](crate::EngineKind::Sim).
-    pub fn handle(&self) -> FileHandle {
-        FileHandle::Simulated(self.file)
-    }
-
-    /// The machine it belongs to.
-    pub fn machine(&self) -> &SimHandle {
-        &self.machine
-    }
-
-    /// Lets every flush fail from now on (`EIO`), or no more.
-    pub fn fail_flushes(&self, fail: bool) {
-        self.machine.world().file(self.file).fail_flushes = fail;
-    }
-
-    /// Lets writes that would make the file longer than this come short or fail (`ENOSPC`).
-    pub fn limit_len(&self, limit: Option<u64>) {
-        self.machine.world().file(self.file).limit = limit;
-    }
-
-    /// Lets reads and writes that touch these bytes fail (`EIO`); an empty range for none.
-    pub fn fail_range(&self, bytes: Range<u64>) {
-        self.machine.world().file(self.file).bad = bytes;
-    }
-
-    /// Lets holes and zeroed ranges be refused (`EOPNOTSUPP`), as by a file system without them.
-    pub fn refuse_holes(&self, refuse: bool) {
-        self.machine.world().file(self.file).no_holes = refuse;
-    }
-
-    /// Changes that a power cut may still undo.
-    pub fn volatile_changes(&self) -> usize {
-        self.machine.world().file(self.file).volatile_changes()
-    }
-
-    /// Does something with the file, if the power is on. Counts as a step.
-    fn step<T>(&self, act: impl FnOnce(&mut file::File) -> Result<T, Errno>) -> io::Result<T> {
-        let mut world = self.machine.world();
-        if world.is_off() {
-            return Err(Errno::IO.into());
-        }
-        let done = act(world.file(self.file));
-        world.count_step();
-        Ok(done?)
-    }
-}
-
-impl Storage for SimDisk {
-    fn len_bytes(&self) -> io::Result<u64> {
-        Ok(self.machine.world().file(self.file).len())
-    }
-
-    fn is_block_device(&self) -> bool {
-        self.machine.world().file(self.file).is_block_device
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let read = self.step(|file| file.read(offset, buf))?;
-        if read < buf.len() {
-            Err(io::ErrorKind::UnexpectedEof.into())
-        } else {
-            Ok(())
-        }
-    }
-
-    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        let written = self.step(|file| file.write(offset, buf, false))?;
-        if written < buf.len() {
-            Err(Errno::NOSPC.into())
-        } else {
-            Ok(())
-        }
-    }
-
-    fn zero_range(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.step(|file| {
-            file.zero(offset, len);
-            Ok(())
-        })
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.step(|file| {
-            let covered = file.position();
-            file.flush(covered, &mut fastrand::Rng::with_seed(covered))
-        })
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        if self.is_block_device() {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
-        self.step(|file| file.set_len(len))
     }
 }
 
@@ -248,11 +162,7 @@ impl fmt::Debug for SimHandle {
     }
 }
 
-impl fmt::Debug for SimDisk {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SimDisk").field(&self.file.0).finish()
-    }
-}
-
+#[cfg(test)]
+mod golden;
 #[cfg(test)]
 mod tests;

@@ -1,3 +1,5 @@
+mod faults;
+
 use std::time::Duration;
 
 use iomgr_core::{Action, FileSlot, Lease, Op, OpError, OpQueue, Owner, Storage, Token};

@@ -6,59 +6,23 @@ use fastrand::Rng;
 use iomgr_core::{SimFile, Timestamp};
 use rustix::io::Errno;
 
-use super::SimConfig;
+use super::fault::{Failure, Mishap, mishap, one_in};
 use super::file::File;
+use super::op::{Act, Ended, NO_FILE, Pending, Ticket, failed};
+use super::trace::{Happened, Recorder, SimCall};
+use super::{START, SimConfig};
 use crate::inflight::Key;
 
-/// What an op on its way will do.
-#[derive(Debug)]
-pub(crate) enum Act {
-    Read {
-        offset: u64,
-        len: u32,
-    },
-    Write {
-        offset: u64,
-        bytes: Vec<u8>,
-        durable: bool,
-    },
-    Flush {
-        covered: u64,
-    },
-    Zero {
-        offset: u64,
-        len: u64,
-    },
-    /// Nothing but take time.
-    Timer,
-    /// Fail with this, and do nothing.
-    Fail(Errno),
-}
+/// The end of time: what is stalled until then waits for its release.
+const NEVER: Timestamp = Timestamp::from_nanos(u64::MAX);
 
-/// An op on its way.
-#[derive(Debug)]
-struct Pending {
-    queue: usize,
-    key: Key,
-    file: SimFile,
-    act: Act,
-    due: Timestamp,
-}
-
-/// An op that has ended.
-#[derive(Debug)]
-pub(crate) struct Ended {
-    pub(crate) key: Key,
-    pub(crate) result: Result<u32, Errno>,
-    /// What a read has read.
-    pub(crate) bytes: Vec<u8>,
-}
-
-/// A queue's ticket: which queue of which boot. Tickets of earlier boots get nothing done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ticket {
-    queue: usize,
-    boot: u32,
+/// A queue, from the machine's side.
+#[derive(Debug, Default)]
+struct Side {
+    ended: Vec<Ended>,
+    /// Disk ops.
+    in_flight: u32,
+    most_in_flight: u32,
 }
 
 /// The machine.
@@ -69,8 +33,13 @@ pub(crate) struct World {
     now: Timestamp,
     files: Vec<File>,
     pending: Vec<Pending>,
-    /// By queue.
-    ended: Vec<Vec<Ended>>,
+    queues: Vec<Side>,
+    /// Ops issued so far.
+    issued: u64,
+    /// Nothing completes before.
+    stalled_until: Timestamp,
+    refuse: bool,
+    recorder: Recorder,
     boot: u32,
     steps: u64,
     fail_at: u64,
@@ -82,10 +51,14 @@ impl World {
         Self {
             rng: Rng::with_seed(config.seed),
             config,
-            now: Timestamp::from_nanos(1_000_000_000),
+            now: START,
             files: Vec::new(),
             pending: Vec::new(),
-            ended: Vec::new(),
+            queues: Vec::new(),
+            issued: 0,
+            stalled_until: Timestamp::ZERO,
+            refuse: false,
+            recorder: Recorder::default(),
             boot: 0,
             steps: 0,
             fail_at: u64::MAX,
@@ -121,9 +94,9 @@ impl World {
     }
 
     pub(crate) fn new_queue(&mut self) -> Ticket {
-        self.ended.push(Vec::new());
+        self.queues.push(Side::default());
         Ticket {
-            queue: self.ended.len() - 1,
+            queue: self.queues.len() - 1,
             boot: self.boot,
         }
     }
@@ -133,8 +106,89 @@ impl World {
         self.count_steps(0);
     }
 
-    pub(crate) fn count_step(&mut self) {
+    /// Is there no room for an op just now?
+    pub(crate) fn refuses(&mut self, ticket: Ticket) -> bool {
+        let refused = self.refuse || one_in(&mut self.rng, self.config.refuse_every);
+        if refused {
+            self.note(Happened::Refused { queue: ticket.queue });
+        }
+        refused
+    }
+
+    pub(crate) fn refuse_submissions(&mut self, refuse: bool) {
+        self.refuse = refuse;
+    }
+
+    pub(crate) fn most_in_flight(&self) -> u32 {
+        self.queues.iter().map(|side| side.most_in_flight).max().unwrap_or(0)
+    }
+
+    pub(crate) fn in_flight(&self, file: SimFile) -> usize {
+        let is_meant = |pending: &&Pending| pending.file == file && pending.is_disk();
+        self.pending.iter().filter(is_meant).count()
+    }
+
+    pub(crate) fn recorder(&mut self) -> &mut Recorder {
+        &mut self.recorder
+    }
+
+    fn note(&mut self, what: Happened) {
+        self.recorder.add(self.now, what);
+    }
+
+    /// Lets a file, or all, complete nothing for a time, or until it is released.
+    pub(crate) fn stall(&mut self, file: Option<SimFile>, time: Option<Duration>) {
+        let until = time.map_or(NEVER, |time| self.now + time);
+        match file {
+            Some(file) => self.file(file).stalled_until = until,
+            None => self.stalled_until = until,
+        }
+        self.note(Happened::Stalled {
+            file: file.map(|file| file.0),
+        });
+    }
+
+    /// Ends the stall of a file, or all, and what is held there.
+    pub(crate) fn release(&mut self, file: Option<SimFile>) {
+        match file {
+            Some(file) => self.file(file).stalled_until = Timestamp::ZERO,
+            None => self.end_stalls(),
+        }
+        let is_meant = |pending: &&mut Pending| file.is_none_or(|file| pending.file == file);
+        for pending in self.pending.iter_mut().filter(is_meant) {
+            pending.mishap.held = false;
+        }
+        self.note(Happened::Released {
+            file: file.map(|file| file.0),
+        });
+    }
+
+    fn end_stalls(&mut self) {
+        self.stalled_until = Timestamp::ZERO;
+        for file in &mut self.files {
+            file.stalled_until = Timestamp::ZERO;
+        }
+    }
+
+    /// Why a blocking call fails, if a fault says so.
+    pub(crate) fn blocking_failure(&mut self, file: SimFile, call: SimCall) -> Option<Errno> {
+        self.mishap(file, call).failure.map(|failure| failure.errno)
+    }
+
+    /// Takes note of a blocking call.
+    pub(crate) fn blocking_done(&mut self, file: SimFile, call: SimCall, result: Result<(), Errno>) {
+        let file = file.0;
+        self.note(Happened::Blocking { file, call, result });
         self.count_steps(1);
+    }
+
+    fn mishap(&mut self, file: SimFile, call: SimCall) -> Mishap {
+        let Self { files, rng, .. } = self;
+        let faults = &mut files[file.0 as usize].faults;
+        match call.touches() {
+            Some((kind, bytes)) => mishap(faults, kind, &bytes, rng),
+            None => Mishap::default(),
+        }
     }
 
     fn count_steps(&mut self, more: u64) {
@@ -142,6 +196,8 @@ impl World {
         if !self.off && self.steps >= self.fail_at {
             self.spill();
             self.off = true;
+            self.end_stalls();
+            self.note(Happened::PowerFailed);
         }
     }
 
@@ -151,13 +207,14 @@ impl World {
         }
         let mut rng = Rng::with_seed(seed);
         self.files.iter_mut().for_each(|file| file.cut_power(&mut rng));
+        self.note(Happened::Cut { seed });
         self.reboot();
     }
 
     pub(crate) fn kill(&mut self, seed: u64) {
         let mut rng = Rng::with_seed(seed);
         rng.shuffle(&mut self.pending);
-        for pending in &self.pending {
+        for pending in self.pending.iter().filter(|pending| pending.is_disk()) {
             let file = &mut self.files[pending.file.0 as usize];
             match &pending.act {
                 Act::Write { offset, bytes, .. } => {
@@ -173,12 +230,13 @@ impl World {
                 _ => {}
             }
         }
+        self.note(Happened::Killed { seed });
         self.reboot();
     }
 
     /// Puts what is on its way to the disk: the power cut decides which of it arrived.
     fn spill(&mut self) {
-        for pending in &self.pending {
+        for pending in self.pending.iter().filter(|pending| pending.is_disk()) {
             let file = &mut self.files[pending.file.0 as usize];
             match &pending.act {
                 Act::Write { offset, bytes, .. } => drop(file.write(*offset, bytes, false)),
@@ -190,8 +248,10 @@ impl World {
 
     fn reboot(&mut self) {
         for Pending { queue, key, .. } in self.pending.drain(..) {
-            self.ended[queue].push(failed(key));
+            self.queues[queue].ended.push(failed(key));
         }
+        self.queues.iter_mut().for_each(|side| side.in_flight = 0);
+        self.end_stalls();
         self.boot += 1;
         self.off = false;
         self.fail_at = u64::MAX;
@@ -200,55 +260,73 @@ impl World {
     /// Starts an op.
     pub(crate) fn start(&mut self, ticket: Ticket, key: Key, file: SimFile, act: Act) {
         if ticket.boot != self.boot || self.off {
-            return self.ended[ticket.queue].push(failed(key));
+            return self.queues[ticket.queue].ended.push(failed(key));
         }
-        let due = self.now + self.latency();
+        let (call, due) = (act.call(), self.now + self.latency());
         let act = if one_in(&mut self.rng, self.config.interrupt_every) {
             Act::Fail(Errno::INTR)
         } else {
             act
         };
+        let mishap = self.mishap(file, call);
+        let side = &mut self.queues[ticket.queue];
+        side.in_flight += 1;
+        side.most_in_flight = side.most_in_flight.max(side.in_flight);
+        let number = self.number(ticket, Some(file), call);
         self.pending.push(Pending {
             queue: ticket.queue,
             key,
+            number,
             file,
             act,
-            due,
+            due: due + mishap.delay,
+            mishap,
         });
     }
 
     /// Starts a timer.
     pub(crate) fn start_timer(&mut self, ticket: Ticket, key: Key, due: Timestamp) {
         if ticket.boot != self.boot {
-            return self.ended[ticket.queue].push(failed(key));
+            return self.queues[ticket.queue].ended.push(failed(key));
         }
+        let number = self.number(ticket, None, SimCall::Timer(due));
         self.pending.push(Pending {
             queue: ticket.queue,
             key,
-            file: SimFile(0),
+            number,
+            file: NO_FILE,
             act: Act::Timer,
             due,
+            mishap: Mishap::default(),
         });
+    }
+
+    /// The next op's number.
+    fn number(&mut self, ticket: Ticket, file: Option<SimFile>, call: SimCall) -> u64 {
+        let op = self.issued;
+        self.issued += 1;
+        self.note(Happened::Issued {
+            op,
+            queue: ticket.queue,
+            file: file.map(|file| file.0),
+            call,
+        });
+        op
     }
 
     /// Ends a timer early.
     pub(crate) fn cancel(&mut self, ticket: Ticket, key: Key) {
         let is_meant = |p: &Pending| p.queue == ticket.queue && p.key == key && matches!(p.act, Act::Timer);
         if let Some(at) = self.pending.iter().position(is_meant) {
-            self.pending.swap_remove(at);
-            let result = Err(Errno::CANCELED);
-            self.ended[ticket.queue].push(Ended {
-                key,
-                result,
-                bytes: Vec::new(),
-            });
+            let pending = self.pending.swap_remove(at);
+            self.tell(&pending, Err(Errno::CANCELED), Vec::new());
         }
     }
 
     /// Lets time pass until an op of the queue has ended, but not beyond `limit`.
     pub(crate) fn wait(&mut self, ticket: Ticket, limit: Timestamp) {
-        while self.ended[ticket.queue].is_empty() && self.next_by(limit) {}
-        if self.ended[ticket.queue].is_empty() && limit < Timestamp::from_nanos(u64::MAX) {
+        while self.queues[ticket.queue].ended.is_empty() && self.next_by(limit) {}
+        if self.queues[ticket.queue].ended.is_empty() && limit < NEVER {
             self.now = self.now.max(limit);
         }
     }
@@ -262,37 +340,83 @@ impl World {
 
     /// What has ended for a queue.
     pub(crate) fn take_ended(&mut self, ticket: Ticket) -> impl Iterator<Item = Ended> {
-        self.ended[ticket.queue].drain(..)
+        self.queues[ticket.queue].ended.drain(..)
     }
 
-    /// Ends the op that is due first, if it is due by `limit`.
+    /// Lets happen what is due first, if it is due by `limit`.
     fn next_by(&mut self, limit: Timestamp) -> bool {
-        let first = self.pending.iter().enumerate().min_by_key(|(_, pending)| pending.due);
-        let Some(at) = first.filter(|(_, pending)| pending.due <= limit).map(|(at, _)| at) else {
+        let when = self.pending.iter().map(|pending| self.when(pending));
+        let first = when.enumerate().min_by_key(|(_, when)| *when);
+        let Some((at, when)) = first.filter(|&(_, when)| when <= limit && when < NEVER) else {
             return false;
         };
         let pending = self.pending.swap_remove(at);
-        self.now = self.now.max(pending.due);
-        let ended = self.finish(&pending);
-        self.ended[pending.queue].push(ended);
-        if !matches!(pending.act, Act::Timer | Act::Fail(_)) {
-            self.count_step();
-        }
+        self.now = self.now.max(when);
+        self.happen(pending);
         true
     }
 
-    fn finish(&mut self, pending: &Pending) -> Ended {
-        let mut bytes = Vec::new();
-        let result = match &pending.act {
-            Act::Timer => Err(Errno::TIME),
-            _ if self.off => Err(Errno::IO),
-            act => self.execute(pending.file, act, &mut bytes),
-        };
-        Ended {
-            key: pending.key,
-            result,
-            bytes,
+    /// When it happens, as things are.
+    fn when(&self, pending: &Pending) -> Timestamp {
+        if !pending.is_disk() || self.off {
+            return pending.due;
         }
+        let stalled_until = self.files[pending.file.0 as usize].stalled_until;
+        let held_until = if pending.mishap.held { NEVER } else { Timestamp::ZERO };
+        pending.due.max(stalled_until).max(self.stalled_until).max(held_until)
+    }
+
+    fn happen(&mut self, mut pending: Pending) {
+        let is_step = !matches!(pending.act, Act::Timer | Act::Fail(_) | Act::Tell { .. });
+        let (result, bytes) = match std::mem::replace(&mut pending.act, Act::Timer) {
+            Act::Timer => (Err(Errno::TIME), Vec::new()),
+            _ if self.off => (Err(Errno::IO), Vec::new()),
+            Act::Tell { result, bytes } => (result, bytes),
+            act => self.finish(&pending, &act),
+        };
+        let late = std::mem::take(&mut pending.mishap.late);
+        if late.is_zero() || self.off {
+            self.tell(&pending, result, bytes);
+        } else {
+            self.note(Happened::Done { op: pending.number });
+            pending.act = Act::Tell { result, bytes };
+            pending.due = self.now + late;
+            self.pending.push(pending);
+        }
+        if is_step {
+            self.count_steps(1);
+        }
+    }
+
+    /// Completes an op.
+    fn tell(&mut self, pending: &Pending, result: Result<u32, Errno>, bytes: Vec<u8>) {
+        let op = pending.number;
+        self.note(Happened::Completed { op, result });
+        let side = &mut self.queues[pending.queue];
+        side.in_flight -= u32::from(pending.is_disk());
+        let key = pending.key;
+        side.ended.push(Ended { key, result, bytes });
+    }
+
+    fn finish(&mut self, pending: &Pending, act: &Act) -> (Result<u32, Errno>, Vec<u8>) {
+        let mut bytes = Vec::new();
+        let result = match pending.mishap.failure {
+            Some(failure) if !matches!(act, Act::Fail(_)) => Err(self.fail(pending.file, act, failure)),
+            _ => self.execute(pending.file, act, &mut bytes),
+        };
+        (result, bytes)
+    }
+
+    /// Does what an op has done that fails.
+    fn fail(&mut self, file: SimFile, act: &Act, failure: Failure) -> Errno {
+        let Self { files, rng, .. } = self;
+        let file = &mut files[file.0 as usize];
+        match act {
+            Act::Write { offset, bytes, .. } if failure.partly => file.write_partly(*offset, bytes, rng),
+            Act::Flush { covered } if !failure.is_refusal() => drop(file.flush(*covered, true, rng)),
+            _ => {}
+        }
+        failure.errno
     }
 
     fn execute(&mut self, file: SimFile, act: &Act, into: &mut Vec<u8>) -> Result<u32, Errno> {
@@ -309,14 +433,14 @@ impl World {
                 let len = shortened(bytes.len(), config, rng);
                 file.write(*offset, &bytes[..len], *durable)?
             }
-            Act::Flush { covered } => file.flush(*covered, rng).map(|()| 0)?,
+            Act::Flush { covered } => file.flush(*covered, file.fail_flushes, rng).map(|()| 0)?,
             Act::Zero { .. } if file.no_holes => return Err(Errno::OPNOTSUPP),
             Act::Zero { offset, len } => {
                 file.zero(*offset, *len);
                 0
             }
-            Act::Timer => return Err(Errno::TIME),
             Act::Fail(errno) => return Err(*errno),
+            Act::Timer | Act::Tell { .. } => unreachable!("it needs no file"),
         };
         Ok(u32::try_from(moved).expect("ops are shorter than 4 GiB"))
     }
@@ -328,19 +452,6 @@ impl World {
         let stalled = one_in(&mut self.rng, self.config.stall_every);
         Duration::from_nanos(if stalled { time.saturating_mul(100) } else { time })
     }
-}
-
-/// What ops come to when the power is off, or their process gone.
-fn failed(key: Key) -> Ended {
-    Ended {
-        key,
-        result: Err(Errno::IO),
-        bytes: Vec::new(),
-    }
-}
-
-fn one_in(rng: &mut Rng, n: u32) -> bool {
-    n > 0 && rng.u32(..n) == 0
 }
 
 /// How much of a transfer of `len` is done in one go.
