@@ -221,14 +221,15 @@ impl Queue {
     }
 
     fn fill_disk(&mut self) {
+        let before = self.load.disk_issued;
         self.take_batch();
-        if !self.batch.is_empty() {
-            self.watch.issues();
-        }
         self.plan.make(&self.batch);
         let all = (0..self.plan.len()).all(|at| self.load.disk_merged < self.bounds.size && self.issue_group(at));
         if !all {
             self.put_back();
+        }
+        if self.load.disk_issued > before {
+            self.watch.issues();
         }
         let (ops, merged) = (self.load.disk_issued.into(), self.load.disk_merged.into());
         self.counters.max_in_kernel = self.counters.max_in_kernel.max(merged);

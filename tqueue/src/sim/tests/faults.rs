@@ -223,6 +223,22 @@ fn what_finds_no_room_stays_in_the_queue() {
 }
 
 #[test]
+fn a_wait_ends_when_nothing_can_happen_any_more() {
+    let mut rig = calm();
+    rig.disk.stall();
+    rig.begin_write(2);
+    rig.queue.submit().unwrap();
+    rig.machine.refuse_submissions(true);
+    rig.begin_write(3);
+    rig.queue.submit_and_wait(None).unwrap();
+    assert!(rig.queue.next_completion().is_none());
+    assert_eq!(rig.queue.counters().stuck, 1, "what was issued");
+    rig.machine.refuse_submissions(false);
+    rig.disk.release();
+    assert_eq!(rig.finish(), [Ok(4096), Ok(4096)]);
+}
+
+#[test]
 fn power_that_fails_ends_what_stalls() {
     let mut rig = calm();
     rig.disk.stall();
