@@ -7,22 +7,37 @@
 )]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use iomgr_core::{Action, FileHandle, Op, OpQueue, Owner, Token};
+use iomgr_core::{Action, Errno, FileHandle, FileSlot, Full, Lease, Op, OpError, OpQueue, Owner, Token};
 use tqueue::{Config, EngineKind, ErrorKind, Features, Queue};
 
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+thread_local! {
+    /// Allocations of a thread. The test's runner has its own, when it says that a test takes long.
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    // A thread that is ending has no locals any more; it is none of ours.
+    let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+}
 
 struct Counting;
 
 // SAFETY: everything is handed to the system's allocator as it is.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        count();
         // SAFETY: the caller keeps `GlobalAlloc`'s contract.
         unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps `GlobalAlloc`'s contract.
+        unsafe { System.realloc(memory, layout, new_size) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
@@ -34,62 +49,140 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-const OPS: u64 = 100_000;
+/// Disk ops of a round; more than a queue takes at a time.
+const ROUND: u64 = 80;
+const SIZE: u32 = 16;
+const MAX_OPS: u32 = 64;
 
-/// Ops of all kinds, more than the kernel takes at a time, with buffers leased anew for each.
-fn work(queue: &mut Queue, dir: &str) -> u64 {
-    let file = tempfile::tempfile_in(dir).unwrap();
-    file.set_len(1 << 20).unwrap();
-    let file = queue.add_file(&FileHandle::new(file)).unwrap();
-    let (ours, peer) = UnixStream::pair().unwrap();
-    let ours = queue.add_file(&FileHandle::new(ours)).unwrap();
-    let peer = queue.add_file(&FileHandle::new(peer)).unwrap();
-    let token = Token::new(Owner(0), 0);
-    let mut leases: Vec<_> = (0..64).map(|_| queue.alloc(4096)).collect();
-    let (head, body) = (queue.alloc(16).unwrap(), queue.alloc(512).unwrap());
-    let inbox = queue.alloc(1024).unwrap();
+fn ops() -> u64 {
+    if std::env::var_os("IOMGR_SOAK").is_some() {
+        10_000_000
+    } else {
+        100_000
+    }
+}
 
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
-    let mut done = 0;
-    while done < OPS {
-        for (i, lease) in (0..).zip(&mut leases) {
-            queue.free(lease.take().unwrap());
-            let data = lease.insert(queue.alloc(4096).unwrap()).data();
-            let offset = i % 16 * 4096;
-            let action = match i % 8 {
-                0 => Action::Flush,
-                1 => Action::WriteZeroes {
-                    offset,
-                    len: 4096,
-                    unmap: i % 16 == 1,
-                    fast: false,
-                },
-                2 => Action::Prefetch { offset, len: 4096 },
-                3..5 => Action::Read { offset, data },
-                _ => Action::Write {
-                    offset,
-                    data,
-                    durable: i % 16 == 5,
-                },
-            };
-            queue.push(Op { token, file, action }).unwrap();
+/// What the rounds work on.
+struct Load {
+    queue: Queue,
+    file: FileSlot,
+    ours: FileSlot,
+    peer: FileSlot,
+    leases: Vec<Option<Lease>>,
+    head: Lease,
+    body: Lease,
+    inbox: Lease,
+}
+
+/// How many ops ended how.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    done: u64,
+    never_started: u64,
+    handed_back: u64,
+}
+
+impl Load {
+    fn new(mut queue: Queue, dir: &str) -> Self {
+        let file = tempfile::tempfile_in(dir).unwrap();
+        file.set_len(1 << 20).unwrap();
+        let (ours, peer) = UnixStream::pair().unwrap();
+        Self {
+            file: queue.add_file(&FileHandle::new(file)).unwrap(),
+            ours: queue.add_file(&FileHandle::new(ours)).unwrap(),
+            peer: queue.add_file(&FileHandle::new(peer)).unwrap(),
+            leases: (0..ROUND).map(|_| queue.alloc(4096)).collect(),
+            head: queue.alloc(16).unwrap(),
+            body: queue.alloc(512).unwrap(),
+            inbox: queue.alloc(1024).unwrap(),
+            queue,
         }
-        queue.recv(ours, inbox.data(), token).unwrap();
-        queue.send(peer, &[head.data(), body.data()], token).unwrap();
+    }
+
+    /// Rounds until so many ops have ended.
+    fn run(&mut self, ops: u64) -> Tally {
+        let mut tally = Tally::default();
+        while tally.done < ops {
+            self.round(&mut tally);
+        }
+        tally
+    }
+
+    /// Ops of all kinds, with buffers leased anew for each; some are cancelled before the kernel sees them, some after.
+    fn round(&mut self, tally: &mut Tally) {
+        let before = *tally;
+        for i in 0..ROUND {
+            self.push(i, tally);
+        }
+        let (queue, token) = (&mut self.queue, token(ROUND));
+        queue.recv(self.ours, self.inbox.data(), token).unwrap();
+        queue
+            .send(self.peer, &[self.head.data(), self.body.data()], token)
+            .unwrap();
         queue.timer(queue.now(), token).unwrap();
+        let mut cancelled = queue.cancel(self::token(3)).never_started;
+        queue.submit().unwrap();
+        // The first ones are with the kernel, or done; the last ones are deferred.
+        for value in [0, 1, u64::from(MAX_OPS) - 1] {
+            cancelled += queue.cancel(self::token(value)).never_started;
+        }
         while !queue.is_idle() {
             queue.submit_and_wait(None).unwrap();
             while let Some(completion) = queue.next_completion() {
-                completion.result.unwrap();
-                done += 1;
+                tally.done += 1;
+                match completion.result {
+                    Err(OpError::NeverStarted) => tally.never_started += 1,
+                    Err(OpError::Os(Errno::CANCELED)) => {}
+                    result => drop(result.unwrap()),
+                }
             }
         }
+        // The kernel may say so of others that it has.
+        assert!(tally.never_started - before.never_started >= cancelled as u64);
+        assert_eq!(
+            tally.done - before.done + tally.handed_back - before.handed_back,
+            ROUND + 3
+        );
     }
-    assert!(queue.counters().merges > 0, "ops that are contiguous are merged");
-    ALLOCATIONS.load(Ordering::Relaxed) - before
+
+    fn push(&mut self, i: u64, tally: &mut Tally) {
+        let lease = &mut self.leases[usize::try_from(i).unwrap()];
+        self.queue.free(lease.take().unwrap());
+        let data = lease.insert(self.queue.alloc(4096).unwrap()).data();
+        // Neighbours, in runs that end at other ops.
+        let offset = i % 32 * 4096;
+        let action = match i % 16 {
+            0 => Action::Flush,
+            1 => Action::WriteZeroes {
+                offset,
+                len: 4096,
+                unmap: i % 32 == 1,
+                fast: false,
+            },
+            2 => Action::Prefetch { offset, len: 4096 },
+            3..8 => Action::Read { offset, data },
+            _ => Action::Write {
+                offset,
+                data,
+                durable: i % 16 == 9,
+            },
+        };
+        let op = Op {
+            token: token(i),
+            file: self.file,
+            action,
+        };
+        if let Err(Full(back)) = self.queue.push(op) {
+            assert!(back == op && i >= u64::from(MAX_OPS), "op {i} has room");
+            tally.handed_back += 1;
+        }
+    }
 }
 
-/// One test, because the count is of the whole process.
+fn token(value: u64) -> Token {
+    Token::new(Owner(0), value)
+}
+
 #[test]
 fn nothing_allocates_on_the_data_path() {
     let filters = ["fault:rate=0", "latency:1us-2us", "trace", "checksum:size=1MiB"];
@@ -108,19 +201,43 @@ fn nothing_allocates_on_the_data_path() {
         let config = Config {
             engine,
             mask,
-            size: 16,
-            max_ops: 64,
+            size: SIZE,
+            max_ops: MAX_OPS,
             filters: filters.iter().map(|text| text.parse().unwrap()).collect(),
             ..Config::default()
         };
-        let mut queue = match Queue::new(&config) {
+        let queue = match Queue::new(&config) {
             Err(error) if [ErrorKind::Unsupported, ErrorKind::Denied].contains(&error.kind()) => {
                 println!("skipped: {error}");
                 continue;
             }
             made => made.unwrap(),
         };
-        let allocations = work(&mut queue, "/dev/shm");
-        assert_eq!(allocations, 0, "{OPS} ops on {}", queue.info());
+        check(&mut Load::new(queue, "/dev/shm"), filters.is_empty());
     }
+}
+
+/// Filters hold ops up, so that fewer come together behind them.
+fn check(load: &mut Load, unfiltered: bool) {
+    let before = (ALLOCATIONS.get(), resident_pages());
+    let tally = load.run(if unfiltered { ops() } else { ops() / 10 });
+    let after = (ALLOCATIONS.get(), resident_pages());
+    let (info, counters) = (load.queue.info(), load.queue.counters());
+    assert_eq!(after.0 - before.0, 0, "allocations of {tally:?} on {info}");
+    // Leases and the file are touched for the first time, and that is all.
+    assert!(after.1 < before.1 + 1024, "{before:?} {after:?} pages on {info}");
+    assert!(counters.merges > 0, "ops that are contiguous are merged");
+    assert!(tally.handed_back > 0 && tally.never_started > 0, "{tally:?}");
+    assert!(counters.deferrals > 0 || !unfiltered, "{counters:?}");
+    assert!(counters.max_in_kernel <= u64::from(SIZE), "{counters:?}");
+    println!("{tally:?}, {} pages more, on {info}", after.1.saturating_sub(before.1));
+}
+
+/// Pages of memory that the process takes up; reads its file into a buffer that is there.
+fn resident_pages() -> u64 {
+    let mut text = [0; 256];
+    let file = std::fs::File::open("/proc/self/statm").unwrap();
+    let len = file.read_at(&mut text, 0).unwrap();
+    let text = std::str::from_utf8(&text[..len]).unwrap();
+    text.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
 }
