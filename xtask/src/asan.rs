@@ -26,6 +26,8 @@ pub(crate) fn run() -> Result {
     let selection = Selection::of(&packages, Vec::new());
     let selection = selection
         .env("RUSTC_BOOTSTRAP", "1")
+        // Random scripts are run for longer without the sanitizer.
+        .env("IOMGR_SIM_SECS", "10")
         .env("RUSTFLAGS", "-Zsanitizer=address");
     let ended = runner::run(&selection.env("CARGO_TARGET_DIR", target))?;
     ended.tally.print();

@@ -21,6 +21,9 @@ pub(crate) struct Args {
 const ONCE: &[&str] = &["crash::", "full::", "loop_::", "nbd::", "hooks"];
 const ROUNDS: &[&str] = &["sim::"];
 
+/// Of `tqueue`: random ops against the model (a million on each engine), and ten million that allocate nothing.
+const QUEUE: &[&str] = &["real::", "faults::the_simulator", "nothing_allocates"];
+
 /// How long each fuzz target runs.
 const FUZZ_SECS: u64 = 60;
 
@@ -36,6 +39,7 @@ pub(crate) fn run(args: &Args) -> Result {
         parts: Vec::new(),
     };
     soak.fuzz();
+    soak.queue()?;
     for &module in ONCE {
         soak.part(module, module, 0)?;
     }
@@ -73,11 +77,20 @@ impl Part {
 
 impl Soak {
     fn part(&mut self, name: &str, module: &str, seed: u64) -> Result {
+        let selection = Selection::system(vec![module.to_owned()]);
+        let selection = selection.env("IOMGR_BIN", &self.product);
+        self.run(name, selection.env("IOMGR_SIM_SEED", seed.to_string()))
+    }
+
+    fn queue(&mut self) -> Result {
+        let filters = QUEUE.iter().map(|&filter| filter.to_owned()).collect();
+        let packages = ["--package", "tqueue", "--tests"];
+        self.run("tqueue", Selection::of(&packages, filters))
+    }
+
+    fn run(&mut self, name: &str, selection: Selection) -> Result {
         let started = Instant::now();
-        let selection = Selection::system(vec![module.to_owned()]).long();
-        let selection = selection.env("IOMGR_BIN", &self.product).env("IOMGR_SOAK", "1");
-        let selection = selection.env("IOMGR_SIM_SEED", seed.to_string());
-        let ended = runner::run(&selection)?;
+        let ended = runner::run(&selection.long().env("IOMGR_SOAK", "1"))?;
         self.sum.add(ended.tally.clone());
         self.parts.push(Part {
             name: name.to_owned(),
