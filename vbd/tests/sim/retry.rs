@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use iomgr_core::{CancelOutcome, Errno, Operation, RequestFlags, Sector, Storage, Timestamp};
 use tqueue::sim::{SimConfig, SimDisk, SimHandle};
-use vbd::{Cache, Disk, RetryOn, RetryPolicy};
+use tqueue::{Config, EngineKind, Queue};
+use vbd::{BlockingDisk, Cache, Disk, RetryOn, RetryPolicy};
 
 use crate::rig::{Flight, Lanes, dynamic};
 
@@ -295,4 +296,30 @@ fn a_request_that_waits_can_be_given_up() {
     assert!(rig.lanes.now() < start + seconds(1));
     rig.image.fail_range(0..0);
     rig.end(&[1, 1]);
+}
+
+/// A tool has no other op that would end and wake it.
+#[test]
+fn a_tool_sleeps_until_it_is_time() {
+    let sim = SimHandle::new(SimConfig::new(5));
+    let image = dynamic(&sim, 64, BLOCK);
+    let retry = RetryPolicy {
+        also: RetryOn::EIO,
+        timeout: seconds(30),
+    };
+    let disk = Disk::simulated_retrying(image.clone(), retry, Cache::Writeback).unwrap();
+    let config = Config {
+        engine: EngineKind::Sim(sim.clone()),
+        ..Config::default()
+    };
+    let mut tool = BlockingDisk::with_queue(&disk, Queue::new(&config).unwrap()).unwrap();
+    tool.write(&block_of(1), Sector(0), RequestFlags::empty()).unwrap();
+    image.fail_range(EVERYTHING);
+    let start = sim.now();
+    assert!(tool.write(&block_of(2), Sector(0), RequestFlags::empty()).is_err());
+    assert!((seconds(30)..seconds(31)).contains(&sim.now().since(start)));
+    image.fail_range(0..0);
+    tool.write(&block_of(3), Sector(0), RequestFlags::empty()).unwrap();
+    drop(tool);
+    disk.close().unwrap();
 }
