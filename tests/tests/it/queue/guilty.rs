@@ -77,8 +77,8 @@ fn on_each_engine(test: impl Fn(Queue)) {
 fn truncated_loop(dir: &TempDir) -> Loop {
     let file = dir.join("backing");
     let mut backing = File::create_new(&file).unwrap();
-    for at in 0..PARTS {
-        backing.write_all(&[at as u8 + 1; LEN as usize]).unwrap();
+    for (_, value) in (0..PARTS).zip(1..) {
+        backing.write_all(&[value; LEN as usize]).unwrap();
     }
     let device = Loop::attach(&file);
     backing.set_len(FIRST_BAD * u64::from(LEN)).unwrap();
@@ -139,12 +139,16 @@ fn queue_guilty_reads_fail_alone_behind_a_server() {
         .args(["-r", "-f", "raw"])
         .args(commands)
         .args(flushed);
-    let said = tool.arg(server.uri()).run_for_code(1);
+    // What it exits with depends on whether it still had a read to send when the first one failed.
+    let said = tool.arg(server.uri()).end();
     let count = |what: &str| said.stdout.matches(what).count() as u64;
     let good = format!("read {LEN}/{LEN} bytes");
     assert_eq!(
         (count(&good), count("failed: Input/output error")),
-        (FIRST_BAD, PARTS - FIRST_BAD)
+        (FIRST_BAD, PARTS - FIRST_BAD),
+        "{}{}",
+        said.stdout,
+        said.stderr
     );
     assert_eq!(count("Pattern verification failed"), 0);
     server.stop();
@@ -217,8 +221,8 @@ fn queue_guilty_writes_fail_alone_behind_a_server() {
     let server = Server::start::<&str>(&dir.join("run"), &mount.join("sparse"), &["--format", "raw"]);
     let mut client = Client::connect(&server).unwrap();
     let mut sent = HashMap::new();
-    for at in 0..PARTS {
-        let cookie = client.send_write(0, at * u64::from(LEN), &[at as u8 + 1; LEN as usize]);
+    for (at, value) in (0..PARTS).zip(1..) {
+        let cookie = client.send_write(0, at * u64::from(LEN), &[value; LEN as usize]);
         sent.insert(cookie.unwrap(), at);
     }
     for _ in 0..PARTS {
