@@ -11,7 +11,7 @@
 //!
 //! An entry holds its buffer and its file from push to the terminal result; nothing of it moves or grows meanwhile.
 
-use iomgr_core::{Timestamp, Token};
+use iomgr_core::{Errno, Timestamp, Token};
 
 use crate::buf::{Held, Run};
 use crate::files::FileIndex;
@@ -148,6 +148,14 @@ pub(crate) enum Way {
     Write,
 }
 
+/// An error of a merged durable write that has to be reported by one of its parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Debt {
+    /// Which group it was.
+    pub(crate) serial: u64,
+    pub(crate) errno: Errno,
+}
+
 /// One op.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
@@ -177,6 +185,8 @@ pub(crate) struct Entry {
     pub(crate) refusals: u8,
     /// It was part of a merged op that failed, and is never merged again.
     pub(crate) alone: bool,
+    /// The failed group of durable writes that it was part of, while the error is nobody's.
+    pub(crate) debt: Option<Debt>,
     /// The index of the member after it in the merged op that is in the engine; [`NIL`] behind the last.
     pub(crate) next_member: u32,
     generation: u32,
@@ -201,6 +211,7 @@ impl Entry {
         stuck: false,
         refusals: 0,
         alone: false,
+        debt: None,
         next_member: NIL,
         generation: 0,
         next: NIL,
@@ -301,6 +312,12 @@ impl Inflight {
         let entry = &mut self.entries[index as usize];
         let generation = entry.generation;
         (entry.stage != Stage::Vacant).then_some((Key { index, generation }, entry))
+    }
+
+    /// The ops that share a debt.
+    pub(crate) fn in_debt(&mut self, debt: Debt) -> impl Iterator<Item = &mut Entry> {
+        let live = self.entries.iter_mut().filter(|entry| entry.stage != Stage::Vacant);
+        live.filter(move |entry| entry.debt == Some(debt))
     }
 
     /// The keys of all ops that are there, in no order.

@@ -203,7 +203,7 @@ impl Queue {
     }
 
     /// Issues what may go now.
-    fn fill(&mut self) {
+    pub(crate) fn fill(&mut self) {
         // Quiet sends that the kernel has not even seen yet still count.
         self.load.quiet_alone &= self.load.quiet > 0;
         while let Some(&key) = self.cancels.front() {
@@ -332,6 +332,7 @@ impl Queue {
             return;
         };
         let entry = self.ops.remove(key);
+        let result = entry.debt.map_or(result, |debt| self.settle_debt(debt, result));
         if entry.stuck {
             self.stuck_op_ended(&entry, result);
         }

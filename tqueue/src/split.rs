@@ -6,6 +6,9 @@
 //!  result EIO       alone · alone · alone   each is tried again by itself, so that only the guilty one fails
 //! ```
 //!
+//! A failed group of durable writes is different in one point: its error may be that of the sync, and then it is repeated by
+//! nobody. So when all parts went well alone, the last one reports it ([`Debt`]).
+//!
 //! A group lives as long as its call. What is left of it goes back to the front of the queue, where the next plan sees it.
 
 use iomgr_core::{Errno, OpError};
@@ -13,7 +16,7 @@ use iomgr_core::{Errno, OpError};
 use crate::Queue;
 use crate::buf::Run;
 use crate::engine::{Call, Issued, Surroundings};
-use crate::inflight::{Entry, Key, NIL, Stage, Work};
+use crate::inflight::{Debt, Entry, Key, NIL, Stage, Work};
 use crate::settle::{REFUSALS_MAX, Verdict};
 
 /// What the result of a merged op means for its members.
@@ -142,12 +145,41 @@ impl Queue {
                     entry.refusals += 1;
                     Share::Again
                 }
-                _ => Share::Apart,
+                errno => {
+                    self.owe(first, errno);
+                    Share::Apart
+                }
             },
         };
         self.counters.retried += u64::from(matches!(share, Share::Again));
         self.counters.splits += u64::from(matches!(share, Share::Apart));
         share
+    }
+
+    /// Notes the error of a merged durable write with all of its parts. It may come from what was written long before, and the
+    /// kernel tells so only once: parts that then go well must not make that a success.
+    fn owe(&mut self, first: Key, errno: Errno) {
+        if !matches!(self.ops.at(first).work, Work::Write { durable: true, .. }) {
+            return;
+        }
+        let serial = self.counters.splits;
+        let mut next = first.index;
+        while next != NIL {
+            let (_, entry) = self.ops.by_index(next).expect("members are outstanding");
+            entry.debt = Some(Debt { serial, errno });
+            next = entry.next_member;
+        }
+    }
+
+    /// The result of a part that was in debt: an error of its own settles it for all; else the last of them reports it.
+    pub(crate) fn settle_debt(&mut self, debt: Debt, result: Result<u32, OpError>) -> Result<u32, OpError> {
+        let given_up = matches!(result, Err(OpError::NeverStarted | OpError::Os(Errno::CANCELED)));
+        if result.is_err() && !given_up {
+            self.ops.in_debt(debt).for_each(|entry| entry.debt = None);
+        } else if self.ops.in_debt(debt).next().is_none() {
+            return Err(OpError::Os(debt.errno));
+        }
+        result
     }
 
     /// Gives a member its share of a result.

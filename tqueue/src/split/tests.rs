@@ -1,10 +1,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use iomgr_core::{Action, Errno, FileSlot, Lease, Op, OpError, OpQueue, Owner, Storage, Token};
+use iomgr_core::{Action, Data, Errno, FileHandle, FileSlot, Lease, Op, OpError, OpQueue, Owner, Storage, Token};
 
 use crate::engine::Outcome;
-use crate::inflight::NIL;
 use crate::sim::{SimConfig, SimDisk, SimHandle};
 use crate::{Config, EngineKind, PlanLimits, Queue};
 
@@ -12,43 +11,57 @@ const PART: u32 = 1024;
 const PARTS: u8 = 12;
 const ALL: u64 = PART as u64 * PARTS as u64;
 
-/// A simulated disk that does only what a test asks of it, and a part's memory for each part.
+/// A queue that merges, a file, and a part's memory for each part.
 struct Rig {
     queue: Queue,
-    disk: SimDisk,
     file: FileSlot,
     leases: Vec<Lease>,
 }
 
 impl Rig {
-    fn new(seed: u64, short_every: u32, interrupt_every: u32) -> Self {
+    fn new(engine: EngineKind, file: &FileHandle) -> Self {
+        let config = Config {
+            engine,
+            arena_bytes: 1 << 20,
+            plan: PlanLimits {
+                max_bytes: 1 << 20,
+                max_segments: 64,
+            },
+            ..Config::default()
+        };
+        let mut queue = Queue::new(&config).unwrap();
+        let file = queue.add_file(file).unwrap();
+        let leases = (0..PARTS).map(|_| queue.alloc(PART).unwrap()).collect();
+        let mut rig = Self { queue, file, leases };
+        rig.fill(|at| at + 1);
+        rig
+    }
+
+    /// On a simulated disk that does only what a test asks of it.
+    fn simulated(seed: u64, short_every: u32, interrupt_every: u32) -> (Self, SimDisk) {
         let machine = SimHandle::new(SimConfig {
             short_every,
             interrupt_every,
             ..SimConfig::new(seed)
         });
         let disk = machine.create_file();
-        let plan = PlanLimits {
-            max_bytes: 1 << 20,
-            max_segments: 64,
-        };
-        let config = Config {
-            engine: EngineKind::Sim(machine),
-            arena_bytes: 1 << 20,
-            plan,
-            ..Config::default()
-        };
-        let mut queue = Queue::new(&config).unwrap();
-        let file = queue.add_file(&disk.handle()).unwrap();
-        let leases = (0..PARTS).map(|_| queue.alloc(PART).unwrap()).collect();
-        let mut rig = Self {
-            queue,
-            disk,
-            file,
-            leases,
-        };
-        rig.fill(|at| at + 1);
-        rig
+        (Self::new(EngineKind::Sim(machine), &disk.handle()), disk)
+    }
+
+    /// By plain calls, whose results a test may change.
+    fn on_calls() -> Self {
+        Self::new(EngineKind::Sync, &FileHandle::new(tempfile::tempfile().unwrap()))
+    }
+
+    /// One round of the synchronous engine, with the results that `answer` makes of those that there are.
+    fn answer(&mut self, answer: impl Fn(u32, i32) -> i32) {
+        self.queue.fill();
+        let (mut reaped, mut counters) = (Vec::new(), self.queue.counters());
+        self.queue.engine.reap(&mut reaped, &mut counters);
+        for Outcome { key, result } in reaped {
+            let result = answer(key.index, result);
+            self.queue.settle(Outcome { key, result });
+        }
     }
 
     fn fill(&mut self, byte: impl Fn(u8) -> u8) {
@@ -57,16 +70,16 @@ impl Rig {
         }
     }
 
-    fn push(&mut self, write: bool) {
+    fn push(&mut self, action: impl Fn(u64, Data) -> Action) {
         for (at, lease) in (0..).zip(&self.leases) {
-            let (offset, data, durable) = (at * u64::from(PART), lease.data(), false);
-            let action = match write {
-                true => Action::Write { offset, data, durable },
-                false => Action::Read { offset, data },
-            };
             let (token, file) = (Token::new(Owner(1), at), self.file);
+            let action = action(at * u64::from(PART), lease.data());
             self.queue.push(Op { token, file, action }).unwrap();
         }
+    }
+
+    fn push_writes(&mut self, durable: bool) {
+        self.push(|offset, data| Action::Write { offset, data, durable });
     }
 
     /// Runs everything to its end: results by part.
@@ -82,17 +95,22 @@ impl Rig {
         results
     }
 
-    fn run(&mut self, write: bool) -> HashMap<u64, Result<u32, OpError>> {
-        self.push(write);
+    fn write(&mut self) -> HashMap<u64, Result<u32, OpError>> {
+        self.push_writes(false);
         self.finish()
     }
 
-    /// The first byte of each part on the disk.
-    fn content(&self) -> Vec<u8> {
-        let mut bytes = vec![0; usize::try_from(self.disk.len_bytes().unwrap()).unwrap()];
-        self.disk.read_at(&mut bytes, 0).unwrap();
-        bytes.iter().step_by(PART as usize).copied().collect()
+    fn read(&mut self) -> HashMap<u64, Result<u32, OpError>> {
+        self.push(|offset, data| Action::Read { offset, data });
+        self.finish()
     }
+}
+
+/// The first byte of each part on the disk.
+fn content(disk: &SimDisk) -> Vec<u8> {
+    let mut bytes = vec![0; usize::try_from(disk.len_bytes().unwrap()).unwrap()];
+    disk.read_at(&mut bytes, 0).unwrap();
+    bytes.iter().step_by(PART as usize).copied().collect()
 }
 
 fn part(at: u64) -> std::ops::Range<u64> {
@@ -102,11 +120,11 @@ fn part(at: u64) -> std::ops::Range<u64> {
 #[test]
 fn what_a_short_transfer_leaves_goes_on() {
     for seed in 0..50 {
-        let mut rig = Rig::new(seed, 1, 0);
-        assert!(rig.run(true).values().all(|result| *result == Ok(PART)));
-        assert_eq!(rig.content(), (1..=PARTS).collect::<Vec<_>>());
+        let (mut rig, disk) = Rig::simulated(seed, 1, 0);
+        assert!(rig.write().values().all(|result| *result == Ok(PART)));
+        assert_eq!(content(&disk), (1..=PARTS).collect::<Vec<_>>());
         rig.fill(|_| 0xff);
-        assert!(rig.run(false).values().all(|result| *result == Ok(PART)));
+        assert!(rig.read().values().all(|result| *result == Ok(PART)));
         for (value, lease) in (1..).zip(&rig.leases) {
             assert!(rig.queue.bytes(lease.data()).unwrap().iter().all(|&byte| byte == value));
         }
@@ -117,11 +135,11 @@ fn what_a_short_transfer_leaves_goes_on() {
 
 #[test]
 fn only_the_parts_that_touch_a_bad_place_fail() {
-    let mut rig = Rig::new(1, 0, 0);
-    rig.disk.set_len(ALL).unwrap();
-    rig.disk.fail_range(part(3).end - 1..part(5).start + 1);
+    let (mut rig, disk) = Rig::simulated(1, 0, 0);
+    disk.set_len(ALL).unwrap();
+    disk.fail_range(part(3).end - 1..part(5).start + 1);
     for write in [true, false] {
-        let results = rig.run(write);
+        let results = if write { rig.write() } else { rig.read() };
         for at in 0..u64::from(PARTS) {
             let bad = (3..=5).contains(&at);
             assert_eq!(results[&at], if bad { Err(OpError::Os(Errno::IO)) } else { Ok(PART) });
@@ -130,15 +148,15 @@ fn only_the_parts_that_touch_a_bad_place_fail() {
     let counters = rig.queue.counters();
     assert_eq!((counters.merges, counters.splits), (2 * 11, 2));
     assert_eq!(counters.resubmissions, 2 * u64::from(PARTS), "each part alone, once");
-    rig.disk.fail_range(0..0);
-    assert_eq!(rig.content(), [1, 2, 3, 0, 0, 0, 7, 8, 9, 10, 11, 12]);
+    disk.fail_range(0..0);
+    assert_eq!(content(&disk), [1, 2, 3, 0, 0, 0, 7, 8, 9, 10, 11, 12]);
 }
 
 #[test]
 fn what_finds_no_space_fails_alone() {
-    let mut rig = Rig::new(1, 0, 0);
-    rig.disk.limit_len(Some(part(7).start + 512));
-    let results = rig.run(true);
+    let (mut rig, disk) = Rig::simulated(1, 0, 0);
+    disk.limit_len(Some(part(7).start + 512));
+    let results = rig.write();
     for at in 0..u64::from(PARTS) {
         let expected = if at < 7 {
             Ok(PART)
@@ -151,9 +169,9 @@ fn what_finds_no_space_fails_alone() {
 
 #[test]
 fn the_end_of_the_file_is_told_to_each() {
-    let mut rig = Rig::new(1, 0, 0);
-    rig.disk.set_len(part(4).start + 512).unwrap();
-    let results = rig.run(false);
+    let (mut rig, disk) = Rig::simulated(1, 0, 0);
+    disk.set_len(part(4).start + 512).unwrap();
+    let results = rig.read();
     for at in 0..u64::from(PARTS) {
         let expected = if at < 4 { Ok(PART) } else { Err(OpError::EndOfFile) };
         assert_eq!(results[&at], expected, "part {at}");
@@ -164,9 +182,9 @@ fn the_end_of_the_file_is_told_to_each() {
 
 #[test]
 fn an_interrupted_op_goes_again_as_it_was() {
-    let mut rig = Rig::new(3, 0, 2);
+    let (mut rig, _) = Rig::simulated(3, 0, 2);
     for _ in 0..20 {
-        assert!(rig.run(true).values().all(|result| *result == Ok(PART)));
+        assert!(rig.write().values().all(|result| *result == Ok(PART)));
     }
     let counters = rig.queue.counters();
     assert!(counters.retried > 0 && counters.splits == 0, "{counters:?}");
@@ -177,31 +195,50 @@ fn an_interrupted_op_goes_again_as_it_was() {
     );
 }
 
-/// The simulator has resources for everything, so the test answers in its place.
 #[test]
 fn without_resources_it_is_tried_again_and_then_part_by_part() {
-    let mut rig = Rig::new(1, 0, 0);
-    rig.push(true);
+    let mut rig = Rig::on_calls();
+    rig.push_writes(false);
     for refused in 1..=4 {
-        rig.queue.submit().unwrap();
-        let (key, _) = rig.queue.ops.iter().next().unwrap();
-        assert_ne!(rig.queue.ops.at(key).next_member, NIL);
-        let result = -Errno::AGAIN.raw_os_error();
-        rig.queue.settle(Outcome { key, result });
+        rig.answer(|_, _| -Errno::AGAIN.raw_os_error());
         let counters = rig.queue.counters();
         assert_eq!((counters.retried, counters.splits), (refused.min(3), refused / 4));
     }
-    // What the simulator really began ends for good.
-    rig.disk.machine().cut_power(0);
-    assert_eq!(rig.finish().len(), usize::from(PARTS));
+    assert!(rig.finish().values().all(|result| *result == Ok(PART)));
     assert_eq!(rig.queue.counters().resubmissions, 4 * u64::from(PARTS));
+}
+
+/// A sync's error is told once, and may be about what was written before.
+#[test]
+fn the_error_of_a_durable_write_is_not_lost_when_its_parts_go_well() {
+    for guilty in [None, Some(4)] {
+        let mut rig = Rig::on_calls();
+        rig.push_writes(true);
+        rig.answer(|_, _| -Errno::NOLINK.raw_os_error());
+        rig.answer(|index, result| {
+            if Some(index) == guilty {
+                -Errno::IO.raw_os_error()
+            } else {
+                result
+            }
+        });
+        let results = rig.finish();
+        let failed: Vec<_> = results.values().filter(|result| result.is_err()).collect();
+        let expected = if guilty.is_none() { Errno::NOLINK } else { Errno::IO };
+        assert_eq!(
+            failed,
+            [&Err(OpError::Os(expected))],
+            "the guilty part's own, where there is one"
+        );
+        assert_eq!(results.len(), usize::from(PARTS));
+    }
 }
 
 #[test]
 fn the_dump_shows_what_goes_as_one() {
-    let mut rig = Rig::new(1, 0, 0);
+    let (mut rig, _) = Rig::simulated(1, 0, 0);
     rig.leases.truncate(3);
-    rig.push(true);
+    rig.push_writes(false);
     rig.queue.submit().unwrap();
     let dump = rig.queue.dump();
     let lines: Vec<&str> = dump.lines().filter(|line| !line.starts_with("completions")).collect();
