@@ -185,3 +185,30 @@ impl fmt::Display for QueueInfo {
         self.notes.iter().try_for_each(|note| write!(f, "; {note}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_merged_op_is_of_one_to_1024_ops() {
+        let check = |max_segments| {
+            let plan = PlanLimits {
+                max_segments,
+                ..PlanLimits::default()
+            };
+            let config = Config {
+                plan,
+                ..Config::default()
+            };
+            config.check().map_err(|error| error.to_string())
+        };
+        assert_eq!((check(1), check(1024)), (Ok(()), Ok(())));
+        for bad in [0, 1025] {
+            assert_eq!(
+                check(bad),
+                Err("bad queue configuration: plan.max_segments is 1 to 1024".into())
+            );
+        }
+    }
+}

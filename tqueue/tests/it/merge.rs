@@ -212,6 +212,22 @@ fn deferred_ops_are_merged_within_the_limits() {
     });
 }
 
+/// Linux 6.15 brought vectors of registered memory; before, merged ops go by plain ones.
+#[test]
+fn registered_vectors_are_used_where_the_kernel_has_them() {
+    let Some(queue) = open(&small_ring()) else { return };
+    let features = queue.info().features;
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+    let version = (numbers.next().unwrap(), numbers.next().unwrap());
+    let expected = version >= (6, 15) && features.contains(Features::REGISTERED_BUFFERS);
+    assert_eq!(
+        features.contains(Features::REGISTERED_VECTORS),
+        expected,
+        "on {release}"
+    );
+}
+
 /// Memory that is not registered, or only in part, goes by plain vectors.
 #[test]
 fn a_vector_may_leave_the_registered_window() {
