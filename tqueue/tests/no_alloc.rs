@@ -219,8 +219,9 @@ fn nothing_allocates_on_the_data_path() {
 
 /// Filters hold ops up, so that fewer come together behind them.
 fn check(load: &mut Load, unfiltered: bool) {
+    let ops = if unfiltered { ops() } else { ops() / 10 };
     let before = (ALLOCATIONS.get(), resident_pages());
-    let tally = load.run(if unfiltered { ops() } else { ops() / 10 });
+    let tally = load.run(ops);
     let after = (ALLOCATIONS.get(), resident_pages());
     let (info, counters) = (load.queue.info(), load.queue.counters());
     assert_eq!(after.0 - before.0, 0, "allocations of {tally:?} on {info}");
