@@ -111,6 +111,12 @@ impl UblkTarget {
         }
     }
 
+    fn end_retries(&self) {
+        if let Self::Disk(disk) = self {
+            disk.end_retries();
+        }
+    }
+
     fn retry_status(&self) -> Option<RetryStatus> {
         match self {
             Self::Disk(disk) => Some(disk.retry_status()),
@@ -221,6 +227,8 @@ impl UblkServer {
         let Some(mut frontend) = lock(&self.frontend).take() else {
             return Ok(());
         };
+        // Nobody waits at the end for storage that may come back.
+        self.target.end_retries();
         let stopped = frontend.stop().map_err(failed);
         // Also after a frontend that failed: what can be closed is closed.
         let closed = self.target.close();
