@@ -12,7 +12,9 @@ mod daemon;
 mod enters;
 mod icount;
 mod load;
+mod merging;
 mod report;
+mod rivals;
 mod tapdisk;
 mod turns;
 
@@ -48,8 +50,11 @@ pub(crate) struct Args {
     #[arg(long)]
     callgrind: bool,
     /// Only count tqueue's instructions per op beside fio's, kernel included, in a guest (some minutes)
-    #[arg(long, conflicts_with_all = ["callgrind", "readme", "tapdisk", "pairs", "secs"])]
+    #[arg(long, conflicts_with_all = ["callgrind", "readme", "tapdisk", "pairs", "secs", "merging"])]
     icount: bool,
+    /// Only time sequential writes through tqueue beside fio's
+    #[arg(long, conflicts_with_all = ["callgrind", "readme", "tapdisk", "secs"])]
+    merging: bool,
 }
 
 const MIB: u64 = 1 << 20;
@@ -60,7 +65,12 @@ const IMAGE_BYTES: u64 = 512 * MIB;
 /// Measures and prints the table for the README.
 pub(crate) fn run(args: &Args) -> Result {
     if args.icount {
+        need(&["fio"])?;
         return icount::run();
+    }
+    if args.merging {
+        need(&["fio", "losetup"])?;
+        return merging::run(args.pairs);
     }
     need(&["fio", "nbdkit", "qemu-nbd", "qemu-img", "setpriv"])?;
     let bench = Bench {
