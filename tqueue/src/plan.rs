@@ -147,6 +147,11 @@ impl Plan {
         );
         self.order.clear();
         self.groups.clear();
+        if let [op] = batch {
+            // Nothing to sort: at depth 1 the plan would cost as much as the rest of the pass.
+            self.order.push(op.key);
+            return self.groups.push(Group { first: 0, count: 1 });
+        }
         self.turns.clear();
         self.turns.resize(batch.len(), Group::NONE);
         let mut arrivals = 0..;

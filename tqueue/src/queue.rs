@@ -223,6 +223,9 @@ impl Queue {
     fn fill_disk(&mut self) {
         let before = self.load.disk_issued;
         self.take_batch();
+        if self.batch.is_empty() {
+            return;
+        }
         self.plan.make(&self.batch);
         let all = (0..self.plan.len()).all(|at| self.load.disk_merged < self.bounds.size && self.issue_group(at));
         if !all {

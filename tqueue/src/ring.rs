@@ -231,7 +231,9 @@ impl Ring {
                 });
             }
         }
-        into.extend(self.ready.drain(..));
+        if !self.ready.is_empty() {
+            into.extend(self.ready.drain(..));
+        }
         while let Some(&(position, key)) = self.quiet.front() {
             if position.wrapping_sub(consumed) < u32::MAX / 2 {
                 break;
