@@ -151,8 +151,8 @@ pub(crate) enum Way {
 /// An error of a merged durable write that has to be reported by one of its parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Debt {
-    /// Which group it was.
-    pub(crate) serial: u64,
+    /// The first op of the group: as no part is ever merged again, it names the group.
+    pub(crate) first: Key,
     pub(crate) errno: Errno,
 }
 

@@ -162,11 +162,10 @@ impl Queue {
         if !matches!(self.ops.at(first).work, Work::Write { durable: true, .. }) {
             return;
         }
-        let serial = self.counters.splits;
         let mut next = first.index;
         while next != NIL {
             let (_, entry) = self.ops.by_index(next).expect("members are outstanding");
-            entry.debt = Some(Debt { serial, errno });
+            entry.debt = Some(Debt { first, errno });
             next = entry.next_member;
         }
     }
