@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  queued, no engine has seen it ──► NeverStarted, at once
+//!  held by a filter ───────────────► NeverStarted, at once or in the next pass: only its timer is in the engine
 //!  socket, poll, timer ────────────► ECANCELED, or what it came to meanwhile
 //!  disk op in the kernel ──────────► its own end; NeverStarted if the kernel says that it had not begun it
 //! ```

@@ -120,6 +120,22 @@ fn queue_filter_fault_fails_the_same_requests_for_the_same_seed() {
     assert!((8..16).any(|seed| errors(&seed.to_string()) != errors("7")));
 }
 
+/// Errors that pass are the server's business: clients see none of them, and what they wrote is what they read.
+#[test]
+fn queue_filter_fault_that_passes_is_not_seen_by_clients() {
+    if !need::tools(&["fio"]) {
+        return;
+    }
+    let disk = Disk::new(Kind::Raw, 64 * MIB);
+    let server = disk.serve(&["--filter", "fault:op=read+write,rate=5%,errno=EAGAIN,seed=2"]);
+    fio_verify(server.uri());
+    let status = Tool::iomgr().args(["status", "--json"]);
+    let status = status.env("IOMGR_RUNTIME_DIR", disk.dir.join("run")).json();
+    let retries = status[0]["status"]["devices"][0]["retry"]["retries"].as_u64();
+    assert!(retries.is_some_and(|retries| retries > 0), "{status}");
+    server.stop();
+}
+
 /// Faults also meet the image's own structure. Whatever a client is told, what is left is an image.
 #[test]
 fn queue_filter_fault_leaves_a_dynamic_vhd_that_is_one() {
