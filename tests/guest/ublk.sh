@@ -53,9 +53,9 @@ direct() {
 # enters_at DEPTH PERCENT: no more calls of io_uring_enter than that, of a hundred requests.
 enters_at() {
     enters=$(figure enters_total) requests=$(figure requests_total)
-    direct --rw=randread --bs=4k --iodepth="$1" --size=1G --number_ios=$((4000 + 500 * $1)) || return 1
+    direct --rw=randread --bs=4k --iodepth="$1" --number_ios=$((4000 + 500 * $1)) || return 1
     enters=$(($(figure enters_total) - enters)) requests=$(($(figure requests_total) - requests))
-    echo "$enters" "$requests" >"/tmp/enters.$1"
+    echo "$enters/$requests at depth $1" >>/tmp/enters
     [ $requests -ge 4000 ] && [ $((100 * enters)) -le $(($2 * requests)) ]
 }
 
@@ -84,6 +84,10 @@ raw() {
     check "$1: iomgr add raw" add raw "$2"
     check "$1: fio verifies mixed sizes at depth 32" direct --rw=randrw --bsrange=512-256k --iodepth=32 --size=48M \
         --verify=crc32c --verify_fatal=1 --randseed=7
+    check "$1: depth 1 enters the kernel twice for a request at most" enters_at 1 210
+    check "$1: depth 32 enters it half as often at most" enters_at 32 50
+    echo "# enters/requests: $(tr '\n' ' ' </tmp/enters)"
+    rm /tmp/enters
     check "$1: mkfs.ext4" within mkfs.ext4 -q -F "$dev"
     check "$1: mounted, a tree copied, writes synced" populate
     check "$1: a mounted device is not deleted" refused 1 'unmount it first' iomgr del -n "${dev#/dev/ublkb}"
@@ -145,7 +149,8 @@ check 'null: iomgr add null' add null --size 1G
 check 'null: what has no cache says so' is_told '512 write through 0 512'
 check 'null: depth 1 enters the kernel once for a request' enters_at 1 110
 check 'null: depth 32 enters it half as often at most' enters_at 32 50
-echo "# enters and requests: depth 1: $(cat /tmp/enters.1); depth 32: $(cat /tmp/enters.32)"
+echo "# enters/requests: $(tr '\n' ' ' </tmp/enters)"
+rm /tmp/enters
 check 'null: deleted' del
 
 truncate -s 192M /tmp/file.img

@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::run::{Ended, Place};
 
 /// Runs it; `None` on a machine that has the driver, whose devices are left alone.
+#[allow(clippy::print_stdout, reason = "why a test is skipped is said where tests say it")]
 fn without_driver(args: &[&str]) -> Option<Ended> {
     if Path::new("/dev/ublk-control").exists() {
         println!("skipped: there is a ublk driver here; the tests in the guest use it");
