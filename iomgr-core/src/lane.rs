@@ -10,7 +10,7 @@
 //!
 //! # Contract
 //! - Tags are the frontend's: below the depth, and none is pushed again before it has ended.
-//! - Nothing here allocates after `new`, or blocks.
+//! - Each request that was pushed passes the hooks and ends once, or is given up by [`Lane::abandon`].
 
 use crate::manager::{Granted, Head, Intake, Ticket};
 use crate::{Busy, DeviceQueue, Done, Errno, OpDone, OpQueue, Pass, Request, Timestamp};

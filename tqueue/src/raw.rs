@@ -33,7 +33,7 @@ impl Queue {
     /// [`net_ops`](crate::Config::net_ops), since it may take for ever.
     ///
     /// Memory or a file that does not exist ends the command alone, with `EINVAL` and `EBADF`; so does an engine other than
-    /// io_uring, with `EINVAL`. A command in the kernel is not cancelled: the driver ends it.
+    /// io_uring, which has no such commands. A command in the kernel is not cancelled: the driver ends it.
     ///
     /// # Safety
     /// Whatever memory the driver touches on account of this command, before it completes, lies in `command.data`, which the

@@ -11,7 +11,6 @@
 //! # Contract
 //! - A request is committed once, with its whole length (read, write), with 0 (the rest), or with an error: never short.
 //! - Served until the kernel has aborted every tag; what is in flight ends first.
-//! - Nothing allocates after the start.
 
 mod start;
 mod tags;
