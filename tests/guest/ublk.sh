@@ -59,6 +59,14 @@ enters_at() {
     [ $requests -ge 4000 ] && [ $((100 * enters)) -le $(($2 * requests)) ]
 }
 
+# The thread that serves has the flag of those through which memory is written back (PF_MEMALLOC_NOIO).
+is_io_flusher() {
+    stat=$(cat /proc/"$(server)"/task/*/stat | grep '(ublk-')
+    echo "$stat"
+    set -- $stat
+    [ $(($9 & 0x80000)) != 0 ]
+}
+
 sums() { (cd "$1" && find . -type f | sort | xargs md5sum); }
 
 populate() {
@@ -146,6 +154,7 @@ nothing_left() {
 
 check 'iomgr features' within iomgr features
 check 'null: iomgr add null' add null --size 1G
+check 'null: memory may be written back through it' is_io_flusher
 check 'null: what has no cache says so' is_told '512 write through 0 512'
 check 'null: depth 1 enters the kernel once for a request' enters_at 1 110
 check 'null: depth 32 enters it half as often at most' enters_at 32 50
