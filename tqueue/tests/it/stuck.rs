@@ -15,6 +15,10 @@ use tracing::{Event, Metadata, Subscriber};
 
 use crate::rig::{open, push, small_ring, token};
 
+/// Held by tests that reach the report. Where one thread has the only listener, tracing takes what another thread without one
+/// makes of a line for everybody's answer, and the listener would hear nothing.
+static LOG: Mutex<()> = Mutex::new(());
+
 /// Writes into the pipe when something is said to be stuck.
 struct Listener(Mutex<std::io::PipeWriter>);
 
@@ -59,6 +63,7 @@ impl Subscriber for Listener {
 
 #[test]
 fn a_sleeping_queue_reports_an_op_that_does_not_end() {
+    let _log = LOG.lock();
     let config = Config {
         stuck_after: Duration::from_millis(50),
         ..small_ring()
@@ -84,6 +89,7 @@ fn an_op_is_reported_once_and_a_fast_one_never() {
 
     use crate::rig::{finish, small};
 
+    let _log = LOG.lock();
     let slow = SimConfig {
         latency: Duration::from_secs(60)..Duration::from_secs(61),
         stall_every: 0,
