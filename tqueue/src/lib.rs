@@ -45,6 +45,8 @@
 //!   bytes, its own end of the file, and its own error.
 //! - The queue owns all memory that ops work on. Memory that the kernel may touch cannot be looked at or changed, and is not
 //!   leased again before the op has ended.
+//! - Disk ops that the kernel has are never more than [`Config::size`](Config); the others wait in their order.
+//! - Dropping a queue waits for the disk ops in the kernel; if they do not end in time it leaks their memory, with a line in the log.
 //! - After [`Queue::new`] nothing allocates (the synchronous engine may, inside `poll(2)`'s list).
 //! - `Discard` and `WriteZeroes` never change the size of a file. On a block device a discard becomes a write of zeros that
 //!   the device unmaps if it can, or else nothing; write-zeroes is done by the kernel in whichever way the device has.
@@ -53,6 +55,20 @@
 //! An op that no engine has seen ends as [`NeverStarted`](iomgr_core::OpError::NeverStarted). A socket, poll or timer op in
 //! the kernel ends as `ECANCELED`, or as what it came to meanwhile. A disk op in the kernel goes on to its own end, unless the kernel
 //! says that it had not begun it. [`Queue::cancel`] says at once which is which: [`Cancelled`].
+//!
+//! # Errors
+//! [`Queue::new`] names the limit that was hit, and the way round it ([`ErrorKind`]); [`QueueInfo`] says what is done without.
+//! An op's error is its own: a part of a merged op fails alone, an op on a file that is not known ends as `EBADF`, one on memory
+//! that is not leased as `EINVAL`. Interrupted calls are made again, and refusals for want of resources a few times; whether to try
+//! again what else may pass is for the device above. An op that the kernel keeps for ten seconds is reported in the log.
+//!
+//! # Filters
+//! [`Config::filters`](Config) put something between the ops and the engine: faults, latency, a trace, checksums, or one's own
+//! ([`filter`]).
+//!
+//! # In an event loop of one's own
+//! [`Queue::completion_fd`] is readable when there is something to reap; `examples/embed.rs` is such a loop. Another thread wakes one
+//! that sleeps in [`Queue::submit_and_wait`] through an [`EventWake`] that it polls.
 
 mod buddy;
 mod buf;

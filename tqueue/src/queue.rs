@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use iomgr_core::{Errno, OpDone, OpError, Timestamp, Token};
@@ -116,10 +117,26 @@ impl Queue {
         self.info.clone()
     }
 
-    /// Plans and submits what is queued. Waits for nothing.
+    /// Plans and submits what is queued, and reaps what has ended. Waits for nothing.
     pub fn submit(&mut self) -> Result<(), Error> {
         self.hurry = false;
-        self.pass(Wait::No).map(|_| ())
+        // What came short goes on at once: nobody might call again for its sake.
+        while self.pass(Wait::No)? && self.done.is_empty() {}
+        Ok(())
+    }
+
+    /// A descriptor that is readable when [`submit`](Self::submit) would reap something: for a thread that sleeps in an event loop
+    /// of its own. Let it sleep only after a `submit` that brought no completion; `examples/embed.rs` shows such a loop.
+    ///
+    /// `None` where the engine has none. By blocking calls, disk ops have ended when `submit` returns, and sockets, polls and
+    /// timers need [`submit_and_wait`](Self::submit_and_wait).
+    pub fn completion_fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.engine {
+            Engine::Ring(ring) => Some(ring.fd()),
+            Engine::Sync(_) => None,
+            #[cfg(feature = "test-utils")]
+            Engine::Sim(_) => None,
+        }
     }
 
     /// Plans and submits what is queued, then waits for a completion, in one system call where it can.

@@ -21,7 +21,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, TimeoutFlags, Timespec};
@@ -247,6 +247,12 @@ impl Ring {
     pub(crate) fn register_file(&mut self, index: FileIndex, fd: RawFd) -> bool {
         self.features.contains(Features::REGISTERED_FILES)
             && self.uring.submitter().register_files_update(index.0, &[fd]).is_ok()
+    }
+
+    /// The ring's descriptor: readable when there are entries to be reaped, or work to be done for some.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is open as long as the ring, which outlives the borrow.
+        unsafe { BorrowedFd::borrow_raw(self.uring.as_raw_fd()) }
     }
 
     /// From now on dropping the ring does nothing: the kernel may be at work on it.

@@ -10,6 +10,7 @@
 mod cancel;
 mod denied;
 mod disk;
+mod embed;
 mod filters;
 mod merge;
 mod net;
