@@ -10,7 +10,7 @@ use iomgr_core::{
     RequestFlags, SECTOR_BYTES, Sector, SectorCount, SectorRange, Tag, Wake, Waker,
 };
 use tqueue::sim::SimHandle;
-use tqueue::{Config, EngineKind, Queue};
+use tqueue::{Config, EngineKind, PlanLimits, Queue};
 use vbd::Disk;
 
 use super::SECTOR_LEN;
@@ -98,13 +98,19 @@ impl<'a> Life<'a> {
     pub(super) fn new(
         disk: &Disk,
         sim: &SimHandle,
+        merges: bool,
         model: &'a mut Model,
         rng: &'a mut Rng,
         next_stamp: &'a mut Stamp,
     ) -> Self {
         let engine = EngineKind::Sim(sim.clone());
+        let mut plan = PlanLimits::default();
+        if !merges {
+            plan.max_segments = 1;
+        }
         let config = Config {
             engine,
+            plan,
             size: 16,
             max_ops: 256,
             arena_bytes: 8 << 20,

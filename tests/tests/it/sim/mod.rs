@@ -21,6 +21,8 @@ use model::{Model, Stamp};
 
 /// A sector, as a length in memory.
 const SECTOR_LEN: usize = 512;
+/// A seed with this bit has ops merged. Those kept from before there was merging do not have it, and so mean what they meant.
+const MERGES: u64 = 1 << 2;
 /// Seeds that once failed: kept, and replayed each time.
 const KEPT: &[u64] = &[
     // FUA into a block whose BAT entry a killed process had left in the page cache.
@@ -88,13 +90,13 @@ fn run(seed: u64, tally: &mut Tally) {
     let mut image = Image::create(&sim, &mut rng);
     let mut next_stamp = 1;
     for _ in 0..LIVES {
-        live(&sim, &mut image, &mut rng, &mut next_stamp, tally);
+        live(&sim, &mut image, seed & MERGES != 0, &mut rng, &mut next_stamp, tally);
     }
     std::mem::drop(guard);
 }
 
 /// One life and its end; then the image is checked against the model.
-fn live(sim: &SimHandle, image: &mut Image, rng: &mut Rng, next_stamp: &mut Stamp, tally: &mut Tally) {
+fn live(sim: &SimHandle, image: &mut Image, merges: bool, rng: &mut Rng, next_stamp: &mut Stamp, tally: &mut Tally) {
     image.age(rng);
     let plan = Plan::random(rng);
     let storage = image.storage.clone();
@@ -104,7 +106,7 @@ fn live(sim: &SimHandle, image: &mut Image, rng: &mut Rng, next_stamp: &mut Stam
         sim.fail_after(plan.steps);
     }
     let is_device = image.is_device();
-    let mut life = Life::new(&disk, sim, &mut image.model, rng, next_stamp);
+    let mut life = Life::new(&disk, sim, merges, &mut image.model, rng, next_stamp);
     if is_device {
         life.excuse(Errno::NOSPC);
     }
