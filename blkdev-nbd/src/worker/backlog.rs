@@ -12,8 +12,8 @@
 //! Linux calls a unix stream socket writable when at most a quarter of its buffer is unread; with
 //! [`SEND_BUFFER_BYTES`](crate::config::SEND_BUFFER_BYTES) that is work for a client for as long as a batch takes to serve, so it does not run dry.
 //!
-//! A client that sends on and on before it reads anything would wait for us, and we for it. So nobody is left unheard for
-//! longer than [`PAUSE_MAX`].
+//! A client that writes on and on before it reads anything would wait for us, and we for it. So who writes is not left unheard;
+//! and since a client may begin to at any time, nobody is for much longer than [`PAUSE_MAX`].
 
 use std::time::Duration;
 
@@ -29,8 +29,8 @@ use crate::listener::Peer;
 /// clients which keep up do not notice.
 const CHECK_BYTES: u32 = 64 << 10;
 
-/// How long a client may be left unheard.
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How long a client is left unheard, before somebody looks.
+pub(super) const PAUSE_MAX: Duration = Duration::from_millis(10);
 
 /// What is known of the replies that a client has not read.
 #[derive(Debug, Default)]
@@ -39,11 +39,17 @@ pub(super) struct Backlog {
     unchecked: u32,
     /// When it was asked.
     since: Timestamp,
+    /// The client has written since.
+    wrote: bool,
 }
 
 impl Backlog {
     pub(super) fn sent(&mut self, bytes: u32) {
         self.unchecked = self.unchecked.saturating_add(bytes);
+    }
+
+    pub(super) fn wrote(&mut self) {
+        self.wrote = true;
     }
 }
 
@@ -55,18 +61,24 @@ impl Conn {
         between_commands && self.backlog.unchecked >= CHECK_BYTES && !matches!(self.who.peer, Peer::Address(_))
     }
 
-    /// Waits until the socket takes more. False if that cannot be.
+    /// Waits until the socket takes more. False if it need not, or that cannot be.
     pub(super) fn await_room(&mut self, core: &mut Core) -> bool {
+        let before = std::mem::replace(
+            &mut self.backlog,
+            Backlog {
+                since: core.now,
+                ..Backlog::default()
+            },
+        );
+        if before.wrote {
+            return false;
+        }
         let asked = core
             .queue
             .poll_fd(self.file, Interest::WRITE, NetOp::Recv(self.id).token());
         if asked.is_err() {
             return false;
         }
-        self.backlog = Backlog {
-            unchecked: 0,
-            since: core.now,
-        };
         self.receiving = Some(Target::Room);
         core.paused += 1;
         true

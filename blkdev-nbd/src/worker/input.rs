@@ -1,6 +1,6 @@
 //! The way in: from received bytes to queued commands.
 
-use iomgr_core::{Data, OpError, OpQueue};
+use iomgr_core::{Data, OpError, OpQueue, Operation};
 
 use super::conn::{Conn, Farewell, Outcome, Pending, Phase, Reply, Target};
 use super::core::Core;
@@ -165,6 +165,9 @@ impl Conn {
             return;
         };
         let shape = core.lanes[lane].look(&command);
+        if command.op == Operation::Write {
+            self.backlog.wrote();
+        }
         self.in_flight += 1;
         self.who.active = core.now;
         self.pending = Some(Pending::new(command, shape, core.now));

@@ -33,6 +33,7 @@ use crossbeam_channel::{Receiver, Sender};
 use iomgr_core::{FileSlot, Timestamp};
 use tqueue::{Completion, EventWake, Interest};
 
+use self::backlog::PAUSE_MAX;
 use self::conn::Conn;
 use self::conns::Conns;
 use self::control::{Arrival, Control, Gauges, Report};
@@ -62,6 +63,8 @@ pub(crate) struct Worker {
     patience: Patience,
     /// The timer that looks for who takes too long is running.
     is_ticking: bool,
+    /// The timer that looks whom we have left unheard is running.
+    is_resuming: bool,
     /// Another worker has failed; what waits for it may never end.
     peer_failed: bool,
 }
@@ -88,7 +91,8 @@ impl Worker {
             self.deliver()?;
             self.work();
             self.follow_stage()?;
-            self.keep_ticking(self.core.memory.has_line() || self.core.paused > 0)?;
+            self.keep_ticking(self.core.memory.has_line())?;
+            self.keep_resuming()?;
             self.publish();
         }
         Ok(())
@@ -151,6 +155,10 @@ impl Worker {
             }
             NetOp::Wake => return self.woken(),
             NetOp::Tick => return self.ticked(),
+            NetOp::Resume => {
+                self.is_resuming = false;
+                self.conns.resume_overdue(&mut self.core);
+            }
             NetOp::Accept(at) | NetOp::AcceptRetry(at) => {
                 let accepted = self.door.accept(at, &mut self.core.queue, self.core.now);
                 return accepted.map_err(queue_error("watching for clients"));
@@ -170,11 +178,21 @@ impl Worker {
         timer.map_err(queue_error("watching the clock"))
     }
 
+    /// Starts the timer for those whom we leave unheard, if there are any and it does not run.
+    fn keep_resuming(&mut self) -> Result<(), Error> {
+        if self.core.paused == 0 || self.is_resuming {
+            return Ok(());
+        }
+        self.is_resuming = true;
+        let at = self.core.now + PAUSE_MAX;
+        let timer = self.core.queue.timer(at, NetOp::Resume.token());
+        timer.map_err(queue_error("watching the clock"))
+    }
+
     /// Time to look who takes too long.
     fn ticked(&mut self) -> Result<(), Error> {
         self.is_ticking = false;
         self.conns.drop_overdue(&mut self.core, &self.patience);
-        self.conns.resume_overdue(&mut self.core);
         self.keep_ticking(self.conns.concern(&self.patience))
     }
 

@@ -129,6 +129,7 @@ impl WorkerPlan {
             stop_timeout: self.limits.stop_timeout,
             patience: Patience::new(&self.limits),
             is_ticking: false,
+            is_resuming: false,
             peer_failed: false,
         })
     }

@@ -20,6 +20,8 @@ pub(super) enum NetOp {
     AcceptRetry(u32),
     /// Time to look who takes too long.
     Tick,
+    /// Time to look whom we have left unheard.
+    Resume,
 }
 
 impl NetOp {
@@ -31,6 +33,7 @@ impl NetOp {
             Self::Accept(listener) => (3, listener),
             Self::AcceptRetry(listener) => (4, listener),
             Self::Tick => (5, 0),
+            Self::Resume => (6, 0),
         };
         Token::new(FRONTEND, kind << 32 | u64::from(index))
     }
@@ -46,6 +49,7 @@ impl NetOp {
             3 => Self::Accept(index),
             4 => Self::AcceptRetry(index),
             5 => Self::Tick,
+            6 => Self::Resume,
             kind => panic!("no frontend op has kind {kind}"),
         }
     }
@@ -65,6 +69,7 @@ mod tests {
             NetOp::Accept(1),
             NetOp::AcceptRetry(2),
             NetOp::Tick,
+            NetOp::Resume,
         ] {
             assert_eq!(NetOp::of(op.token()), op);
             assert_eq!(op.token().owner(), FRONTEND);
