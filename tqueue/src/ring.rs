@@ -131,7 +131,7 @@ impl Ring {
             features,
             times: vec![Timespec::new(); ops as usize].into(),
             headers: (0..config.sends).map(|_| Header::new()).collect(),
-            vectors: Vectors::new(config.max_ops + config.plan.max_segments),
+            vectors: Vectors::new(config.max_ops + config.plan.max_segments, config.plan.max_segments),
             quiet: VecDeque::with_capacity(config.net_ops as usize),
             ready: VecDeque::with_capacity(config.size as usize),
             position: 0,

@@ -50,7 +50,7 @@ impl SyncEngine {
             results: VecDeque::with_capacity(config.max_ops as usize + net_ops),
             pending: Vec::with_capacity(net_ops + config.held_max() as usize),
             polled: Vec::with_capacity(net_ops),
-            vectors: Vectors::new(config.plan.max_segments),
+            vectors: Vectors::new(0, config.plan.max_segments),
         }
     }
 

@@ -10,9 +10,11 @@ use std::os::fd::RawFd;
 use crate::buf::{Arena, Run};
 use crate::engine::Call;
 
-/// Room for the vectors of some calls, one behind the other.
+/// Room for the vectors of some calls, one behind the other, and behind them for that of a call made right here.
 pub(crate) struct Vectors {
     parts: Box<[libc::iovec]>,
+    /// Where the room for a call made here begins: the kernel may still have to look at what lies before.
+    here: usize,
     used: usize,
 }
 
@@ -37,10 +39,11 @@ impl std::fmt::Debug for Vectors {
 }
 
 impl Vectors {
-    /// Room for `count` parts in all.
-    pub(crate) fn new(count: u32) -> Self {
+    /// Room for `kept` parts in all, and `most` parts of a call made here.
+    pub(crate) fn new(kept: u32, most: u32) -> Self {
         Self {
-            parts: vec![NOTHING; count as usize].into(),
+            parts: vec![NOTHING; (kept + most) as usize].into(),
+            here: kept as usize,
             used: 0,
         }
     }
@@ -50,21 +53,21 @@ impl Vectors {
         self.used = 0;
     }
 
-    /// Is there room for `count` parts?
+    /// Is there room for `count` parts that stay?
     pub(super) fn has_room(&self, count: usize) -> bool {
-        self.parts.len() - self.used >= count
+        self.here - self.used >= count
     }
 
     /// Makes a vector that stays until [`clear`](Self::clear).
     pub(super) fn keep(&mut self, runs: &[Run], arena: &Arena) -> Vector {
-        let vector = self.fill(runs, arena);
+        let vector = self.fill(self.used, runs, arena);
         self.used += runs.len();
         vector
     }
 
     /// Reads or writes right here, in one system call; the result is as in a completion entry.
     pub(crate) fn call(&mut self, fd: RawFd, call: Call, runs: &[Run], arena: &Arena) -> i32 {
-        let Vector { parts, count } = self.fill(runs, arena);
+        let Vector { parts, count } = self.fill(self.here, runs, arena);
         let count = i32::try_from(count).expect("vectors are short");
         let moved = match call {
             Call::ReadMany { offset } => {
@@ -84,8 +87,8 @@ impl Vectors {
         }
     }
 
-    fn fill(&mut self, runs: &[Run], arena: &Arena) -> Vector {
-        let parts = &mut self.parts[self.used..][..runs.len()];
+    fn fill(&mut self, at: usize, runs: &[Run], arena: &Arena) -> Vector {
+        let parts = &mut self.parts[at..][..runs.len()];
         for (part, run) in parts.iter_mut().zip(runs) {
             part.iov_base = arena.address(*run).cast();
             part.iov_len = run.len() as usize;

@@ -268,3 +268,65 @@ fn a_vector_may_leave_the_registered_window() {
     assert_eq!(run(&mut queue, file, Action::Flush), Ok(0));
     leases.into_iter().for_each(|lease| queue.free(lease));
 }
+
+/// The kernel has not looked at all vectors that were made for it when a call of our own needs one.
+#[test]
+fn calls_made_here_have_room_for_their_vectors_as_well() {
+    let config = Config {
+        size: 32,
+        ..small_ring()
+    };
+    let Some(mut queue) = open(&config) else { return };
+    let (memory, real) = temp_file(&mut queue);
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let pipe = queue.add_file(&FileHandle::new(writer)).unwrap();
+    let mut leases = leases(&mut queue, 3);
+    // Not in the order of the memory, so that there is something to gather.
+    leases.reverse();
+    for round in 0..100 {
+        // It stands in the submission ring before the others, so their vectors are never all done with at once.
+        queue.timer(queue.now(), token(99)).unwrap();
+        for (at, lease) in (0..).zip(&leases) {
+            write(&mut queue, at, pipe, lease, at * u64::from(LEN));
+            write(&mut queue, 10 + at, memory, lease, at * u64::from(LEN));
+        }
+        assert!(finish(&mut queue).values().all(Result::is_ok));
+        let merged = queue.counters().merges;
+        assert_eq!(merged, 4 * (round + 1));
+        let mut content = [0; 3 * LEN as usize];
+        std::io::Read::read_exact(&mut reader, &mut content).unwrap();
+        let expected = [[3; LEN as usize], [2; LEN as usize], [1; LEN as usize]].concat();
+        assert_eq!(content[..], expected);
+        real.read_exact_at(&mut content, 0).unwrap();
+        assert_eq!(content[..], expected);
+    }
+    leases.into_iter().for_each(|lease| queue.free(lease));
+}
+
+/// What the kernel did not take goes back to where it was.
+#[test]
+fn what_does_not_fit_keeps_its_order() {
+    let mut queue = Queue::new(&Config {
+        engine: tqueue::EngineKind::Sync,
+        size: 1,
+        plan: PlanLimits {
+            max_bytes: 2 * LEN,
+            max_segments: 64,
+        },
+        ..small()
+    })
+    .unwrap();
+    let (file, _) = temp_file(&mut queue);
+    let leases = leases(&mut queue, 8);
+    for (at, lease) in (0..).zip(&leases) {
+        write(&mut queue, at, file, lease, at * u64::from(LEN));
+    }
+    let mut order = Vec::new();
+    while !queue.is_idle() {
+        queue.submit_and_wait(None).unwrap();
+        order.extend(std::iter::from_fn(|| queue.next_completion()).map(|done| done.token.value()));
+    }
+    assert_eq!(order, [0, 1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(queue.counters().merges, 4);
+    leases.into_iter().for_each(|lease| queue.free(lease));
+}
