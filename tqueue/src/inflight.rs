@@ -177,12 +177,16 @@ pub(crate) struct Entry {
     pub(crate) cancelled: bool,
     /// The kernel found it not begun when it was asked to cancel it.
     pub(crate) unbegun: bool,
+    /// The kernel was at it before, and may have done some of it, whatever it said.
+    pub(crate) tried: bool,
     /// When it was issued last, on the watch's clock.
     pub(crate) since: Timestamp,
     /// It was reported to be stuck.
     pub(crate) stuck: bool,
     /// Times in a row that the kernel had no resources for it.
     pub(crate) refusals: u8,
+    /// Times in a row that it was interrupted.
+    pub(crate) interrupts: u8,
     /// It was part of a merged op that failed, and is never merged again.
     pub(crate) alone: bool,
     /// The failed group of durable writes that it was part of, while the error is nobody's.
@@ -207,9 +211,11 @@ impl Entry {
         quiet: false,
         cancelled: false,
         unbegun: false,
+        tried: false,
         since: Timestamp::ZERO,
         stuck: false,
         refusals: 0,
+        interrupts: 0,
         alone: false,
         debt: None,
         next_member: NIL,

@@ -188,7 +188,10 @@ impl Queue {
             Verdict::End(result) => self.end(key, result),
             Verdict::Again if self.ops.at(key).cancelled => self.end(key, Err(OpError::Os(Errno::CANCELED))),
             // In front, so that an op is not overtaken by all that came after it.
-            Verdict::Again if is_disk => self.disk.push_front(key),
+            Verdict::Again if is_disk => {
+                self.ops.at(key).tried = true;
+                self.disk.push_front(key);
+            }
             Verdict::Again => self.net.push_front(key),
         }
     }
@@ -259,7 +262,7 @@ impl Queue {
         let entry = self.ops.at(key);
         let again = match (entry.work, errno) {
             (Work::Timer { .. }, Errno::TIME) => return Verdict::End(Ok(0)),
-            (work, Errno::CANCELED) if work.is_disk() && entry.unbegun && entry.moved == 0 => {
+            (work, Errno::CANCELED) if work.is_disk() && entry.unbegun && !entry.tried => {
                 return Verdict::End(Err(OpError::NeverStarted));
             }
             // Whoever pushed it knows what it means.

@@ -122,6 +122,7 @@ impl Queue {
                 Verdict::End(result) => self.end(key, result),
                 Verdict::Again if self.ops.at(key).cancelled => self.end(key, Err(OpError::Os(Errno::CANCELED))),
                 Verdict::Again => {
+                    self.ops.at(key).tried |= !matches!(share, Share::Unbegun);
                     // In front and in order, so that none is overtaken by all that came after it.
                     self.disk.insert(again, key);
                     again += 1;
@@ -192,7 +193,7 @@ impl Queue {
                 entry.advance_member(n)
             }
             Share::EndOfFile => Verdict::End(Err(OpError::EndOfFile)),
-            Share::Unbegun if entry.cancelled && entry.moved == 0 => Verdict::End(Err(OpError::NeverStarted)),
+            Share::Unbegun if entry.cancelled && !entry.tried => Verdict::End(Err(OpError::NeverStarted)),
             Share::Again | Share::Unbegun => Verdict::Again,
             Share::Apart => {
                 entry.alone = true;

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use iomgr_core::{Action, Data, Errno, FileHandle, FileSlot, Lease, Op, OpError, OpQueue, Owner, Storage, Token};
 
-use crate::engine::Outcome;
+use crate::engine::{Outcome, UNBEGUN};
 use crate::sim::{SimConfig, SimDisk, SimHandle};
 use crate::{Config, EngineKind, PlanLimits, Queue};
 
@@ -254,4 +254,23 @@ fn the_dump_shows_what_goes_as_one() {
     ");
     assert_eq!(rig.queue.occupancy().merged_in_kernel, 1);
     rig.finish();
+}
+
+/// A failed group may have done any part of itself, so none of its parts can be said not to have started later.
+#[test]
+fn what_failed_before_has_started() {
+    let mut rig = Rig::on_calls();
+    rig.push_writes(false);
+    rig.answer(|_, _| -Errno::IO.raw_os_error());
+    rig.queue.fill();
+    assert_eq!(rig.queue.cancel_all().detached, usize::from(PARTS));
+    let (mut reaped, mut counters) = (Vec::new(), rig.queue.counters());
+    rig.queue.engine.reap(&mut reaped, &mut counters);
+    assert_eq!(reaped.len(), usize::from(PARTS), "each goes alone");
+    for Outcome { key, .. } in reaped {
+        for result in [UNBEGUN, -Errno::CANCELED.raw_os_error()] {
+            rig.queue.settle(Outcome { key, result });
+        }
+    }
+    assert!(rig.finish().values().all(|end| *end == Err(OpError::Os(Errno::CANCELED))));
 }
