@@ -12,6 +12,9 @@ use crate::plan::{Kind, PlanOp};
 /// Times in a row that an op is tried again when the kernel has no resources for it; then whoever pushed it is told.
 pub(crate) const REFUSALS_MAX: u8 = 3;
 
+/// Likewise when it is interrupted. Signals come and go; a file system that answers nothing else must not keep the thread.
+pub(crate) const INTERRUPTS_MAX: u8 = 100;
+
 /// What a result means for its op.
 pub(crate) enum Verdict {
     End(Result<u32, OpError>),
@@ -204,7 +207,7 @@ impl Queue {
         }
         match u32::try_from(result) {
             Ok(n) => {
-                entry.refusals = 0;
+                (entry.refusals, entry.interrupts) = (0, 0);
                 self.advance(key, n)
             }
             Err(_) if result == ALL_SENT => Verdict::End(Ok(self.total(key))),
@@ -267,7 +270,10 @@ impl Queue {
             }
             // Whoever pushed it knows what it means.
             (Work::Raw { .. }, _) => false,
-            (_, Errno::INTR) => true,
+            (work, Errno::INTR) if !work.is_disk() || entry.interrupts < INTERRUPTS_MAX => {
+                entry.interrupts = entry.interrupts.saturating_add(1);
+                true
+            }
             // A hint that cannot be taken was given all the same.
             (Work::Prefetch { .. }, _) => return Verdict::End(Ok(0)),
             (Work::Recv { .. } | Work::Send { .. } | Work::SendMany { .. }, Errno::AGAIN) => {

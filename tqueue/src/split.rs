@@ -17,7 +17,7 @@ use crate::Queue;
 use crate::buf::Run;
 use crate::engine::{Call, Issued, Surroundings};
 use crate::inflight::{Debt, Entry, Key, NIL, Stage, Work};
-use crate::settle::{REFUSALS_MAX, Verdict};
+use crate::settle::{INTERRUPTS_MAX, REFUSALS_MAX, Verdict};
 
 /// What the result of a merged op means for its members.
 #[derive(Clone, Copy)]
@@ -140,7 +140,10 @@ impl Queue {
             Ok(0) => Share::Apart,
             Ok(n) => Share::Bytes(n),
             Err(_) => match Errno::from_raw_os_error(-result) {
-                Errno::INTR => Share::Again,
+                Errno::INTR if entry.interrupts < INTERRUPTS_MAX => {
+                    entry.interrupts += 1;
+                    Share::Again
+                }
                 Errno::CANCELED if std::mem::take(&mut entry.unbegun) => Share::Unbegun,
                 Errno::AGAIN if entry.refusals < REFUSALS_MAX => {
                     entry.refusals += 1;
@@ -189,7 +192,7 @@ impl Queue {
             Share::Bytes(left) => {
                 let n = entry.run().len().min(*left);
                 *left -= n;
-                entry.refusals = 0;
+                (entry.refusals, entry.interrupts) = (0, 0);
                 entry.advance_member(n)
             }
             Share::EndOfFile => Verdict::End(Err(OpError::EndOfFile)),

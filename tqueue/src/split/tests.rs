@@ -272,5 +272,9 @@ fn what_failed_before_has_started() {
             rig.queue.settle(Outcome { key, result });
         }
     }
-    assert!(rig.finish().values().all(|end| *end == Err(OpError::Os(Errno::CANCELED))));
+    assert!(
+        rig.finish()
+            .values()
+            .all(|end| *end == Err(OpError::Os(Errno::CANCELED)))
+    );
 }

@@ -269,7 +269,7 @@ impl Weather {
         };
         let start = rng.u64(..SPACE);
         let part = if rng.bool() { 0..SPACE } else { start..start + 20_000 };
-        // An op that is always interrupted never ends; the queue is right to go on trying.
+        // No op is interrupted so often that the queue gives in.
         if errno != Errno::INTR {
             self.excuse(file, kinds, part.clone(), errno);
         }

@@ -337,3 +337,17 @@ fn one_seed_is_one_trace() {
     assert_eq!(trace(3), trace(3));
     assert_ne!(trace(3), trace(4));
 }
+
+/// Not for ever, without a pause: whoever pushed the op can wait before the next time.
+#[test]
+fn an_op_that_is_always_interrupted_ends() {
+    let mut rig = calm();
+    rig.disk.inject(Fault::error(Errno::INTR));
+    assert_eq!(rig.read(0), Err(OpError::Os(Errno::INTR)));
+    for byte in [1, 2] {
+        rig.begin_write(byte);
+    }
+    assert_eq!([rig.wait(), rig.wait()], [Some(Err(OpError::Os(Errno::INTR))); 2]);
+    rig.disk.heal();
+    assert_eq!(rig.read(0), Ok(512));
+}
