@@ -220,12 +220,13 @@ fn nothing_allocates_on_the_data_path() {
 /// Filters hold ops up, so that fewer come together behind them.
 fn check(load: &mut Load, unfiltered: bool) {
     let ops = if unfiltered { ops() } else { ops() / 10 };
+    // Leases and the file are touched for the first time.
+    load.run(ops / 10);
     let before = (ALLOCATIONS.get(), resident_pages());
     let tally = load.run(ops);
     let after = (ALLOCATIONS.get(), resident_pages());
     let (info, counters) = (load.queue.info(), load.queue.counters());
     assert_eq!(after.0 - before.0, 0, "allocations of {tally:?} on {info}");
-    // Leases and the file are touched for the first time, and that is all.
     assert!(after.1 < before.1 + 1024, "{before:?} {after:?} pages on {info}");
     assert!(counters.merges > 0, "ops that are contiguous are merged");
     assert!(tally.handed_back > 0 && tally.never_started > 0, "{tally:?}");
