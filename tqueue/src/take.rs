@@ -103,6 +103,10 @@ impl Queue {
             Action::Discard { len: 0, .. } | Action::WriteZeroes { len: 0, .. } | Action::Prefetch { len: 0, .. } => {
                 nothing
             }
+            // The kernel's offsets are signed, and -1 is its word for the descriptor's own position.
+            Action::Read { offset, .. } | Action::Write { offset, .. } if offset > i64::MAX as u64 => {
+                Err(Err(OpError::Os(Errno::INVAL)))
+            }
             Action::Read { offset, data } => {
                 hold(&mut self.arena, data, Access::Fills).map(|(run, held)| (Work::Read { offset, run }, held))
             }

@@ -386,3 +386,23 @@ fn a_dropped_queue_waits_for_what_the_disk_is_at() {
     drop(queue);
     assert_eq!(real.metadata().unwrap().len(), 4 * 4096);
 }
+
+/// The largest number is io_uring's word for the descriptor's own position.
+#[test]
+fn no_offset_stands_for_a_file_s_position() {
+    on_each_engine(&small(), |queue| {
+        let (file, real) = temp_file(queue);
+        let lease = filled(queue, &[7; 4096]);
+        let data = lease.data();
+        for offset in [u64::MAX, 1 << 63] {
+            let durable = false;
+            let results = [
+                run(queue, file, Action::Write { offset, data, durable }),
+                run(queue, file, Action::Read { offset, data }),
+            ];
+            assert_eq!(results, [Err(OpError::Os(Errno::INVAL)); 2]);
+        }
+        assert_eq!(real.metadata().unwrap().len(), 0);
+        queue.free(lease);
+    });
+}
