@@ -278,3 +278,18 @@ fn what_failed_before_has_started() {
             .all(|end| *end == Err(OpError::Os(Errno::CANCELED)))
     );
 }
+
+/// None is overtaken by what came after it.
+#[test]
+fn what_is_tried_again_keeps_its_order() {
+    let mut rig = Rig::on_calls();
+    rig.push_writes(false);
+    rig.answer(|_, _| -Errno::IO.raw_os_error());
+    let (token, file) = (Token::new(Owner(1), u64::from(PARTS)), rig.file);
+    let action = Action::Flush;
+    rig.queue.push(Op { token, file, action }).unwrap();
+    rig.queue.submit().unwrap();
+    let order: Vec<_> = std::iter::from_fn(|| rig.queue.next_completion()).collect();
+    let order: Vec<_> = order.iter().map(|done| done.token.value()).collect();
+    assert_eq!(order, (0..=u64::from(PARTS)).collect::<Vec<_>>());
+}
