@@ -159,6 +159,11 @@ impl Metadata {
         self.stirred
     }
 
+    /// Does a step wait for room, and none run whose end would make some?
+    pub(crate) fn lacks_room(&self) -> bool {
+        self.held.is_some() && self.steps.is_empty()
+    }
+
     /// There may be news: from other threads, or of ops that have ended.
     pub(crate) fn stir(&mut self) {
         self.stirred = true;

@@ -368,6 +368,11 @@ impl BlockQueue {
         }
     }
 
+    /// Does the allocator wait for room that others take?
+    pub(super) fn lacks_room(&self) -> bool {
+        matches!(&self.port, Port::Owner(metadata) if metadata.lacks_room())
+    }
+
     /// When the allocator is to be stirred for the sake of steps that are done again.
     pub(super) fn wake_at(&self) -> Option<Timestamp> {
         match &self.port {

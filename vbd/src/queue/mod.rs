@@ -8,7 +8,7 @@
 //!  submit ─► Ready ──► ops… ──► (flush) ──► Done
 //!             │ ▲
 //!             ├─┴─ Waiting: a block is allocated, a bitmap is read
-//!             ├─── Stalled: the queue below is full; tried again when anything ends
+//!             ├─── Stalled: the queue below is full; tried again when anything ends, and after a while
 //!             └─── Delayed: an op met an error that may pass; begun anew when it is time
 //! ```
 
@@ -21,6 +21,7 @@ mod slot;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use iomgr_core::{
     Action, BlockStatus, Busy, CancelOutcome, DeviceQueue, Done, Errno, FileSlot, Lease, Op, OpDone, OpQueue,
@@ -38,6 +39,9 @@ pub(crate) use crate::queue::flush::{ALLOCATOR_LANE, FlushBoard, Neighbours};
 use crate::queue::slot::{Pending, Slot, State};
 use crate::retry::is_before_any_flush;
 use crate::stats::QueueStats;
+
+/// How long what found no room waits at most before it looks again.
+const ROOM_AFTER: Duration = Duration::from_millis(5);
 
 /// What the sectors at a request's cursor need.
 #[derive(Debug)]
@@ -102,6 +106,8 @@ pub(crate) struct DiskQueue {
     in_flight: u32,
     backing: Backing,
     stalled: VecDeque<Tag>,
+    /// When to look for room below again: what takes it may be others' ops, of whose end nobody tells us.
+    room_at: Option<Timestamp>,
     delayed: Delayed,
     done: VecDeque<Done>,
     flushes: Flushes,
@@ -147,6 +153,7 @@ impl DiskQueue {
             in_flight: 0,
             backing,
             stalled: VecDeque::with_capacity(depth as usize),
+            room_at: None,
             delayed: Delayed::new(depth),
             done: VecDeque::with_capacity(depth as usize),
             flushes: Flushes::new(index.into(), depth),
@@ -220,6 +227,7 @@ impl DiskQueue {
             Next::Stall => {
                 self.slot(tag).state = State::Stalled;
                 self.stalled.push_back(tag);
+                self.room_at = Some(pass.now + ROOM_AFTER);
                 false
             }
             Next::Fail(errno) => {
@@ -264,6 +272,7 @@ impl DiskQueue {
         };
         if pass.io.push(op).is_err() {
             self.flushes.undo(&self.shared.flush_board);
+            self.room_at = Some(pass.now + ROOM_AFTER);
         }
     }
 
@@ -363,6 +372,9 @@ impl DiskQueue {
         {
             self.resume(pass, tag, result);
         }
+        if matches!(&self.backing, Backing::Blocks(blocks) if blocks.lacks_room()) {
+            self.room_at = Some(pass.now + ROOM_AFTER);
+        }
     }
 
     fn resume(&mut self, pass: &mut Pass<'_>, tag: Tag, result: Result<(), Errno>) {
@@ -417,6 +429,7 @@ impl DeviceQueue for DiskQueue {
         if let Backing::Blocks(blocks) = &mut self.backing {
             blocks.stir();
         }
+        self.room_at = None;
         self.retry_delayed(pass);
         self.go_on(pass);
     }
@@ -426,7 +439,7 @@ impl DeviceQueue for DiskQueue {
             Backing::Plain { .. } => None,
             Backing::Blocks(blocks) => blocks.wake_at(),
         };
-        self.delayed.due().into_iter().chain(steps).min()
+        self.delayed.due().into_iter().chain(steps).chain(self.room_at).min()
     }
 
     fn poll_done(&mut self) -> Option<Done> {

@@ -298,6 +298,24 @@ fn a_request_that_waits_can_be_given_up() {
     rig.end(&[1, 1]);
 }
 
+/// Nobody tells a disk that others' ops have ended.
+#[test]
+fn what_others_leave_no_room_for_goes_on_when_there_is_some() {
+    for step in 0..3 {
+        let mut rig = Rig::new(7, RetryOn::empty(), 120);
+        rig.image.stall();
+        rig.lanes.fill(&rig.image);
+        let flight = match step {
+            0 => rig.lanes.begin_write(0, 0, &block_of(2)),
+            1 => rig.lanes.begin_write(0, 40 * SECTORS, &block_of(2)),
+            _ => rig.lanes.begin_flush(0),
+        };
+        rig.image.release();
+        assert_eq!(rig.lanes.wait(flight), Ok(()), "step {step}");
+        rig.end(&[if step == 0 { 2 } else { 1 }, 1]);
+    }
+}
+
 /// A tool has no other op that would end and wake it.
 #[test]
 fn a_tool_sleeps_until_it_is_time() {

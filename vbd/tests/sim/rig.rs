@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use iomgr_core::{
-    CancelOutcome, Data, Device, DeviceQueue, Errno, Lease, OpDone, OpQueue, Operation, Owner, Pass, QueueContext,
-    Request, RequestFlags, Sector, SectorCount, SectorRange, Tag, Timestamp, Token, Wake, Waker,
+    Action, CancelOutcome, Data, Device, DeviceQueue, Errno, Lease, Op, OpDone, OpQueue, Operation, Owner, Pass,
+    QueueContext, Request, RequestFlags, Sector, SectorCount, SectorRange, Tag, Timestamp, Token, Wake, Waker,
 };
 use tqueue::sim::{SimDisk, SimHandle};
 use tqueue::{Config, EngineKind, Queue};
@@ -44,6 +44,7 @@ pub(crate) struct Lanes {
 
 /// The rig's own ops.
 const RIG: Owner = Owner(0);
+const TIMER: Token = Token::new(RIG, 0);
 
 struct Lane {
     device: Box<dyn DeviceQueue>,
@@ -198,7 +199,7 @@ impl Lanes {
         let (now, io) = (self.queue.now(), &mut self.queue);
         while let Some(completion) = io.next_completion() {
             if completion.token.owner() == RIG {
-                self.timer_is_set = false;
+                self.timer_is_set &= completion.token != TIMER;
                 continue;
             }
             let lane = usize::from(completion.token.owner().0) - 1;
@@ -230,7 +231,7 @@ impl Lanes {
         if let Some(due) = due
             && !self.timer_is_set
         {
-            self.queue.timer(due, Token::new(RIG, 0)).unwrap();
+            self.queue.timer(due, TIMER).unwrap();
             self.timer_is_set = true;
         }
     }
@@ -239,6 +240,14 @@ impl Lanes {
     pub(crate) fn cancel(&mut self, flight: Flight) -> CancelOutcome {
         let (now, io) = (self.queue.now(), &mut self.queue);
         self.lanes[flight.0].device.cancel(&mut Pass { now, io }, Tag(flight.1))
+    }
+
+    /// Fills the thread's queue with ops of the rig's own, to its last place.
+    pub(crate) fn fill(&mut self, image: &SimDisk) {
+        let file = self.queue.add_file(&image.handle()).unwrap();
+        let (token, action) = (Token::new(RIG, 1), Action::Flush);
+        while self.queue.push(Op { token, file, action }).is_ok() {}
+        self.queue.remove_file(file);
     }
 
     /// The time.
