@@ -473,7 +473,7 @@ impl DeviceQueue for DiskQueue {
             self.finish(pass, tag);
             return CancelOutcome::Detached;
         }
-        if slot.state != State::Stalled || slot.outstanding > 0 || slot.cursor > 0 {
+        if slot.state != State::Stalled || slot.outstanding > 0 || slot.cursor > 0 || slot.attempts().again > 0 {
             return CancelOutcome::Detached;
         }
         slot.state = State::Ready;

@@ -298,6 +298,25 @@ fn a_request_that_waits_can_be_given_up() {
     rig.end(&[1, 1]);
 }
 
+/// What its first attempt did, nobody knows. And as it has no op of its own under way, it has to look for room by itself.
+#[test]
+fn a_request_that_is_tried_again_has_started() {
+    let mut rig = Rig::new(6, RetryOn::EIO, 120);
+    rig.image.fail_range(rig.bytes_of(0));
+    let failing = rig.lanes.begin_write(0, 0, &block_of(2));
+    rig.run_until_waiting(1);
+    rig.image.fail_range(0..0);
+    rig.image.stall();
+    rig.lanes.fill(&rig.image);
+    while rig.disk.retry_status().waiting > 0 {
+        assert!(rig.lanes.turn(), "nothing is under way any more");
+    }
+    assert_eq!(rig.lanes.cancel(failing), CancelOutcome::Detached);
+    rig.image.release();
+    assert_eq!(rig.lanes.wait(failing), Ok(()));
+    rig.end(&[2, 1]);
+}
+
 /// Nobody tells a disk that others' ops have ended.
 #[test]
 fn what_others_leave_no_room_for_goes_on_when_there_is_some() {
