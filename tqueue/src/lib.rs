@@ -59,8 +59,9 @@
 //! # Errors
 //! [`Queue::new`] names the limit that was hit, and the way round it ([`ErrorKind`]); [`QueueInfo`] says what is done without.
 //! An op's error is its own: a part of a merged op fails alone, an op on a file that is not known ends as `EBADF`, one on memory
-//! that is not leased as `EINVAL`. Interrupted calls are made again, and refusals for want of resources a few times; whether to try
-//! again what else may pass is for the device above. An op that the kernel keeps for ten seconds is reported in the log.
+//! that is not leased as `EINVAL`. Interrupted calls are made again, disk ops up to a hundred times in a row, and refusals for want of
+//! resources a few times; whether to try again what else may pass is for the device above. An op that the kernel keeps for ten
+//! seconds is reported in the log.
 //!
 //! # Filters
 //! [`Config::filters`](Config) put something between the ops and the engine: faults, latency, a trace, checksums, or one's own
