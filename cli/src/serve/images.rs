@@ -108,20 +108,43 @@ impl Image {
     }
 }
 
-/// Opens all of them. One that is given twice cannot be locked twice, which nobody else is to blame for.
+/// Opens all of them. Those that were made for it are removed again when a later one cannot be had.
 pub(super) fn open(images: &[Image], options: &DiskOptions, create: Option<u64>) -> Result<Vec<Opened>, Failure> {
     let mut opened: Vec<Opened> = Vec::with_capacity(images.len());
     for image in images {
-        if let Some(twin) = opened.iter().find(|other| writes_to(&other.disk, &image.path)) {
-            let what = format!(
-                "is the same file as {}, which is served for writing already; give it once",
-                twin.disk.info().path.display()
-            );
-            return Err(vbd::Error::new(ErrorKind::Locked, what).at(&image.path).into());
+        match refuse_twin(image, &opened).and_then(|()| image.open(options, create)) {
+            Ok(next) => opened.push(next),
+            Err(failure) => {
+                opened.into_iter().for_each(Opened::take_back);
+                return Err(failure);
+            }
         }
-        opened.push(image.open(options, create)?);
     }
     Ok(opened)
+}
+
+/// An image that is given twice cannot be locked twice, which nobody else is to blame for.
+fn refuse_twin(image: &Image, opened: &[Opened]) -> Result<(), Failure> {
+    let Some(twin) = opened.iter().find(|other| writes_to(&other.disk, &image.path)) else {
+        return Ok(());
+    };
+    let what = format!(
+        "is the same file as {}, which is served for writing already; give it once",
+        twin.disk.info().path.display()
+    );
+    Err(vbd::Error::new(ErrorKind::Locked, what).at(&image.path).into())
+}
+
+impl Opened {
+    /// Nobody else has used it: the lock is held until its name is gone.
+    fn take_back(self) {
+        let path = self.disk.info().path;
+        if self.origin == Origin::Created
+            && let Err(error) = std::fs::remove_file(&path)
+        {
+            tracing::warn!(path = %path.display(), %error, "image_remove: failed");
+        }
+    }
 }
 
 fn writes_to(disk: &Disk, path: &Path) -> bool {

@@ -98,6 +98,21 @@ fn serving_options_have_bounds() {
     );
 }
 
+/// Who asks for several images, and gets an error, has none of them to clear away.
+#[test]
+fn images_that_were_made_for_nothing_are_removed() {
+    let place = Place::new();
+    place.write("c.img", &[0; 4096]);
+    let error = fails(&place, &["serve", "--create", "1M", "a.vhd", "b.img", "c.img"]);
+    assert!(error.contains("c.img: exists with 4096 bytes"), "{error}");
+    assert!(!place.path("a.vhd").exists() && !place.path("b.img").exists());
+    // One that was there stays.
+    place.write("b.img", &[0; 1 << 20]);
+    fails(&place, &["serve", "--create", "1M", "a.vhd", "b.img", "c.img"]);
+    assert!(!place.path("a.vhd").exists());
+    assert_eq!(place.read("b.img").len(), 1 << 20);
+}
+
 #[test]
 fn with_json_an_error_is_a_line_of_json() {
     let place = Place::new();
