@@ -55,8 +55,8 @@ enum Target {
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 struct Null {
-    /// Its size
-    #[arg(long, value_name = "SIZE", default_value = "250G", value_parser = size::parse)]
+    /// Its size, a multiple of 512
+    #[arg(long, value_name = "SIZE", default_value = "250G", value_parser = size::disk)]
     size: u64,
     #[command(flatten)]
     device: DeviceArgs,
@@ -85,7 +85,7 @@ struct Raw {
 #[derive(Args, Debug)]
 struct DeviceArgs {
     /// The number of the device; any that is free, if not given
-    #[arg(short = 'n', long, value_name = "ID")]
+    #[arg(short = 'n', long, value_name = "ID", value_parser = clap::value_parser!(u32).range(0..=NUMBER_MAX))]
     number: Option<u32>,
     /// Requests in flight
     #[arg(short, long, value_name = "N", default_value_t = UblkOptions::default().depth)]
@@ -100,6 +100,9 @@ struct DeviceArgs {
     #[arg(long)]
     foreground: bool,
 }
+
+/// The kernel has so many minor numbers.
+const NUMBER_MAX: i64 = (1 << 20) - 1;
 
 const ABANDONED: &str = "ended at once; what was flushed is in the image, and requests in flight have failed";
 

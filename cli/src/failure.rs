@@ -70,6 +70,14 @@ impl Failure {
             .exit(EXIT_USAGE)
     }
 
+    /// Why an image cannot be made. There is no file yet that could be at fault, so a wrong value is wrong usage.
+    pub(crate) fn to_create(error: vbd::Error) -> Self {
+        match error.kind() {
+            vbd::ErrorKind::InvalidOption => Self::from(error).exit(EXIT_USAGE),
+            _ => error.into(),
+        }
+    }
+
     /// Names the file.
     #[must_use]
     pub(crate) fn at(mut self, file: &Path) -> Self {
@@ -166,7 +174,11 @@ impl From<vbd::Error> for Failure {
             what: what.to_owned(),
             hint: hint.map(str::to_owned),
             causes: causes(&error),
-            exit: EXIT_ERROR,
+            // With a file, the file does not fit what was asked for, which may well be right.
+            exit: match (error.kind(), path) {
+                (vbd::ErrorKind::InvalidOption, None) => EXIT_USAGE,
+                _ => EXIT_ERROR,
+            },
         }))
     }
 }

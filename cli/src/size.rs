@@ -13,6 +13,18 @@ pub(crate) fn parse(text: &str) -> Result<u64, &'static str> {
         .map_err(|_| "is no size; say 1G, 512M, 10GiB or bytes")
 }
 
+/// The same for a disk's size.
+pub(crate) fn disk(text: &str) -> Result<u64, String> {
+    match parse(text)? {
+        bytes if bytes > 0 && bytes.is_multiple_of(512) => Ok(bytes),
+        bytes => {
+            let next = bytes.max(1).checked_next_multiple_of(512);
+            let hint = next.map_or("take a smaller one".to_owned(), |next| format!("the next is {next}"));
+            Err(format!("is no positive multiple of 512 bytes; {hint}"))
+        }
+    }
+}
+
 /// The same for sizes that are small by nature.
 pub(crate) fn parse_u32(text: &str) -> Result<u32, &'static str> {
     u32::try_from(parse(text)?).map_err(|_| "is 4 GiB or more")
@@ -56,6 +68,14 @@ mod tests {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
         assert!(parse_u32("4G").is_err());
+        assert_eq!(disk("1K"), Ok(1024));
+        for (wrong, hint) in [
+            ("0", "next is 512"),
+            ("1000", "next is 1024"),
+            ("18446744073709551615", "smaller"),
+        ] {
+            assert!(disk(wrong).unwrap_err().contains(hint), "{wrong}");
+        }
     }
 
     #[test]

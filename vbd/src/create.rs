@@ -49,10 +49,12 @@ pub fn create(path: &Path, options: &CreateOptions) -> Result<(), Error> {
             .field("size")
             .hint(hint));
     }
-    if format == Format::Vhd {
-        // Before what is there is emptied.
-        let wanted = vhd_options(options);
-        wanted.validate().map_err(|error| no_vhd(error).at(path))?;
+    // Before what is there is emptied.
+    match format {
+        Format::Raw => check_raw(options).map_err(|error| error.at(path))?,
+        Format::Vhd => vhd_options(options)
+            .validate()
+            .map_err(|error| no_vhd(error).at(path))?,
     }
     let file = ImageFile::create(path, options.force)?;
     let made = write(&file, format, options).map_err(|error| error.at(path));
@@ -62,6 +64,17 @@ pub fn create(path: &Path, options: &CreateOptions) -> Result<(), Error> {
     }
     made?;
     sync_folder(path)
+}
+
+/// Who asks for a fixed VHD, or for blocks, does not want bytes without a footer.
+fn check_raw(options: &CreateOptions) -> Result<(), Error> {
+    let field = match (options.fixed, options.block_bytes == vhd::DEFAULT_BLOCK_BYTES) {
+        (true, _) => "fixed",
+        (_, false) => "block size",
+        _ => return Ok(()),
+    };
+    let error = Error::new(ErrorKind::InvalidOption, "is for VHDs, and a raw image is to be made").field(field);
+    Err(error.hint("leave it out, or say that the format is vhd"))
 }
 
 fn write(file: &ImageFile, format: Format, options: &CreateOptions) -> Result<(), Error> {
@@ -140,6 +153,26 @@ pub(crate) fn sync_folder(path: &Path) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn raw_images_take_no_options_of_vhds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.img");
+        let plain = CreateOptions::new(1 << 20);
+        let fixed = CreateOptions {
+            fixed: true,
+            ..plain.clone()
+        };
+        let blocks = CreateOptions {
+            block_bytes: 4096,
+            ..plain.clone()
+        };
+        for options in [fixed, blocks] {
+            assert_eq!(create(&path, &options).unwrap_err().kind(), ErrorKind::InvalidOption);
+            assert!(!path.exists());
+        }
+        create(&path, &plain).unwrap();
+    }
 
     #[test]
     fn what_cannot_be_made_replaces_nothing() {

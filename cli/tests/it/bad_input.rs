@@ -32,10 +32,19 @@ fn wrong_usage_is_code_2() {
 
 /// Runs a command that cannot work: code 1, one line on stderr that begins as all do.
 fn fails(place: &Place, args: &[&str]) -> String {
+    ends_with(1, place, args)
+}
+
+/// The same for an option whose value cannot be.
+fn refuses_value(place: &Place, args: &[&str]) -> String {
+    ends_with(2, place, args)
+}
+
+fn ends_with(code: i32, place: &Place, args: &[&str]) -> String {
     let ended = place.run(args);
     assert_eq!(
         (ended.code, ended.stdout.as_str()),
-        (Some(1), ""),
+        (Some(code), ""),
         "{args:?}: {ended:?}"
     );
     assert!(ended.stderr.starts_with("iomgr: error: "), "{ended:?}");
@@ -82,17 +91,35 @@ fn existing_files_are_replaced_only_by_force() {
 #[test]
 fn sizes_must_be_whole_sectors() {
     let place = Place::new();
-    assert!(fails(&place, &["create", "a.img", "--size", "1000"]).contains("multiple of 512"));
-    assert!(fails(&place, &["create", "a.vhd", "--size", "0"]).contains("multiple of 512"));
-    assert!(fails(&place, &["create", "a.img", "--size", "18446744073709551615"]).contains("take a smaller one"));
+    assert!(refuses_value(&place, &["create", "a.img", "--size", "1000"]).contains("multiple of 512"));
+    assert!(refuses_value(&place, &["create", "a.vhd", "--size", "0"]).contains("multiple of 512"));
+    assert!(
+        refuses_value(&place, &["create", "a.img", "--size", "18446744073709551615"]).contains("take a smaller one")
+    );
     assert!(!place.path("a.img").exists() && !place.path("a.vhd").exists());
+}
+
+#[test]
+fn options_of_vhds_are_not_dropped_silently_for_raw_images() {
+    let place = Place::new();
+    for (more, field) in [(&["--fixed"][..], "fixed"), (&["--block-size", "4K"], "block size")] {
+        let args = [&["create", "a.img", "--size", "1M"], more].concat();
+        let error = refuses_value(&place, &args);
+        assert!(error.contains(&format!("a.img: {field}: is for VHDs")), "{error}");
+        assert!(!place.path("a.img").exists());
+    }
+    place.write("b.img", &[0; 4096]);
+    let error = fails(&place, &["convert", "b.img", "c.img", "--fixed"]);
+    assert!(error.contains("fixed: is for VHDs"), "{error}");
+    assert!(!place.path("c.img").exists());
 }
 
 #[test]
 fn serving_options_have_bounds() {
     let place = Place::new().with_vhd("a.vhd");
-    assert!(fails(&place, &["serve", "a.vhd", "--queues", "0"]).contains("queues must be from 1"));
-    assert!(fails(&place, &["serve", "a.vhd", "--depth", "1000000"]).contains("depth must be from 1"));
+    assert!(refuses_value(&place, &["serve", "a.vhd", "--queues", "0"]).contains("queues must be from 1"));
+    assert!(refuses_value(&place, &["serve", "a.vhd", "--depth", "1000000"]).contains("depth must be from 1"));
+    assert!(refuses_value(&place, &["serve", "new.vhd", "--create", "1000"]).contains("multiple of 512"));
     assert!(
         fails(&place, &["serve", "--create", "1M", "a.vhd"]).contains("exists with 67108864 bytes, not the 1048576")
     );

@@ -504,7 +504,7 @@ fn limits_are_options_and_shown() {
     assert_eq!(served.ended().code, Some(0));
     for absurd in [["--max-connections", "0"], ["--in-flight", "100000"]] {
         let refused = place.run(&[&["serve", "a.vhd"][..], &absurd].concat());
-        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert_eq!(refused.code, Some(2), "{refused:?}");
         assert!(refused.stderr.contains(&absurd[0][2..]), "{refused:?}");
     }
     assert_eq!(place.run(&["serve", "a.vhd", "--idle-timeout", "0"]).code, Some(2));

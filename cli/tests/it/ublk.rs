@@ -51,14 +51,17 @@ fn errors_of_the_background_are_json_as_well() {
 #[test]
 fn what_cannot_be_is_refused_before_anything_is_tried() {
     let place = Place::new();
-    for (args, words) in [
-        (["add", "null", "-d", "0"].as_slice(), "depth"),
-        (&["add", "null", "-b", "5000"], "power of two"),
-        (&["add", "null", "-d", "4096", "-b", "1M"], "2 GiB"),
-        (&["add", "raw", "nothing.img", "--foreground"], "nothing.img"),
+    for (args, code, words) in [
+        (["add", "null", "-d", "0"].as_slice(), 2, "depth"),
+        (&["add", "null", "-b", "5000"], 2, "power of two"),
+        (&["add", "null", "-d", "4096", "-b", "1M"], 2, "2 GiB"),
+        (&["add", "null", "--size", "1000"], 2, "multiple of 512"),
+        (&["add", "null", "--size", "0"], 2, "multiple of 512"),
+        (&["add", "null", "-n", "1048576"], 2, "0..=1048575"),
+        (&["add", "raw", "nothing.img", "--foreground"], 1, "nothing.img"),
     ] {
         let ended = place.run(args);
-        assert_eq!(ended.code, Some(1), "{args:?}: {ended:?}");
+        assert_eq!(ended.code, Some(code), "{args:?}: {ended:?}");
         assert!(ended.stderr.contains(words), "{args:?}: {ended:?}");
     }
     for args in [
