@@ -16,11 +16,13 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
+use vbd::tqueue::filter::FilterConfig;
 use vbd::{Disk, DiskOptions, Format, NullDevice, UblkOptions, UblkServer, UblkTarget};
 
-use crate::args::Cache;
+use crate::args::{Cache, FILTERS};
 use crate::failure::Failure;
 use crate::output::{note, print, print_json_line};
+use crate::retry::Retry;
 use crate::{signals, size};
 use background::Child;
 
@@ -78,6 +80,12 @@ struct Raw {
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = size::seconds)]
     lock_timeout: Duration,
     #[command(flatten)]
+    retry: Retry,
+    /// Put a filter between the device and the image, for tests: fault, latency, trace or checksum, its fields behind a
+    /// colon (docs/filters.md). Once for each, in the order in which operations pass them
+    #[arg(long, value_name = "NAME[:FIELD=VALUE,...]", help_heading = FILTERS)]
+    filter: Vec<FilterConfig>,
+    #[command(flatten)]
     device: DeviceArgs,
 }
 
@@ -109,7 +117,10 @@ const ABANDONED: &str = "ended at once; what was flushed is in the image, and re
 impl Add {
     pub(crate) fn run(&self, json: bool) -> Result<ExitCode, Failure> {
         let device = self.target.device();
-        let options = device.options();
+        let options = UblkOptions {
+            filters: self.target.filters().to_vec(),
+            ..device.options()
+        };
         options.check()?;
         match Child::from_env() {
             None if !device.foreground => background::start(),
@@ -123,6 +134,14 @@ impl Target {
         match self {
             Self::Null(null) => &null.device,
             Self::Raw(raw) => &raw.device,
+        }
+    }
+
+    /// There are no operations to see without an image.
+    fn filters(&self) -> &[FilterConfig] {
+        match self {
+            Self::Null(_) => &[],
+            Self::Raw(raw) => &raw.filter,
         }
     }
 
@@ -141,6 +160,7 @@ impl Raw {
             read_only: self.read_only,
             cache: self.cache.into(),
             lock_timeout: self.lock_timeout,
+            retry: self.retry.policy(),
             ..DiskOptions::default()
         };
         // `status` shows the path to people in other folders.
@@ -156,6 +176,7 @@ impl DeviceArgs {
             depth: self.depth,
             buffer_bytes: self.buffer,
             control: self.control.as_deref().map(absolute),
+            ..UblkOptions::default()
         }
     }
 }

@@ -77,6 +77,9 @@ pub(crate) enum Verb {
     Man(Man),
 }
 
+/// The heading of what is for tests.
+pub(crate) const FILTERS: &str = "Filters";
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {

@@ -28,6 +28,7 @@ mod man;
 mod map;
 mod output;
 mod repair;
+mod retry;
 mod serve;
 mod servers;
 mod signals;

@@ -5,7 +5,6 @@ mod command;
 mod images;
 mod notify;
 mod ready;
-mod retry;
 
 use std::fs::Permissions;
 use std::net::{IpAddr, SocketAddr};
@@ -19,11 +18,12 @@ use clap::{Args, ValueEnum};
 use tempfile::TempDir;
 use vbd::tqueue::EngineKind;
 use vbd::tqueue::filter::FilterConfig;
-use vbd::{ConnectionLimits, DiskExport, DiskOptions, Inherited, RetryOn, RetryPolicy, Server, ServerOptions};
+use vbd::{ConnectionLimits, DiskExport, DiskOptions, Inherited, Server, ServerOptions};
 
-use crate::args::{Cache, Format};
+use crate::args::{Cache, FILTERS, Format};
 use crate::failure::Failure;
 use crate::output::note;
+use crate::retry::Retry;
 use crate::signals::Caught;
 use crate::{signals, size};
 use images::{Image, Opened, Origin};
@@ -123,13 +123,8 @@ pub(crate) struct Serve {
     /// What runs the I/O: io_uring, or blocking calls; auto takes those only where io_uring cannot be had
     #[arg(long, value_name = "KIND", default_value = "auto")]
     engine: Engine,
-    /// Errors of the image's file that pass, besides EAGAIN, EBUSY and EINTR: EIO, ENOSPC, EDQUOT, ESTALE, ETIMEDOUT. Requests
-    /// that meet one are tried again; a failed flush never is
-    #[arg(long, value_name = "ERRORS", value_delimiter = ',', value_parser = retry::error)]
-    retry_on: Vec<RetryOn>,
-    /// How long a request that meets such an error is tried again, from its arrival on; 0 for not at all
-    #[arg(long, value_name = "TIME", default_value = "120s", value_parser = size::seconds)]
-    retry_timeout: Duration,
+    #[command(flatten)]
+    retry: Retry,
     /// Put a filter between the queues and the images, for tests: fault, latency, trace or checksum, its fields behind a
     /// colon (docs/filters.md). Once for each, in the order in which operations pass them
     #[arg(long, value_name = "NAME[:FIELD=VALUE,...]", help_heading = FILTERS)]
@@ -148,8 +143,6 @@ enum Engine {
 
 /// The heading of what clients may and may not.
 const NETWORK: &str = "Clients";
-/// The heading of what is for tests.
-const FILTERS: &str = "Filters";
 /// The port that is registered for NBD.
 const NBD_PORT: u16 = 10809;
 
@@ -217,10 +210,7 @@ impl Serve {
             repair: self.repair,
             cache: self.cache.into(),
             lock_timeout: self.lock_timeout,
-            retry: RetryPolicy {
-                also: self.retry_on.iter().copied().collect(),
-                timeout: self.retry_timeout,
-            },
+            retry: self.retry.policy(),
         }
     }
 

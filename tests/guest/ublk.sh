@@ -146,6 +146,12 @@ deleted_under_load() {
     [ $status = 0 ] && gone "$dev"
 }
 
+was_retried() {
+    status=$(iomgr status "${dev#/dev/}")
+    echo "$status"
+    case $status in *'filter fault:'*'retries: '[1-9]*) ;; *) false ;; esac
+}
+
 nothing_left() {
     left=$(find /dev /run/iomgr -name 'ublkb*' -o -name 'ublkc*')
     echo "$left"
@@ -182,6 +188,11 @@ check 'SIGTERM leaves no device' ends_by_sigterm
 check 'read-only: added' add raw /tmp/trim.img --read-only
 check 'read-only: nothing is written' is_read_only
 check 'read-only: deleted' del
+
+check 'storage that comes back: added' add raw /tmp/trim.img --filter fault:op=write,rate=10%,errno=EIO,seed=7 --retry-on EIO
+check 'storage that comes back: no error is seen' direct --rw=randwrite --bs=4k --iodepth=32 --size=16M
+check 'storage that comes back: status tells of it' was_retried
+check 'storage that comes back: deleted' del
 
 check 'killed: added' add null --size 64M
 check 'killed: what SIGKILL leaves is listed as dead' is_left_dead

@@ -8,6 +8,7 @@ use blkdev_ublk::{Server as Frontend, ServerConfig};
 use iomgr_core::Device;
 use iomgr_core::manager::Registry;
 use serde::{Deserialize, Serialize};
+use tqueue::filter::FilterConfig;
 
 use super::doors::ControlDoor;
 use super::end::{End, Stopper};
@@ -41,6 +42,8 @@ pub struct UblkOptions {
     pub buffer_bytes: u32,
     /// The control socket; `ublkbN.ctl` in the runtime folder if not given.
     pub control: Option<PathBuf>,
+    /// What sees every op on its way to the image and back.
+    pub filters: Vec<FilterConfig>,
 }
 
 impl Default for UblkOptions {
@@ -50,6 +53,7 @@ impl Default for UblkOptions {
             depth: ServerConfig::DEPTH,
             buffer_bytes: ServerConfig::BUFFER_BYTES,
             control: None,
+            filters: Vec::new(),
         }
     }
 }
@@ -160,6 +164,7 @@ impl UblkServer {
             target: target.clone(),
             registry,
             path: path.clone(),
+            filters: options.filters.iter().map(ToString::to_string).collect(),
             started: Instant::now(),
         };
         let context = ControlContext {
@@ -261,7 +266,10 @@ fn start_frontend(
         managed,
         depth: options.depth,
         buffer_bytes: options.buffer_bytes,
-        queue: tqueue::Config::default(),
+        queue: tqueue::Config {
+            filters: options.filters.clone(),
+            ..tqueue::Config::default()
+        },
         on_end: end.on_failure(),
     };
     Frontend::start(config).map_err(failed)
@@ -273,6 +281,7 @@ struct Source {
     target: UblkTarget,
     registry: Registry,
     path: PathBuf,
+    filters: Vec<String>,
     started: Instant,
 }
 
@@ -292,7 +301,7 @@ impl Source {
             uptime_s: self.started.elapsed().as_secs_f64(),
             manager: self.registry.current().name().to_owned(),
             pending: self.registry.pending_total(),
-            filters: Vec::new(),
+            filters: self.filters.clone(),
             nbd: NbdStatus::default(),
             ublk: lock(&self.frontend).as_ref().map(UblkStatus::of),
             devices: vec![device],
