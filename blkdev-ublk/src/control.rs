@@ -117,7 +117,7 @@ impl Control {
             Errno::TIMEDOUT => Error::new(
                 ErrorKind::Busy,
                 format!(
-                    "{} is deleted, but somebody still has {} or its block device open; it goes away with the last of them",
+                    "ublk device {} is deleted, but somebody still has {} or its block device open; it goes away with the last of them",
                     id,
                     char_path(id).display()
                 ),

@@ -25,6 +25,7 @@ use crate::output::{note, print, print_json_line};
 use crate::retry::Retry;
 use crate::{signals, size};
 use background::Child;
+pub(crate) use background::is_in_background;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -84,7 +84,8 @@ fn tell((id, result): &(u32, Result<(), Failure>)) -> Result<(), Failure> {
     match result {
         Ok(()) => print(&format!("/dev/ublkb{id}: deleted\n")),
         Err(failure) => {
-            note(&format!("error: /dev/ublkb{id}: {failure}"));
+            let (path, text) = (format!("/dev/ublkb{id}: "), failure.to_string());
+            note(&format!("error: {path}{}", text.strip_prefix(&path).unwrap_or(&text)));
             Ok(())
         }
     }

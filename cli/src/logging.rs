@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal};
 
 use tracing_subscriber::EnvFilter;
 
+use crate::add::is_in_background;
 use crate::args::LogFormat;
 
 /// What overrides `--verbose`, in the syntax of `RUST_LOG`.
@@ -16,7 +17,8 @@ pub(crate) fn start(quietest: &str, verbose: u8, format: LogFormat) {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
+        // A server in the background goes over to a file.
+        .with_ansi(io::stderr().is_terminal() && !is_in_background())
         .with_target(verbose > 1);
     match format {
         LogFormat::Text => lines.init(),

@@ -98,7 +98,7 @@ raw() {
     rm /tmp/enters
     check "$1: mkfs.ext4" within mkfs.ext4 -q -F "$dev"
     check "$1: mounted, a tree copied, writes synced" populate
-    check "$1: a mounted device is not deleted" refused 1 'unmount it first' iomgr del -n "${dev#/dev/ublkb}"
+    check "$1: a mounted device is not deleted" refused 1 "error: $dev: is in use: mounted" iomgr del -n "${dev#/dev/ublkb}"
     check "$1: unmounted" within umount /mnt/u
     check "$1: fsck is content" within e2fsck -f -n "$dev"
     device_sum=$(md5sum <"$dev")
@@ -152,6 +152,11 @@ was_retried() {
     case $status in *'filter fault:'*'retries: '[1-9]*) ;; *) false ;; esac
 }
 
+add_from_terminal() { add null --size 1M 2>/dev/ttyS1; }
+
+# Held open until `del` has given up.
+not_let_go() { refused 1 "ublk device ${dev#/dev/ublkb} is deleted, but somebody still has" iomgr del -n "${dev#/dev/ublkb}" 7<"$dev"; }
+
 nothing_left() {
     left=$(find /dev /run/iomgr -name 'ublkb*' -o -name 'ublkc*')
     echo "$left"
@@ -183,16 +188,25 @@ check 'trim: blkdiscard gives the space back' gives_space_back
 check 'trim: filled again' noise
 check 'trim: blkdiscard -z leaves zeros' reads_as_zeros
 check 'a number that is taken is refused' refused 1 'already' iomgr add null -n "${dev#/dev/ublkb}"
-check 'an image that is served is refused' refused 1 'trim.img' iomgr add raw /tmp/trim.img
+check 'an image that is served is refused, and by whom' refused 1 '(iomgr)' iomgr add raw /tmp/trim.img
 check 'SIGTERM leaves no device' ends_by_sigterm
 check 'read-only: added' add raw /tmp/trim.img --read-only
 check 'read-only: nothing is written' is_read_only
 check 'read-only: deleted' del
 
+check 'who cannot be told of a device has none' refused 1 'cannot write to stdout' sh -c 'iomgr add null --size 1M >/dev/full'
+check 'nothing is left of it' nothing_left
+
 check 'storage that comes back: added' add raw /tmp/trim.img --filter fault:op=write,rate=10%,errno=EIO,seed=7 --retry-on EIO
 check 'storage that comes back: no error is seen' direct --rw=randwrite --bs=4k --iodepth=32 --size=16M
 check 'storage that comes back: status tells of it' was_retried
 check 'storage that comes back: deleted' del
+
+check 'open: added from a terminal' add_from_terminal
+check 'open: a device that is not let go of is said to be' not_let_go
+check 'open: the log says so, too, without colours' grep 'ERROR control_ring_leaked' "/run/iomgr/${dev#/dev/}.log"
+rm "/run/iomgr/${dev#/dev/}.log"
+check 'open: then its number is free' becomes nothing_left
 
 check 'killed: added' add null --size 64M
 check 'killed: what SIGKILL leaves is listed as dead' is_left_dead

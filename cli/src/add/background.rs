@@ -8,7 +8,9 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::process::{self, Command, ExitCode, ExitStatus, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::failure::Failure;
 use crate::output::print;
@@ -16,6 +18,11 @@ use crate::signals;
 
 /// Tells the child that it is one.
 const CHILD_ENV: &str = "IOMGR_BACKGROUND";
+
+/// Is this process the child?
+pub(crate) fn is_in_background() -> bool {
+    std::env::var_os(CHILD_ENV).is_some()
+}
 
 /// Starts the child, and waits until its device can be used, or until it has failed.
 pub(super) fn start() -> Result<ExitCode, Failure> {
@@ -33,11 +40,22 @@ pub(super) fn start() -> Result<ExitCode, Failure> {
     let mut line = String::new();
     BufReader::new(stdout).read_line(&mut line).map_err(fail)?;
     if line.ends_with('\n') {
-        print(&line)?;
+        // Who cannot be told of the device does not want it.
+        print(&line).inspect_err(|_| end(&mut child))?;
         return Ok(ExitCode::SUCCESS);
     }
     // It has said why on stderr, which is ours as well.
     Ok(ExitCode::from(exit_code(child.wait().map_err(fail)?)))
+}
+
+/// Has the child take its device away, and waits until it is gone.
+fn end(child: &mut process::Child) {
+    if let Err(error) = kill_process(Pid::from_child(child), Signal::TERM)
+        .map_err(io::Error::from)
+        .and_then(|()| child.wait())
+    {
+        tracing::warn!(%error, "child_end: failed");
+    }
 }
 
 /// The child's, which has failed; or what shells say of one that a signal ended.
@@ -59,7 +77,12 @@ pub(super) struct Log(PathBuf);
 
 impl Child {
     pub(super) fn from_env() -> Option<Self> {
-        std::env::var_os(CHILD_ENV).map(|_| Self(()))
+        if !is_in_background() {
+            return None;
+        }
+        // `ps`, and who waits for the image's lock, would know it as `exe`. What it is called is no reason not to serve.
+        let _unnamed = std::fs::write("/proc/self/comm", "iomgr");
+        Some(Self(()))
     }
 
     /// Leaves the terminal and the folder, sends what is logged from now on to a file, and says `line` to the parent.
