@@ -76,6 +76,10 @@ fn disk_row(server: &Status, disk: &DeviceStatus) -> [String; DISKS.len()] {
     };
     let is_its = |client: &&ConnectionStatus| client.export.as_ref() == Some(&info.name);
     let clients = || server.connections.iter().filter(is_its);
+    let pending = match &server.ublk {
+        Some(ublk) => ublk.in_flight,
+        None => clients().map(|client| client.in_flight).sum(),
+    };
     [
         info.name.clone(),
         server.pid.to_string(),
@@ -84,7 +88,7 @@ fn disk_row(server: &Status, disk: &DeviceStatus) -> [String; DISKS.len()] {
         bytes(info.size_bytes),
         mode.to_owned(),
         clients().count().to_string(),
-        clients().map(|client| client.in_flight).sum::<u32>().to_string(),
+        pending.to_string(),
         bytes(stats.read.bytes),
         bytes(stats.write.bytes),
         errors(stats),
@@ -198,6 +202,8 @@ fn microseconds(us: f64) -> String {
 mod tests {
     use serde_json::json;
 
+    use vbd::UblkStatus;
+
     use super::*;
 
     fn server(failed: bool) -> Status {
@@ -246,6 +252,26 @@ mod tests {
     #[test]
     fn all_about_a_server() {
         insta::assert_snapshot!(details(&server(false)));
+    }
+
+    /// Its requests come from the kernel, not from clients.
+    #[test]
+    fn a_ublk_device_has_requests_pending_without_clients() {
+        let mut status = server(false);
+        status.connections.clear();
+        status.ublk = Some(UblkStatus {
+            id: 0,
+            path: "/dev/ublkb0".into(),
+            queues: 1,
+            depth: 128,
+            buffer_bytes: 512 << 10,
+            in_flight: 17,
+            requests_total: 12,
+            enters_total: 9,
+            sqes_total: 20,
+        });
+        let row = disk_row(&status, &status.devices[0]);
+        assert_eq!((row[6].as_str(), row[7].as_str()), ("0", "17"));
     }
 
     #[test]
