@@ -33,7 +33,7 @@ pub(crate) struct Del {
     #[arg(long)]
     force: bool,
     /// How long to wait for each
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = size::seconds)]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = size::timeout)]
     timeout: Duration,
 }
 

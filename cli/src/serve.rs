@@ -96,13 +96,13 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "N", default_value_t = limits().in_flight, help_heading = NETWORK)]
     in_flight: u32,
     /// How long a client may take from connecting to choosing a disk
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = timeout, help_heading = NETWORK)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = size::timeout, help_heading = NETWORK)]
     handshake_timeout: Duration,
     /// How long a client may ask for nothing; as long as it likes, if not given
-    #[arg(long, value_name = "TIME", value_parser = timeout, help_heading = NETWORK)]
+    #[arg(long, value_name = "TIME", value_parser = size::timeout, help_heading = NETWORK)]
     idle_timeout: Option<Duration>,
     /// How long a client that stands still may hold memory which others wait for
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = timeout, help_heading = NETWORK)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = size::timeout, help_heading = NETWORK)]
     stall_timeout: Duration,
     /// Run this command by the shell, with $uri and others in its environment, and serve until it ends; its exit code
     /// is ours
@@ -300,14 +300,6 @@ fn tcp_address(text: &str) -> Result<SocketAddr, String> {
         .ok_or_else(|| "is no address; say 127.0.0.1, 127.0.0.1:10809, [::1]:10809 or localhost".to_owned())
 }
 
-/// A time that is not zero.
-fn timeout(text: &str) -> Result<Duration, String> {
-    match size::seconds(text)? {
-        Duration::ZERO => Err("is no time at all; leave it out, or say how long".into()),
-        time => Ok(time),
-    }
-}
-
 /// NBD bounds the texts that clients are sent.
 fn description(text: &str) -> Result<String, &'static str> {
     if text.len() > 4096 {
@@ -344,11 +336,5 @@ mod tests {
         for wrong in ["", "7", "127.0.0.1:", "127.0.0.1:70000", "example.org", "localhosts"] {
             assert!(tcp_address(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn no_time_is_no_timeout() {
-        assert!(timeout("0").is_err());
-        assert_eq!(timeout("90").unwrap(), Duration::from_secs(90));
     }
 }

@@ -38,6 +38,14 @@ pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A time that is not zero.
+pub(crate) fn timeout(text: &str) -> Result<Duration, String> {
+    match seconds(text)? {
+        Duration::ZERO => Err("is no time at all; leave it out, or say how long".into()),
+        time => Ok(time),
+    }
+}
+
 /// `1073741824 bytes (1.00 GiB)`.
 pub(crate) fn both(bytes: u64) -> String {
     if bytes < 1024 {
@@ -86,6 +94,12 @@ mod tests {
         assert!(seconds("-1").is_err());
         assert!(seconds("soon").is_err());
         assert!(seconds("inf").is_err());
+    }
+
+    #[test]
+    fn no_time_is_no_timeout() {
+        assert!(timeout("0").is_err());
+        assert_eq!(timeout("90").unwrap(), Duration::from_secs(90));
     }
 
     #[test]

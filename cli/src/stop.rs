@@ -29,7 +29,7 @@ pub(crate) struct Stop {
     #[arg(long)]
     all: bool,
     /// How long to wait for each
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = size::seconds)]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = size::timeout)]
     timeout: Duration,
 }
 

@@ -25,6 +25,8 @@ fn wrong_usage_is_code_2() {
     assert!(refused(&["serve", "a.vhd", "--lock-timeout", "soon"]).contains("is no time; say 2"));
     assert!(refused(&["serve", "a.vhd", "--read-only", "--repair"]).contains("cannot be used"));
     assert!(refused(&["stop"]).contains("--all"));
+    assert!(refused(&["stop", "a", "--timeout", "0"]).contains("is no time at all"));
+    assert!(refused(&["del", "-n", "0", "--timeout", "0"]).contains("is no time at all"));
     assert!(refused(&["stop", "--all", "a"]).contains("cannot be used"));
     assert!(refused(&["status", "a", "--control", "b"]).contains("cannot be used"));
     assert!(refused(&["completions", "tcsh"]).contains("possible values"));
