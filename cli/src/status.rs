@@ -65,6 +65,15 @@ fn entry(answer: &Answer, target: &Target) -> serde_json::Value {
     }
 }
 
+/// What becomes of a socket that nobody listens on: a block device keeps its number until it is deleted.
+fn dead(name: &str) -> String {
+    let id = name.strip_prefix("ublkb").and_then(|id| id.parse::<u32>().ok());
+    match id {
+        Some(id) => format!("does not answer; `iomgr del -n {id}` clears away what a dead server has left"),
+        None => "does not answer; a socket of a dead server is replaced when it starts again".to_owned(),
+    }
+}
+
 /// Who names servers wants to know all about them.
 fn tell(answers: &[(Answer, Target)], in_detail: bool) -> Result<(), Failure> {
     if answers.is_empty() {
@@ -79,10 +88,9 @@ fn tell(answers: &[(Answer, Target)], in_detail: bool) -> Result<(), Failure> {
     }
     for (answer, target) in answers {
         if let Err(failure) = answer {
-            let what = if target.connect(ANSWER_MAX).is_ok() {
-                "is alive, but does not answer"
-            } else {
-                "does not answer; a socket of a dead server is replaced when it starts again"
+            let what = match target.connect(ANSWER_MAX) {
+                Ok(_) => "is alive, but does not answer".to_owned(),
+                Err(_) => dead(&target.name),
             };
             note(&format!("{}: {what}: {failure}", target.name));
         }

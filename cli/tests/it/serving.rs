@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
@@ -101,8 +101,31 @@ fn a_server_that_hangs_is_not_called_dead() {
     served.signal("CONT");
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("a: is alive, but does not answer"), "{ended:?}");
+    assert!(
+        !ended.stderr.contains("os error"),
+        "a time-out has no other cause: {ended:?}"
+    );
     served.signal("TERM");
     assert_eq!(served.ended().code, Some(0));
+}
+
+#[test]
+fn what_a_dead_server_of_a_block_device_left_is_deleted() {
+    let place = Place::new();
+    // As `iomgr` makes it: a folder that others may write is refused.
+    place.ok(&["doctor"]);
+    for name in ["a", "ublkb7"] {
+        drop(UnixListener::bind(place.runtime_dir().join(format!("{name}.ctl"))).unwrap());
+    }
+    let ended = place.ok(&["status"]);
+    assert!(
+        ended.stderr.contains("ublkb7: does not answer; `iomgr del -n 7`"),
+        "{ended:?}"
+    );
+    assert!(
+        ended.stderr.contains("a: does not answer; a socket of a dead"),
+        "{ended:?}"
+    );
 }
 
 #[test]

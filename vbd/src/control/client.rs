@@ -1,6 +1,6 @@
 //! The client's side of a control socket.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -67,7 +67,13 @@ impl ControlClient {
         match got {
             Ok(0) => return Err(fail("the server ended before it answered")),
             Ok(_) => {}
-            Err(error) => return Err(fail("the server does not answer in time").because(error)),
+            // The kernel's word for it, "temporarily unavailable", would mislead.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(fail(
+                    "the server does not answer in time; it may go on with what it was asked for",
+                ));
+            }
+            Err(error) => return Err(fail("the server's answer is lost").because(error)),
         }
         let answer: ControlAnswer =
             serde_json::from_str(&line).map_err(|error| fail("the answer makes no sense").because(error))?;
