@@ -208,6 +208,13 @@ check 'open: the log says so, too, without colours' grep 'ERROR control_ring_lea
 rm "/run/iomgr/${dev#/dev/}.log"
 check 'open: then its number is free' becomes nothing_left
 
+# `del` does not find this control socket, and leaves all to the driver, as other programs do.
+check 'by the driver alone: added' add raw /tmp/trim.img --control /tmp/elsewhere.ctl
+check 'by the driver alone: written' noise
+check 'by the driver alone: deleted' del
+check 'by the driver alone: the server ends' becomes gone /tmp/elsewhere.ctl
+check 'by the driver alone: it ends cleanly' becomes nothing_left
+
 check 'killed: added' add null --size 64M
 check 'killed: what SIGKILL leaves is listed as dead' is_left_dead
 check 'killed: it is deleted without its server' within iomgr del -a
