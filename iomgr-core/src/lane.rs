@@ -6,14 +6,17 @@
 //!  Ended ◄─ free ◄──────────────────────── DeviceQueue::poll_done
 //! ```
 //!
-//! A request comes with the memory that it needs, so what a manager grants can begin: no grant is ever given back.
+//! A request comes with the memory that it needs, so what a manager grants can begin: no grant is ever given back. What is
+//! known to end well without the device (a read of what is known to be zeros, say) passes the hooks alone.
 //!
 //! # Contract
 //! - Tags are the frontend's: below the depth, and none is pushed again before it has ended.
 //! - Each request that was pushed passes the hooks and ends once, or is given up by [`Lane::abandon`].
 
+use std::collections::VecDeque;
+
 use crate::manager::{Granted, Head, Intake, Ticket};
-use crate::{Busy, DeviceQueue, Done, Errno, OpDone, OpQueue, Pass, Request, Timestamp};
+use crate::{BlockStatus, Busy, DeviceQueue, Done, Errno, OpDone, OpQueue, Pass, Request, SectorRange, Tag, Timestamp};
 
 /// A device's queue behind its intake.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ pub struct Lane {
     slots: Box<[Slot]>,
     /// A request that the device handed back although it had not said that it was busy.
     parked: Option<Request>,
+    /// Requests that were granted and do not need the device.
+    settled: VecDeque<Tag>,
     in_flight: u32,
     ended: u64,
 }
@@ -32,6 +37,8 @@ pub struct Lane {
 #[derive(Debug, Default)]
 struct Slot {
     request: Option<Request>,
+    /// It ends well without the device.
+    is_settled: bool,
     /// Once it has started.
     ticket: Option<Ticket>,
 }
@@ -53,6 +60,7 @@ impl Lane {
             intake,
             slots: (0..depth).map(|_| Slot::default()).collect(),
             parked: None,
+            settled: VecDeque::with_capacity(depth as usize),
             in_flight: 0,
             ended: 0,
         }
@@ -62,13 +70,26 @@ impl Lane {
     ///
     /// # Panics
     /// If its tag is in use, or not below the depth.
+    #[inline]
     pub fn push(&mut self, request: Request) {
         let slot = &mut self.slots[request.tag.0 as usize];
         assert!(slot.request.is_none(), "a tag is used by one request at a time");
         let pushed = self.intake.push(Head::from(&request), request.tag);
         pushed.expect("an intake has room for as many requests as there are tags");
         slot.request = Some(request);
+        slot.is_settled = false;
         self.in_flight += 1;
+    }
+
+    /// Queues a request that has nothing to ask of the device: it ends well when it is granted.
+    ///
+    /// # Panics
+    /// As [`push`](Self::push).
+    #[inline]
+    pub fn push_settled(&mut self, request: Request) {
+        let tag = request.tag;
+        self.push(request);
+        self.slots[tag.0 as usize].is_settled = true;
     }
 
     /// Follows a swap of managers, and kicks a device that waits for its time. Once a pass.
@@ -105,6 +126,10 @@ impl Lane {
             };
             let slot = &mut self.slots[tag.0 as usize];
             slot.ticket = Some(self.intake.alloc(grant));
+            if slot.is_settled {
+                self.settled.push_back(tag);
+                continue;
+            }
             let request = slot.request.clone().expect("a granted request was pushed");
             if !self.submit(pass, request) {
                 return;
@@ -113,15 +138,21 @@ impl Lane {
     }
 
     /// The next request that ended; its tag is free again.
+    #[inline]
     pub fn poll_ended(&mut self, now: Timestamp) -> Option<Ended> {
-        let Done { tag, result } = self.device.poll_done()?;
+        let Done { tag, result } = self.poll_done()?;
         let slot = &mut self.slots[tag.0 as usize];
-        let request = slot.request.take().expect("a device ends what it was given, once");
-        let ticket = slot.ticket.take().expect("a request that was submitted has a ticket");
+        let request = slot.request.take().expect("a request ends once");
+        let ticket = slot.ticket.take().expect("a request that ends has started");
         self.intake.free(ticket, now);
         self.in_flight -= 1;
         self.ended += 1;
         Some(Ended { request, result })
+    }
+
+    /// What the device knows of the front of a range, as [`DeviceQueue::block_status`] says it.
+    pub fn block_status(&mut self, range: SectorRange) -> BlockStatus {
+        self.device.block_status(range)
     }
 
     /// Is nothing under way, neither requests nor work of the device's own?
@@ -154,7 +185,20 @@ impl Lane {
         let waiting = self.intake.close().count();
         let tickets = self.slots.iter_mut().filter_map(|slot| slot.ticket.take());
         let started = tickets.map(|ticket| self.intake.free(ticket, now)).count();
-        tracing::error!(waiting, started, "requests_abandoned");
+        tracing::error!(
+            device = self.intake.device_name(),
+            waiting,
+            started,
+            "requests_abandoned"
+        );
+    }
+
+    #[inline]
+    fn poll_done(&mut self) -> Option<Done> {
+        match self.settled.pop_front() {
+            Some(tag) => Some(Done { tag, result: Ok(()) }),
+            None => self.device.poll_done(),
+        }
     }
 
     fn submit(&mut self, pass: &mut Pass<'_>, request: Request) -> bool {

@@ -179,6 +179,11 @@ impl Intake {
         self.holds.wake_at(|class| self.requests.head(class).is_some())
     }
 
+    /// The device's name.
+    pub(crate) fn device_name(&self) -> &str {
+        self.device.info().name()
+    }
+
     /// How many requests wait here.
     pub fn queued(&self) -> usize {
         self.requests.waiting()

@@ -140,6 +140,39 @@ fn each_request_passes_the_hooks_and_ends_once() {
     manager.assert_over();
 }
 
+/// The device, which would end them in the next pass only, never sees them.
+#[test]
+fn what_does_not_need_the_device_passes_the_hooks_alone() {
+    let manager = CountingManager::with_policy("no-writes", |ask| match ask.head.class {
+        Class::Write if ask.now < at(50) => Verdict::No(Wait::Until(at(50))),
+        _ => Verdict::Go,
+    });
+    let registry = Registry::new();
+    registry.register(manager.clone()).unwrap();
+    let mut lane = lane(&registry, 0);
+    lane.push_settled(request(0, Operation::Write));
+    lane.push_settled(request(1, Operation::Read));
+    assert_eq!((lane.in_flight(), pass(&mut lane, at(1))), (2, vec![1]));
+    assert_eq!((lane.in_flight(), lane.is_idle()), (1, false), "the hooks hold one");
+    assert_eq!(pass(&mut lane, at(50)), [0]);
+    let seen = manager.seen();
+    assert_eq!((seen.allocs, seen.frees, lane.ended()), (2, 2, 2));
+    lane.close(&mut NoIo);
+    manager.assert_over();
+}
+
+/// Its tag is not marked for ever.
+#[test]
+fn a_tag_that_did_not_need_the_device_may_need_it_next() {
+    let mut lane = lane(&Registry::new(), 4);
+    lane.push_settled(request(2, Operation::Read));
+    assert_eq!(pass(&mut lane, at(1)), [2]);
+    lane.push(request(2, Operation::Read));
+    assert_eq!(pass(&mut lane, at(2)), [0; 0], "the device has it");
+    assert_eq!(pass(&mut lane, at(3)), [2]);
+    lane.close(&mut NoIo);
+}
+
 /// What the device hands back although it was granted keeps its ticket and its place.
 #[test]
 fn a_request_that_the_device_hands_back_goes_first() {
