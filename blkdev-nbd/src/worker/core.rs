@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use iomgr_core::Timestamp;
+use iomgr_core::{OpDone, Owner, Pass, Timestamp};
 use tqueue::Queue;
 
 use super::lane::{Finished, Lane};
@@ -28,16 +28,26 @@ impl Core {
     /// Lets the lanes see a swap of managers, and the time. Once a pass.
     pub(super) fn begin_pass(&mut self) {
         self.now = self.queue.now();
-        for lane in &mut self.lanes {
-            lane.begin_pass(&mut self.queue, self.now);
-        }
+        let (lanes, mut pass) = self.lanes();
+        lanes.iter_mut().for_each(|lane| lane.requests.begin_pass(&mut pass));
+    }
+
+    /// An op of a device's has ended.
+    pub(super) fn op_done(&mut self, owner: Owner, done: OpDone) {
+        let (lanes, mut pass) = self.lanes();
+        lanes[usize::from(owner.0) - 1].requests.op_done(&mut pass, done);
+    }
+
+    /// The thread was woken.
+    pub(super) fn kick(&mut self) {
+        let (lanes, mut pass) = self.lanes();
+        lanes.iter_mut().for_each(|lane| lane.requests.kick(&mut pass));
     }
 
     /// Starts what may start.
     pub(super) fn admit(&mut self) {
-        for lane in &mut self.lanes {
-            lane.admit(&mut self.queue, self.now);
-        }
+        let (lanes, mut pass) = self.lanes();
+        lanes.iter_mut().for_each(|lane| lane.requests.admit(&mut pass));
     }
 
     /// The next request that ended, on any lane.
@@ -53,6 +63,14 @@ impl Core {
 
     /// Has everything that was asked for ended, and what the devices do besides?
     pub(super) fn is_idle(&self) -> bool {
-        self.lanes.iter().all(Lane::is_idle)
+        self.lanes.iter().all(|lane| lane.requests.is_idle())
+    }
+
+    fn lanes(&mut self) -> (&mut [Lane], Pass<'_>) {
+        let pass = Pass {
+            now: self.now,
+            io: &mut self.queue,
+        };
+        (&mut self.lanes, pass)
     }
 }

@@ -39,7 +39,6 @@ use self::conns::Conns;
 use self::control::{Arrival, Control, Gauges, Report};
 use self::core::Core;
 use self::door::Door;
-use self::lane::Lane;
 use self::patience::Patience;
 use self::token::{FRONTEND, NetOp};
 use crate::{ConnectionStats, Error, ErrorKind};
@@ -114,7 +113,7 @@ impl Worker {
             // Whoever waits for memory wants to hear of sends that give some back.
             self.core.queue.wake_for_sends();
         }
-        let wake_at = self.core.lanes.iter().filter_map(Lane::wake_at);
+        let wake_at = self.core.lanes.iter().filter_map(|lane| lane.requests.wake_at());
         let wake_at = match self.stage {
             Stage::Draining(deadline) => wake_at.chain(deadline).min(),
             _ => wake_at.min(),
@@ -134,8 +133,7 @@ impl Worker {
             if owner == FRONTEND {
                 self.net_done(completion)?;
             } else {
-                let lane = usize::from(owner.0) - 1;
-                self.core.lanes[lane].op_done(&mut self.core.queue, self.core.now, completion.op_done());
+                self.core.op_done(owner, completion.op_done());
             }
         }
         Ok(())
@@ -204,8 +202,7 @@ impl Worker {
             .queue
             .poll_fd(self.wake_file, Interest::READ, NetOp::Wake.token());
         armed.map_err(queue_error("watching the waker"))?;
-        let Core { lanes, queue, now, .. } = &mut self.core;
-        lanes.iter_mut().for_each(|lane| lane.kick(queue, *now));
+        self.core.kick();
         while let Ok(control) = self.control.try_recv() {
             match control {
                 Control::Connection(arrival) => self.open(arrival)?,
@@ -297,8 +294,8 @@ impl Worker {
     fn publish(&self) {
         let lanes = &self.core.lanes;
         let (ended, in_flight) = (
-            lanes.iter().map(|lane| lane.ended).sum(),
-            lanes.iter().map(Lane::in_flight).sum(),
+            lanes.iter().map(|lane| lane.requests.ended()).sum(),
+            lanes.iter().map(|lane| lane.requests.in_flight()).sum(),
         );
         self.gauges.requests.store(ended, Ordering::Relaxed);
         self.gauges.in_flight.store(in_flight, Ordering::Relaxed);
@@ -312,13 +309,14 @@ impl Worker {
     /// Gives up what is on its way; the queue's end waits for what the kernel is at.
     fn abandon(mut self) {
         let now = self.core.now;
-        self.core.lanes.iter_mut().for_each(|lane| lane.abandon(now));
+        let lanes = self.core.lanes.iter_mut();
+        lanes.for_each(|lane| lane.requests.abandon(now));
     }
 
     /// Closes the device queues.
     fn close(self) {
         let Core { lanes, mut queue, .. } = self.core;
-        lanes.into_iter().for_each(|lane| lane.close(&mut queue));
+        lanes.into_iter().for_each(|lane| lane.requests.close(&mut queue));
     }
 }
 

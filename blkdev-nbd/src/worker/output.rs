@@ -104,7 +104,7 @@ impl Conn {
             return;
         }
         let session = *machine.session();
-        let (lane, headers) = (&mut core.lanes[*lane], self.kit.headers.data());
+        let (lane, headers) = (&mut core.lanes[*lane].requests, self.kit.headers.data());
         let out = core.queue.bytes_mut(headers).expect("no send uses the buffer now");
         let mut parts = Parts::new();
         let mut batch = Batch::new(headers, out, &mut parts);

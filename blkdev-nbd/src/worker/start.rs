@@ -155,7 +155,7 @@ impl WorkerPlan {
             match self.lane(index, export, queue) {
                 Ok(lane) => lanes.push(lane),
                 Err(error) => {
-                    lanes.into_iter().for_each(|lane: Lane| lane.close(queue));
+                    lanes.into_iter().for_each(|lane: Lane| lane.requests.close(queue));
                     return Err(error);
                 }
             }
@@ -183,6 +183,6 @@ impl WorkerPlan {
             .caused_by(error)
         })?;
         let intake = Intake::new(&export.managed, self.depth, Waker::new(wake));
-        Ok(Lane::new(index, device, intake, self.depth, self.connections as usize))
+        Ok(Lane::new(device, intake, self.depth, self.connections as usize))
     }
 }
