@@ -51,9 +51,11 @@ direct() {
 }
 
 # enters_at DEPTH PERCENT: no more calls of io_uring_enter than that, of a hundred requests.
+# The load comes in batches of half the depth: how it comes by itself is the emulated processors' affair.
 enters_at() {
     enters=$(figure enters_total) requests=$(figure requests_total)
-    direct --rw=randread --bs=4k --iodepth="$1" --number_ios=$((4000 + 500 * $1)) || return 1
+    direct --rw=randread --bs=4k --iodepth="$1" --iodepth_batch=$((($1 + 1) / 2)) \
+        --iodepth_batch_complete_min=$((($1 + 1) / 2)) --number_ios=$((4000 + 500 * $1)) || return 1
     enters=$(($(figure enters_total) - enters)) requests=$(($(figure requests_total) - requests))
     echo "$enters/$requests at depth $1" >>/tmp/enters
     [ $requests -ge 4000 ] && [ $((100 * enters)) -le $(($2 * requests)) ]

@@ -28,11 +28,11 @@ fn queue(disk: &Disk) -> BlockingDisk {
 
 fn image(dir: &TempDir, name: &str, fixed: bool) -> PathBuf {
     let path = dir.path().join(name);
-    let options = CreateOptions {
-        fixed,
-        block_bytes: BLOCK_BYTES,
-        ..CreateOptions::new(SECTORS * SECTOR_BYTES)
-    };
+    let mut options = CreateOptions::new(SECTORS * SECTOR_BYTES);
+    if name.ends_with(".vhd") {
+        options.fixed = fixed;
+        options.block_bytes = BLOCK_BYTES;
+    }
     create(&path, &options).unwrap();
     path
 }

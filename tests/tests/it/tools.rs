@@ -360,7 +360,7 @@ fn tools_a_device_is_made_an_empty_disk() {
             .args(["create", "--force", "--size", size])
             .arg(device.path())
     };
-    assert!(create("9M").run_for_code(1).stderr.contains("fewer than"));
+    assert!(create("9M").run_for_code(2).stderr.contains("fewer than"));
     create("8M").run();
     raw_image(&empty, 8 * MIB, 0, 512, 0);
     iomgr("compare", &empty, device.path(), &["--strict"]).run();

@@ -37,6 +37,8 @@ struct Flight {
     seen: Option<Fuzzy>,
     /// The least length of the file since it began.
     len: u64,
+    /// A flush has failed since it began, and may have lost what was moved of it by then.
+    is_torn: bool,
 }
 
 /// What a byte's last change was.
@@ -108,6 +110,7 @@ impl Model {
             raced: Vec::new(),
             seen: None,
             len: self.len,
+            is_torn: false,
         };
         for other in self.flights.values_mut().filter(|other| races(spec, &other.spec)) {
             flight.race(&other.spec, &self.now);
@@ -144,14 +147,19 @@ impl Model {
         let spec = &flight.spec;
         let certain = done && flight.raced.is_empty() && (spec.kind != Kind::Discard || self.discards);
         let durable = certain && spec.kind == Kind::Write { durable: true };
+        let changed = if flight.is_torn {
+            Changed::Lost
+        } else {
+            Changed::At(self.moment)
+        };
         for offset in spec.offset..spec.end() {
             let (at, byte) = (usize::try_from(offset).expect("small"), spec.byte(offset));
             if certain {
                 self.now.set(at, byte);
-                self.changed[at] = Changed::At(self.moment);
+                self.changed[at] = changed;
             } else {
                 self.now.may(at, byte);
-                self.changed[at] = self.changed[at].max(Changed::At(self.moment));
+                self.changed[at] = self.changed[at].max(changed);
             }
             if durable {
                 self.safe.set(at, byte);
@@ -190,6 +198,7 @@ impl Model {
             }
         }
         self.lost_len = self.longest();
+        self.flights.values_mut().for_each(|flight| flight.is_torn = true);
     }
 
     /// The length that the file may have at most.
