@@ -22,6 +22,9 @@ const KEPT: &[u64] = &[
     17_458_476_504_490_127_991,
     // A write came short, a flush failed, the rest was written: no flush makes the first part good.
     17_331_545_620_038_540_172,
+    // A flush had failed, which was told only after a later one had done well.
+    4_072_094_742_832_322_839,
+    13_353_411_063_112_789_242,
 ];
 
 const TEST: &str = "the_simulator_does_what_the_model_allows";
