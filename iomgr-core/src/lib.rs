@@ -20,6 +20,7 @@ pub mod epoch;
 mod lane;
 pub mod manager;
 mod op;
+pub mod policy;
 mod request;
 mod shim;
 pub mod stats;

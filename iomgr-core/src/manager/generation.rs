@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use super::freed::Freed;
@@ -20,6 +20,8 @@ pub(super) struct Generation {
     /// It panicked; no hook is called again.
     failed: AtomicBool,
     pub(super) freed: Freed,
+    /// Moves when the manager would judge otherwise than before; intakes look at it once a pass.
+    pub(super) revision: AtomicU32,
     registry: Weak<Core>,
 }
 
@@ -31,6 +33,7 @@ impl Generation {
             hooked: true,
             failed: AtomicBool::new(false),
             freed: Freed::new(),
+            revision: AtomicU32::new(0),
             registry,
         }
     }

@@ -1,6 +1,7 @@
 //! Where received requests wait until the manager lets them start.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arc_swap::{ArcSwap, Cache};
 
@@ -33,6 +34,8 @@ pub struct Intake {
     live: LiveTable,
     requests: Requests,
     holds: Holds,
+    /// Of the current generation, as far as `holds` go.
+    revision: u32,
     /// The time, as last told.
     now: Timestamp,
     /// Its number on the device.
@@ -66,6 +69,7 @@ impl Intake {
             live: LiveTable::new(binding),
             requests: Requests::new(depth),
             holds: Holds::default(),
+            revision: 0,
             now: Timestamp::ZERO,
             id,
             armed: false,
@@ -91,6 +95,7 @@ impl Intake {
         self.look_again = false;
         if self.live.current().hooked {
             self.holds.end_due(now);
+            self.follow_revision();
         }
         if !Arc::ptr_eq(self.cache.load(), &self.live.current().binding) {
             self.follow_swap();
@@ -280,9 +285,20 @@ impl Intake {
         }
     }
 
+    /// The manager judges otherwise than before: what it held is asked for again.
+    fn follow_revision(&mut self) {
+        let revision = self.live.current().binding.generation.revision.load(Ordering::Acquire);
+        if revision != self.revision {
+            self.revision = revision;
+            self.disarm();
+            self.holds = Holds::default();
+        }
+    }
+
     fn follow_swap(&mut self) {
         self.disarm();
         self.holds = Holds::default();
+        self.revision = 0;
         let binding = Arc::clone(self.cache.load());
         self.closed |= binding.last;
         self.live.move_to(binding);

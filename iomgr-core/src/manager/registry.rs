@@ -1,5 +1,6 @@
 //! Which manager is current, and which devices it manages.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::device::DeviceIds;
@@ -84,6 +85,17 @@ impl Registry {
     /// The current manager.
     pub fn current(&self) -> Arc<dyn Manager> {
         Arc::clone(&self.0.lock().current.manager)
+    }
+
+    /// Has every request that waits judged anew: the current manager has other parameters than before.
+    pub fn rejudge(&self) {
+        let mut leftovers = Leftovers::default();
+        let state = self.0.lock();
+        leftovers.devices = state.devices();
+        // Release: who sees it sees the parameters. An intake that misses it here is woken below, and looks again.
+        state.current.revision.fetch_add(1, Ordering::Release);
+        drop(state);
+        leftovers.wake_all();
     }
 
     /// Starts a device with the current manager, which may refuse it.

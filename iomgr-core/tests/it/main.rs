@@ -10,5 +10,6 @@ mod leaks;
 mod model;
 mod panics;
 mod registry;
+mod rejudge;
 mod requests;
 mod threads;
