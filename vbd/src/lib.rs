@@ -54,7 +54,7 @@ mod ublk;
 mod zeros;
 
 pub use blkdev_nbd::ConnectionLimits;
-pub use blkdev_ublk::is_bad_release as is_bad_for_ublk;
+pub use blkdev_ublk::{is_bad_release as is_bad_for_ublk, parse_release};
 pub use blocking::BlockingDisk;
 pub use compare::{CompareOptions, Comparison, Difference, compare};
 pub use control::{ControlAnswer, ControlClient, ControlRequest, Verb};
