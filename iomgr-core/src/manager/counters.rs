@@ -1,25 +1,51 @@
 //! Counts of what passed the hooks, without a read-modify-write per request.
 //!
-//! Each intake is the only writer of its own counters; readers sum over all of them. A sum is exact whenever the threads
+//! Each page of counters has one writer, its intake; readers sum over all of them. A sum is exact whenever the threads
 //! that count are quiet, and never counts a free before its alloc.
 
-use std::iter::Sum;
-use std::ops::Add;
+use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What passed the hooks so far, of one device or of all.
+use super::Wait;
+
+/// What passed the hooks so far: of one device, of one generation, or of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Requests that were allowed.
     pub grants: u64,
+    /// Those of them that were allowed in a later pass than the one in which they came; how long they waited is in
+    /// [`WaitTimes`](super::WaitTimes).
+    pub waits: u64,
     /// Times that a manager said no, to a request or to a device queue.
-    pub ngs: u64,
+    pub ngs: Ngs,
     /// Grants given back for want of resources.
     pub aborts: u64,
     /// Requests that started.
     pub allocs: u64,
     /// Requests that ended.
     pub frees: u64,
+}
+
+/// Times that a manager said no, by what that holds and until when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ngs {
+    /// A whole device queue, until an instant.
+    pub device_until: u64,
+    /// A whole device queue, until something is freed.
+    pub device_freed: u64,
+    /// One class of it, until an instant.
+    pub class_until: u64,
+    /// One class of it, until something is freed.
+    pub class_freed: u64,
+}
+
+/// What a "no" holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Said by `waiting_request`.
+    Device,
+    /// Said by `allow_request`.
+    Class,
 }
 
 impl Counters {
@@ -29,46 +55,66 @@ impl Counters {
     }
 }
 
-impl Add for Counters {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            grants: self.grants + other.grants,
-            ngs: self.ngs + other.ngs,
-            aborts: self.aborts + other.aborts,
-            allocs: self.allocs + other.allocs,
-            frees: self.frees + other.frees,
-        }
+impl Ngs {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.device_until + self.device_freed + self.class_until + self.class_freed
     }
 }
 
-impl Sum for Counters {
-    fn sum<I: Iterator<Item = Self>>(iter: I) -> Self {
-        iter.fold(Self::default(), Add::add)
+impl AddAssign for Counters {
+    fn add_assign(&mut self, other: Self) {
+        self.grants += other.grants;
+        self.waits += other.waits;
+        self.ngs += other.ngs;
+        self.aborts += other.aborts;
+        self.allocs += other.allocs;
+        self.frees += other.frees;
     }
 }
 
-/// One intake's counters. Only the intake's thread may count. On cache lines of their own.
+impl AddAssign for Ngs {
+    fn add_assign(&mut self, other: Self) {
+        self.device_until += other.device_until;
+        self.device_freed += other.device_freed;
+        self.class_until += other.class_until;
+        self.class_freed += other.class_freed;
+    }
+}
+
+/// One intake's counters under one generation. Only the intake's thread may count. On cache lines of their own.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub(super) struct QueueCounters {
     pub(super) grants: Count,
-    pub(super) ngs: Count,
     pub(super) aborts: Count,
     pub(super) allocs: Count,
     pub(super) frees: Count,
+    pub(super) waits: Count,
+    ngs: [[Count; 2]; 2],
 }
 
 impl QueueCounters {
+    /// A manager said no.
+    pub(super) fn ng(&self, scope: Scope, wait: Wait) {
+        self.ngs[scope as usize][usize::from(wait == Wait::Freed)].bump();
+    }
+
     /// Reads what was counted. `frees` first: a free seen here implies that its alloc is seen too.
     pub(super) fn snapshot(&self) -> Counters {
         let frees = self.frees.read();
+        let [device, class] = &self.ngs;
         Counters {
             frees,
             allocs: self.allocs.read(),
             aborts: self.aborts.read(),
-            ngs: self.ngs.read(),
+            ngs: Ngs {
+                device_until: device[0].read(),
+                device_freed: device[1].read(),
+                class_until: class[0].read(),
+                class_freed: class[1].read(),
+            },
+            waits: self.waits.read(),
             grants: self.grants.read(),
         }
     }
@@ -82,10 +128,16 @@ impl Count {
     /// Counts one more; for the single writer. Release, so that who sees this count sees every earlier one.
     #[inline]
     pub(super) fn bump(&self) {
-        self.0.store(self.0.load(Ordering::Relaxed) + 1, Ordering::Release);
+        self.add(1);
     }
 
-    fn read(&self) -> u64 {
+    /// Counts `n` more; for the single writer.
+    #[inline]
+    pub(super) fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed) + n, Ordering::Release);
+    }
+
+    pub(super) fn read(&self) -> u64 {
         self.0.load(Ordering::Acquire)
     }
 }

@@ -4,11 +4,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
-use super::Counters;
-use super::counters::QueueCounters;
 use super::freed::Sleeper;
 use super::generation::Binding;
 use super::registry::Core;
+use super::{Counters, WaitTimes};
 
 /// A small number that tells devices of one registry apart. Numbers are dense, and used again only when every manager
 /// that saw the device got its `dev_stop`, so that a manager may index a table by them.
@@ -88,23 +87,16 @@ pub struct ManagedDevice {
     registry: Arc<Core>,
 }
 
+/// Its intakes.
 #[derive(Debug, Default)]
 struct Queues {
-    open: Vec<Arc<QueueShare>>,
-    /// What the intakes that are gone had counted.
-    gone: Counters,
+    open: Vec<Arc<Sleeper>>,
     opened: u32,
-}
-
-/// The part of an intake that other threads see.
-#[derive(Debug)]
-pub(super) struct QueueShare {
-    pub(super) counters: QueueCounters,
-    pub(super) sleeper: Arc<Sleeper>,
 }
 
 impl ManagedDevice {
     pub(super) fn new(info: Arc<DeviceInfo>, binding: Arc<Binding>, registry: Arc<Core>) -> Self {
+        registry.ledger.attach(info.id());
         Self {
             info,
             binding: Arc::new(ArcSwap::new(binding)),
@@ -125,8 +117,12 @@ impl ManagedDevice {
 
     /// What passed the hooks so far, over all its queues.
     pub fn counters(&self) -> Counters {
-        let queues = self.lock();
-        queues.gone + queues.open.iter().map(|queue| queue.counters.snapshot()).sum()
+        self.registry.ledger.device(self.info.id()).counters
+    }
+
+    /// How long requests waited for their grants so far, over all its queues.
+    pub fn wait_times(&self) -> WaitTimes {
+        self.registry.ledger.device(self.info.id()).wait_times
     }
 
     /// Ends it early: its intakes are woken, grant nothing more and hand what they hold back from
@@ -141,23 +137,21 @@ impl ManagedDevice {
 
     /// Makes every intake run a pass.
     pub(super) fn wake_all(&self) {
-        for queue in &self.lock().open {
-            queue.sleeper.wake();
+        for sleeper in &self.lock().open {
+            sleeper.wake();
         }
     }
 
     /// Adds an intake; says its number.
-    pub(super) fn open_queue(&self, share: &Arc<QueueShare>) -> u32 {
+    pub(super) fn open_queue(&self, sleeper: &Arc<Sleeper>) -> u32 {
         let mut queues = self.lock();
-        queues.open.push(Arc::clone(share));
+        queues.open.push(Arc::clone(sleeper));
         queues.opened += 1;
         queues.opened
     }
 
-    pub(super) fn close_queue(&self, share: &Arc<QueueShare>) {
-        let mut queues = self.lock();
-        queues.open.retain(|open| !Arc::ptr_eq(open, share));
-        queues.gone = queues.gone + share.counters.snapshot();
+    pub(super) fn close_queue(&self, sleeper: &Arc<Sleeper>) {
+        self.lock().open.retain(|open| !Arc::ptr_eq(open, sleeper));
     }
 
     fn lock(&self) -> MutexGuard<'_, Queues> {
@@ -167,7 +161,6 @@ impl ManagedDevice {
 
 impl Drop for ManagedDevice {
     fn drop(&mut self) {
-        let counters = self.counters();
-        self.registry.forget_device(counters);
+        self.registry.forget_device(self.info.id());
     }
 }

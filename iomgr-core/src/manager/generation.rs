@@ -6,15 +6,18 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use super::freed::Freed;
+use super::ledger::{Account, Ledger, Reign};
 use super::registry::Core;
 use super::{DeviceInfo, Error, ErrorKind, Manager, NoManager};
+
+/// The number of what devices are under that have no manager any more. Nothing is granted under it.
+const NO_REIGN: u64 = 0;
 
 /// A manager from its registration until the last request that it admitted has ended.
 #[derive(Debug)]
 pub(super) struct Generation {
     pub(super) manager: Arc<dyn Manager>,
-    /// The manager's name, read once.
-    pub(super) name: String,
+    pub(super) reign: Arc<Reign>,
     /// False for "none": nobody calls its hooks.
     hooked: bool,
     /// It panicked; no hook is called again.
@@ -23,26 +26,49 @@ pub(super) struct Generation {
     /// Moves when the manager would judge otherwise than before; intakes look at it once a pass.
     pub(super) revision: AtomicU32,
     registry: Weak<Core>,
+    ledger: Arc<Ledger>,
 }
 
 impl Generation {
-    pub(super) fn new(manager: Arc<dyn Manager>, name: String, registry: Weak<Core>) -> Self {
+    pub(super) fn new(
+        number: u64,
+        manager: Arc<dyn Manager>,
+        name: String,
+        registry: Weak<Core>,
+        ledger: &Arc<Ledger>,
+    ) -> Self {
         Self {
+            reign: Reign::new(number, name, &manager),
             manager,
-            name,
             hooked: true,
             failed: AtomicBool::new(false),
             freed: Freed::new(),
             revision: AtomicU32::new(0),
             registry,
+            ledger: Arc::clone(ledger),
         }
     }
 
-    pub(super) fn none(registry: Weak<Core>) -> Self {
-        Self {
-            hooked: false,
-            ..Self::new(Arc::new(NoManager), NoManager::NAME.to_owned(), registry)
-        }
+    pub(super) fn none(number: u64, registry: Weak<Core>, ledger: &Arc<Ledger>) -> Self {
+        let mut none = Self::new(
+            number,
+            Arc::new(NoManager),
+            NoManager::NAME.to_owned(),
+            registry,
+            ledger,
+        );
+        none.hooked = false;
+        none
+    }
+
+    /// The manager's name.
+    pub(super) fn name(&self) -> &str {
+        &self.reign.name
+    }
+
+    /// It is about to be published.
+    pub(super) fn begin(&self) {
+        self.ledger.begin(&self.reign);
     }
 
     /// Are there hooks to call?
@@ -66,13 +92,19 @@ impl Generation {
     fn fail(&self, hook: &str, device: &DeviceInfo, panic: &(dyn Any + Send)) {
         let text = panic_text(panic);
         tracing::error!(
-            manager = self.name,
+            manager = self.name(),
             hook,
             device = device.name(),
             panic = text,
             "manager_panicked"
         );
         self.failed.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        self.ledger.end(&self.reign);
     }
 }
 
@@ -97,7 +129,7 @@ impl Binding {
     pub(super) fn start(generation: &Arc<Generation>, device: &Arc<DeviceInfo>) -> Result<Arc<Self>, Error> {
         if generation.hooked {
             let answer = generation.call("dev_start", device, |manager, device| manager.dev_start(device));
-            let failure = |kind, reason| Error::new(kind, &generation.name).with_device(device.name(), reason);
+            let failure = |kind, reason| Error::new(kind, generation.name()).with_device(device.name(), reason);
             answer
                 .ok_or_else(|| failure(ErrorKind::Panicked, None))?
                 .map_err(|reason| failure(ErrorKind::Refused, Some(reason)))?;
@@ -110,13 +142,19 @@ impl Binding {
     }
 
     /// The device without a manager, for ever.
-    pub(super) fn detached(device: &Arc<DeviceInfo>) -> Arc<Self> {
-        let generation = Arc::new(Generation::none(Weak::new()));
+    pub(super) fn detached(device: &Arc<DeviceInfo>, ledger: &Arc<Ledger>) -> Arc<Self> {
+        let generation = Arc::new(Generation::none(NO_REIGN, Weak::new(), ledger));
         Arc::new(Self {
             generation,
             device: Arc::clone(device),
             last: true,
         })
+    }
+
+    /// Opens the page on which an intake of the device counts what it does under this manager.
+    pub(super) fn account(&self) -> Account {
+        let Generation { ledger, reign, .. } = &*self.generation;
+        ledger.open(self.device.id(), reign)
     }
 
     /// Calls a hook. `None` if the manager panicked before; if it panics now it is also replaced by "none".

@@ -5,8 +5,7 @@ use std::sync::atomic::Ordering;
 
 use arc_swap::{ArcSwap, Cache};
 
-use super::counters::QueueCounters;
-use super::device::QueueShare;
+use super::counters::Scope;
 use super::freed::Sleeper;
 use super::generation::Binding;
 use super::grant::Claim;
@@ -28,10 +27,11 @@ use crate::{Class, Tag, Timestamp, Waker};
 /// - Nothing here allocates after `new` (a swap may), blocks, or calls a device.
 #[derive(Debug)]
 pub struct Intake {
-    device: Arc<ManagedDevice>,
-    share: Arc<QueueShare>,
+    sleeper: Arc<Sleeper>,
     cache: Cache<Arc<ArcSwap<Binding>>, Arc<Binding>>,
     live: LiveTable,
+    /// Dropped after the table, whose counts go to it.
+    device: Arc<ManagedDevice>,
     requests: Requests,
     holds: Holds,
     /// Of the current generation, as far as `holds` go.
@@ -53,20 +53,16 @@ impl Intake {
     /// An intake of `device` for up to `depth` requests per class, on the thread that `waker` wakes.
     pub fn new(device: &Arc<ManagedDevice>, depth: u32, waker: Waker) -> Self {
         let sleeper = Arc::new(Sleeper::new(waker));
-        let share = Arc::new(QueueShare {
-            counters: QueueCounters::default(),
-            sleeper,
-        });
         // First where a swap finds it to wake it, then the look at what is current: no swap falls between.
-        let id = device.open_queue(&share);
+        let id = device.open_queue(&sleeper);
         let mut cache = Cache::new(Arc::clone(&device.binding));
         let binding = Arc::clone(cache.load());
         Self {
-            device: Arc::clone(device),
-            share,
+            sleeper,
             cache,
             closed: binding.last,
             live: LiveTable::new(binding),
+            device: Arc::clone(device),
             requests: Requests::new(depth),
             holds: Holds::default(),
             revision: 0,
@@ -83,7 +79,7 @@ impl Intake {
     pub fn push(&mut self, head: Head, tag: Tag) -> Result<(), Tag> {
         match self.closed {
             true => Err(tag),
-            false => self.requests.push(head, tag),
+            false => self.requests.push(head, tag, self.now),
         }
     }
 
@@ -114,11 +110,11 @@ impl Intake {
             true => self.allowed(),
             false => self.requests.first_class(),
         }?;
-        let (index, tag) = self.requests.grant(class, self.live.current_slot())?;
+        let (index, entry) = self.requests.grant(class, self.live.current_slot())?;
+        self.live.current().account.granted(entry.since, now);
         self.live.pin();
-        self.share.counters.grants.bump();
         Some(Granted {
-            tag,
+            tag: entry.tag,
             grant: Grant(Claim::new(index, self.id)),
         })
     }
@@ -128,8 +124,8 @@ impl Intake {
     pub fn alloc(&mut self, grant: Grant) -> Ticket {
         let index = grant.0.take(self.id);
         let entry = self.requests.started(index);
-        self.share.counters.allocs.bump();
         let (live, now) = (self.live.pinned(entry.slot), self.now);
+        live.account.counters().allocs.bump();
         if live.hooked {
             live.binding.call("alloc_request", |manager, device| {
                 manager.alloc_request(device, &entry.head, now)
@@ -143,10 +139,11 @@ impl Intake {
     pub fn oo_abort(&mut self, grant: Grant, tag: Tag) {
         let index = grant.0.take(self.id);
         self.requests.put_back(index);
-        self.share.counters.aborts.bump();
         let entry = *self.requests.entry(index);
         debug_assert_eq!(entry.tag, tag, "a grant goes back with its own request");
-        if self.live.pinned(entry.slot).hooked {
+        let live = self.live.pinned(entry.slot);
+        live.account.counters().aborts.bump();
+        if live.hooked {
             let now = self.now;
             self.tell_given_back(entry.slot, "oo_abort_request", |manager, device| {
                 manager.oo_abort_request(device, &entry.head, now);
@@ -161,9 +158,10 @@ impl Intake {
         self.now = now;
         let index = ticket.0.take(self.id);
         self.requests.forget(index);
-        self.share.counters.frees.bump();
         let slot = self.requests.entry(index).slot;
-        if self.live.pinned(slot).hooked {
+        let live = self.live.pinned(slot);
+        live.account.counters().frees.bump();
+        if live.hooked {
             let head = self.requests.entry(index).head;
             self.tell_given_back(slot, "free_request", |manager, device| {
                 manager.free_request(device, &head, now)
@@ -221,8 +219,10 @@ impl Intake {
                 continue;
             }
             let head = entry.head;
-            match self.ask("allow_request", |binding, hook| {
-                binding.call(hook, |manager, device| manager.allow_request(device, &head, now))
+            match self.ask(Scope::Class, |binding| {
+                binding.call("allow_request", |manager, device| {
+                    manager.allow_request(device, &head, now)
+                })
             }) {
                 Verdict::Go => return Some(class),
                 Verdict::No(wait) => self.holds.class(class).begin(wait, now),
@@ -238,8 +238,10 @@ impl Intake {
             return false;
         }
         if !self.looked {
-            match self.ask("waiting_request", |binding, hook| {
-                binding.call(hook, |manager, device| manager.waiting_request(device, now))
+            match self.ask(Scope::Device, |binding| {
+                binding.call("waiting_request", |manager, device| {
+                    manager.waiting_request(device, now)
+                })
             }) {
                 Verdict::Go => self.looked = true,
                 Verdict::No(wait) => self.holds.device.begin(wait, now),
@@ -249,26 +251,26 @@ impl Intake {
     }
 
     /// Asks the manager; when it says "no, until one is freed", arms and asks again, so that a free in between is seen.
-    fn ask(&mut self, hook: &str, question: impl Fn(&Binding, &str) -> Option<Verdict>) -> Verdict {
+    fn ask(&mut self, scope: Scope, question: impl Fn(&Binding) -> Option<Verdict>) -> Verdict {
         let binding = &self.live.current().binding;
-        let mut verdict = question(binding, hook).unwrap_or(Verdict::Go);
+        let mut verdict = question(binding).unwrap_or(Verdict::Go);
         if verdict == Verdict::No(Wait::Freed) && !self.armed {
-            binding.generation.freed.arm(&self.share.sleeper);
-            verdict = question(binding, hook).unwrap_or(Verdict::Go);
+            binding.generation.freed.arm(&self.sleeper);
+            verdict = question(binding).unwrap_or(Verdict::Go);
             self.armed = true;
             if verdict != Verdict::No(Wait::Freed) {
                 self.disarm();
             }
         }
-        if verdict != Verdict::Go {
-            self.share.counters.ngs.bump();
+        if let Verdict::No(wait) = verdict {
+            self.live.current().account.counters().ng(scope, wait);
         }
         verdict
     }
 
     /// Was something freed elsewhere? Then what waits for that is asked for again.
     fn notice_freed(&mut self) {
-        if self.armed && self.share.sleeper.was_told() {
+        if self.armed && self.sleeper.was_told() {
             self.armed = false;
             self.holds.end_freed();
         }
@@ -278,8 +280,8 @@ impl Intake {
     fn tell_given_back(&mut self, slot: u32, hook: &str, tell: impl FnOnce(&dyn Manager, &DeviceInfo)) {
         let binding = &self.live.pinned(slot).binding;
         binding.call(hook, tell);
-        binding.generation.freed.tell(&self.share.sleeper);
-        if self.armed && self.share.sleeper.was_told() {
+        binding.generation.freed.tell(&self.sleeper);
+        if self.armed && self.sleeper.was_told() {
             self.notice_freed();
             self.look_again = true;
         }
@@ -306,7 +308,7 @@ impl Intake {
 
     fn disarm(&mut self) {
         if self.armed {
-            self.live.current().binding.generation.freed.disarm(&self.share.sleeper);
+            self.live.current().binding.generation.freed.disarm(&self.sleeper);
             self.armed = false;
         }
     }
@@ -315,7 +317,7 @@ impl Intake {
 impl Drop for Intake {
     fn drop(&mut self) {
         self.disarm();
-        self.device.close_queue(&self.share);
+        self.device.close_queue(&self.sleeper);
         let pins = self.live.pins();
         if pins != 0 {
             tracing::error!(device = self.device.info().name(), pins, "intake_dropped_with_requests");

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::generation::Binding;
+use super::ledger::Account;
 
 /// Rarely more than two are alive; more than this many cost an allocation each.
 const EXPECTED: usize = 8;
@@ -20,6 +21,8 @@ pub(super) struct Live {
     pub(super) binding: Arc<Binding>,
     /// Are there hooks to call?
     pub(super) hooked: bool,
+    /// What this intake counts under it.
+    pub(super) account: Account,
     /// Grants and tickets that name it.
     pins: u32,
 }
@@ -28,6 +31,7 @@ impl Live {
     fn new(binding: Arc<Binding>) -> Self {
         Self {
             hooked: binding.generation.is_hooked(),
+            account: binding.account(),
             binding,
             pins: 0,
         }

@@ -39,24 +39,28 @@ mod generation;
 mod grant;
 mod holds;
 mod intake;
+mod ledger;
 mod live;
 mod none;
 mod registry;
 mod requests;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod test_utils;
+mod waits;
 
 use std::fmt::{self, Debug};
 
 use crate::{Class, Operation, Request, SectorRange, Timestamp};
 
-pub use counters::Counters;
+pub use counters::{Counters, Ngs};
 pub use device::{DeviceId, DeviceInfo, ManagedDevice};
 pub use error::{Error, ErrorKind};
 pub use grant::{Grant, Granted, Ticket, leaked_total};
 pub use intake::Intake;
+pub use ledger::GenerationStats;
 pub use none::NoManager;
 pub use registry::{NAME_MAX, Registry};
+pub use waits::WaitTimes;
 
 /// A policy for I/O requests. A hook that is not implemented means go.
 ///

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::device::DeviceIds;
 use super::generation::{Binding, Generation};
-use super::{Counters, DeviceInfo, Error, ErrorKind, ManagedDevice, Manager, NoManager};
+use super::ledger::{GenerationStats, Ledger};
+use super::{Counters, DeviceId, DeviceInfo, Error, ErrorKind, ManagedDevice, Manager, NoManager, WaitTimes};
 
 /// Most characters of a manager's name.
 pub const NAME_MAX: usize = 15;
@@ -22,16 +23,13 @@ pub struct Registry(Arc<Core>);
 pub(super) struct Core {
     state: Mutex<State>,
     ids: Arc<DeviceIds>,
+    pub(super) ledger: Arc<Ledger>,
 }
 
 #[derive(Debug)]
 struct State {
     current: Arc<Generation>,
-    /// Generations of the past, some of which still have requests on their way.
-    past: Vec<Weak<Generation>>,
     devices: Vec<Weak<ManagedDevice>>,
-    /// What devices that are gone had counted.
-    gone: Counters,
 }
 
 /// What a change under the lock leaves to be done after it: dropped bindings stop devices, dropped devices take the lock.
@@ -40,27 +38,29 @@ struct State {
 struct Leftovers {
     devices: Vec<Arc<ManagedDevice>>,
     bindings: Vec<Arc<Binding>>,
-    generations: Vec<Arc<Generation>>,
+    old: Option<Arc<Generation>>,
 }
 
 impl Registry {
     /// A registry with no devices and manager "none".
     pub fn new() -> Self {
-        Self(Arc::new_cyclic(|core| Core {
-            state: Mutex::new(State {
-                current: Arc::new(Generation::none(Weak::clone(core))),
-                past: Vec::new(),
-                devices: Vec::new(),
-                gone: Counters::default(),
-            }),
-            ids: Arc::default(),
+        let ledger = Arc::new(Ledger::default());
+        Self(Arc::new_cyclic(|core| {
+            let current = Arc::new(Generation::none(1, Weak::clone(core), &ledger));
+            current.begin();
+            let devices = Vec::new();
+            Core {
+                state: Mutex::new(State { current, devices }),
+                ids: Arc::default(),
+                ledger,
+            }
         }))
     }
 
     /// Makes `manager` the current one, where there is none.
     pub fn register(&self, manager: Arc<dyn Manager>) -> Result<(), Error> {
         self.0.install(&manager, |current| match current.is_hooked() {
-            true => Err(Error::new(ErrorKind::Occupied, &current.name)),
+            true => Err(Error::new(ErrorKind::Occupied, current.name())),
             false => Ok(()),
         })
     }
@@ -117,10 +117,19 @@ impl Registry {
 
     /// What passed the hooks so far, over all devices, those that are gone included.
     pub fn counters(&self) -> Counters {
-        let mut leftovers = Leftovers::default();
+        self.0.ledger.total().counters
+    }
+
+    /// How long requests waited for their grants so far, over all devices, those that are gone included.
+    pub fn wait_times(&self) -> WaitTimes {
+        self.0.ledger.total().wait_times
+    }
+
+    /// What passed the hooks of each generation, the oldest first: the current one, and those before it that still have
+    /// requests on their way or whose end some queue has not noticed yet.
+    pub fn generations(&self) -> Vec<GenerationStats> {
         let state = self.0.lock();
-        leftovers.devices = state.devices();
-        state.gone + leftovers.devices.iter().map(|device| device.counters()).sum()
+        self.0.ledger.generations(state.current.reign.number)
     }
 }
 
@@ -141,12 +150,15 @@ impl Core {
         let mut leftovers = Leftovers::default();
         let mut state = self.lock();
         permit(&state.current)?;
-        state.check_unused(manager, &name, &mut leftovers)?;
-        let generation = Arc::new(Generation::new(Arc::clone(manager), name, Arc::downgrade(self)));
+        if self.ledger.has_reign_of(manager) {
+            return Err(Error::new(ErrorKind::InUse, &name));
+        }
+        let (number, core) = (state.next_number(), Arc::downgrade(self));
+        let generation = Arc::new(Generation::new(number, Arc::clone(manager), name, core, &self.ledger));
         state.switch(&generation, &mut leftovers)?;
         drop(state);
         leftovers.wake_all();
-        tracing::info!(manager = generation.name, "manager_registered");
+        tracing::info!(manager = generation.name(), number, "manager_registered");
         Ok(())
     }
 
@@ -157,7 +169,8 @@ impl Core {
         if !which(&state.current) {
             return false;
         }
-        let none = Arc::new(Generation::none(Arc::downgrade(self)));
+        let number = state.next_number();
+        let none = Arc::new(Generation::none(number, Arc::downgrade(self), &self.ledger));
         state
             .switch(&none, &mut leftovers)
             .expect("none has no hook that could refuse a device");
@@ -169,7 +182,7 @@ impl Core {
     /// A manager panicked: "none" takes over.
     pub(super) fn fall_back(self: &Arc<Self>, failed: &Arc<Generation>) {
         if self.uninstall(|current| std::ptr::eq(current, &**failed)) {
-            tracing::error!(manager = failed.name, "manager_replaced_by_none");
+            tracing::error!(manager = failed.name(), "manager_replaced_by_none");
         }
     }
 
@@ -183,17 +196,16 @@ impl Core {
 
     pub(super) fn detach(&self, device: &ManagedDevice) {
         let state = self.lock();
-        let old = device.binding.swap(Binding::detached(device.info()));
+        let old = device.binding.swap(Binding::detached(device.info(), &self.ledger));
         drop(state);
         drop(old);
         device.wake_all();
     }
 
-    /// The last holder of some device let go of it.
-    pub(super) fn forget_device(&self, counters: Counters) {
-        let mut state = self.lock();
-        state.gone = state.gone + counters;
-        state.devices.retain(|device| device.strong_count() > 0);
+    /// The last holder of a device let go of it.
+    pub(super) fn forget_device(&self, device: DeviceId) {
+        self.ledger.forget(device);
+        self.lock().devices.retain(|device| device.strong_count() > 0);
     }
 
     /// No step under this lock leaves the state half changed if `dev_start` panics, so poison means nothing.
@@ -207,15 +219,8 @@ impl State {
         self.devices.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// One manager must not live through two generations at once: it could not tell their devices apart.
-    fn check_unused(&mut self, manager: &Arc<dyn Manager>, name: &str, leftovers: &mut Leftovers) -> Result<(), Error> {
-        self.past.retain(|past| past.strong_count() > 0);
-        leftovers.generations.extend(self.past.iter().filter_map(Weak::upgrade));
-        let mut live = leftovers.generations.iter().chain([&self.current]);
-        match live.any(|generation| generation.is_of(manager)) {
-            true => Err(Error::new(ErrorKind::InUse, name)),
-            false => Ok(()),
-        }
+    fn next_number(&self) -> u64 {
+        self.current.reign.number + 1
     }
 
     /// Starts every device with `next`, then publishes it to all; if one is refused nothing changes.
@@ -225,12 +230,12 @@ impl State {
         for device in devices.clone() {
             leftovers.bindings.push(Binding::start(next, device.info())?);
         }
+        // First: who sees the binding opens a page.
+        next.begin();
         for (device, binding) in devices.zip(&mut leftovers.bindings) {
             *binding = device.binding.swap(Arc::clone(binding));
         }
-        let old = std::mem::replace(&mut self.current, Arc::clone(next));
-        self.past.push(Arc::downgrade(&old));
-        leftovers.generations.push(old);
+        leftovers.old = Some(std::mem::replace(&mut self.current, Arc::clone(next)));
         Ok(())
     }
 }

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use super::Head;
-use crate::{Class, Tag};
+use crate::{Class, Tag, Timestamp};
 
 /// At most `depth` requests per class wait or are granted, and at most `depth` times this many are known in all.
 const SHARES: usize = Class::ALL.len() + 1;
@@ -41,6 +41,8 @@ pub(super) struct Entry {
     pub(super) tag: Tag,
     /// The generation that granted it, in the intake's table.
     pub(super) slot: u32,
+    /// Since when it could have been granted.
+    pub(super) since: Timestamp,
     /// Counts pushes, so that one that comes back finds its place.
     place: u64,
 }
@@ -63,9 +65,10 @@ impl Requests {
         }
     }
 
-    /// Queues a request behind its class; hands it back when the class is full, or the table.
+    /// Queues a request behind its class; hands it back when the class is full, or the table. `now` is that of the pass,
+    /// or of the one before if the frontend receives before it begins one.
     #[inline]
-    pub(super) fn push(&mut self, head: Head, tag: Tag) -> Result<(), Tag> {
+    pub(super) fn push(&mut self, head: Head, tag: Tag, now: Timestamp) -> Result<(), Tag> {
         let line = &mut self.classes[head.class.index()];
         if line.waiting.len() + line.granted >= self.depth {
             return Err(tag);
@@ -77,6 +80,8 @@ impl Requests {
             head,
             tag,
             slot: 0,
+            // It may have been received long ago, and have waited for memory since.
+            since: head.arrival.max(now),
             place: self.next_place,
         };
         self.next_place += 1;
@@ -125,16 +130,16 @@ impl Requests {
             .map(|index| self.entry(*index))
     }
 
-    /// Takes the head of a class out with a grant by the generation in `slot`; says its index and tag.
+    /// Takes the head of a class out with a grant by the generation in `slot`; says its index.
     #[inline]
-    pub(super) fn grant(&mut self, class: Class, slot: u32) -> Option<(u32, Tag)> {
+    pub(super) fn grant(&mut self, class: Class, slot: u32) -> Option<(u32, &Entry)> {
         let line = &mut self.classes[class.index()];
         let index = line.waiting.pop_front()?;
         line.granted += 1;
         self.waiting -= 1;
         let entry = &mut self.entries[index as usize];
         entry.slot = slot;
-        Some((index, entry.tag))
+        Some((index, entry))
     }
 
     /// A granted request started.

@@ -4,6 +4,7 @@
 
 mod support;
 
+mod counters;
 mod epoch;
 mod lane;
 mod leaks;
