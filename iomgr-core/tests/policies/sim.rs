@@ -597,7 +597,7 @@ impl Sim {
         assert_eq!(counters.pending(), 0);
         assert_eq!(counters.grants, counters.aborts + counters.allocs);
         let asks = 4 * (self.passes + counters.frees + counters.aborts);
-        assert!(counters.ngs <= asks, "{counters:?} in {} passes", self.passes);
+        assert!(counters.ngs.total() <= asks, "{counters:?} in {} passes", self.passes);
         let mut awake = self.threads.iter().filter(|thread| thread.due.is_some());
         assert!(awake.next().is_none(), "somebody wakes up for nothing");
     }
