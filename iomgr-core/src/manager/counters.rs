@@ -97,7 +97,7 @@ pub(super) struct QueueCounters {
 impl QueueCounters {
     /// A manager said no.
     pub(super) fn ng(&self, scope: Scope, wait: Wait) {
-        self.ngs[scope as usize][usize::from(wait == Wait::Freed)].bump();
+        self.ngs[scope as usize][usize::from(wait.ends_with_free())].bump();
     }
 
     /// Reads what was counted. `frees` first: a free seen here implies that its alloc is seen too.

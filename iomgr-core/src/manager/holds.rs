@@ -25,11 +25,13 @@ impl Holds {
         &mut self.classes[class.index()]
     }
 
-    /// Something was freed: every wait for that ends.
-    pub(super) fn end_freed(&mut self) {
+    /// Something was freed: every wait for that ends. Was there one?
+    pub(super) fn end_freed(&mut self) -> bool {
+        let mut ended = false;
         for hold in self.all() {
-            hold.0 = hold.0.filter(|wait| *wait != Wait::Freed);
+            ended |= hold.0.take_if(|wait| wait.ends_with_free()).is_some();
         }
+        ended
     }
 
     /// Ends every wait whose instant has come, so that it does not wake the thread again and again while the frontend has
@@ -62,6 +64,7 @@ impl Hold {
     pub(super) fn begin(&mut self, wait: Wait, now: Timestamp) {
         self.0 = Some(match wait {
             Wait::Until(at) if at <= now => Wait::Until(now + TICK),
+            Wait::FreedOr(at) if at <= now => Wait::FreedOr(now + TICK),
             wait => wait,
         });
     }
@@ -75,9 +78,6 @@ impl Hold {
     }
 
     fn until(&self) -> Option<Timestamp> {
-        match self.0 {
-            Some(Wait::Until(at)) => Some(at),
-            _ => None,
-        }
+        self.0.and_then(Wait::until)
     }
 }

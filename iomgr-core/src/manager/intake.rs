@@ -12,7 +12,7 @@ use super::grant::Claim;
 use super::holds::Holds;
 use super::live::LiveTable;
 use super::requests::Requests;
-use super::{DeviceInfo, Grant, Granted, Head, ManagedDevice, Manager, Ticket, Verdict, Wait};
+use super::{DeviceInfo, Grant, Granted, Head, ManagedDevice, Manager, Ticket, Verdict};
 use crate::{Class, Tag, Timestamp, Waker};
 
 /// One device queue's passage through the hooks. It stays on its frontend's thread.
@@ -254,11 +254,11 @@ impl Intake {
     fn ask(&mut self, scope: Scope, question: impl Fn(&Binding) -> Option<Verdict>) -> Verdict {
         let binding = &self.live.current().binding;
         let mut verdict = question(binding).unwrap_or(Verdict::Go);
-        if verdict == Verdict::No(Wait::Freed) && !self.armed {
+        if waits_for_free(verdict) && !self.armed {
             binding.generation.freed.arm(&self.sleeper);
             verdict = question(binding).unwrap_or(Verdict::Go);
             self.armed = true;
-            if verdict != Verdict::No(Wait::Freed) {
+            if !waits_for_free(verdict) {
                 self.disarm();
             }
         }
@@ -268,12 +268,11 @@ impl Intake {
         verdict
     }
 
-    /// Was something freed elsewhere? Then what waits for that is asked for again.
-    fn notice_freed(&mut self) {
-        if self.armed && self.sleeper.was_told() {
-            self.armed = false;
-            self.holds.end_freed();
-        }
+    /// Was something freed? Then what waits for that is asked for again; says if anything did.
+    fn notice_freed(&mut self) -> bool {
+        let told = self.armed && self.sleeper.was_told();
+        self.armed &= !told;
+        told && self.holds.end_freed()
     }
 
     /// Tells the manager of `slot` that a grant or ticket ended, then whoever waits for that.
@@ -281,10 +280,7 @@ impl Intake {
         let binding = &self.live.pinned(slot).binding;
         binding.call(hook, tell);
         binding.generation.freed.tell(&self.sleeper);
-        if self.armed && self.sleeper.was_told() {
-            self.notice_freed();
-            self.look_again = true;
-        }
+        self.look_again |= self.notice_freed();
     }
 
     /// The manager judges otherwise than before: what it held is asked for again.
@@ -323,4 +319,8 @@ impl Drop for Intake {
             tracing::error!(device = self.device.info().name(), pins, "intake_dropped_with_requests");
         }
     }
+}
+
+fn waits_for_free(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::No(wait) if wait.ends_with_free())
 }

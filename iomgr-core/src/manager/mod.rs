@@ -129,6 +129,27 @@ pub enum Wait {
     /// When a request of this manager is freed or given back, whichever device or queue it belongs to. Only for a manager
     /// that has granted something: without a request on its way nothing ends this wait but a swap.
     Freed,
+    /// As [`Wait::Freed`], but at this instant if nothing was freed before: for who expects somebody else to move, and does
+    /// not rely on it. One that has passed already counts as a millisecond from now.
+    FreedOr(Timestamp),
+}
+
+impl Wait {
+    /// Does the end of another request end it?
+    pub(crate) fn ends_with_free(self) -> bool {
+        match self {
+            Self::Until(_) => false,
+            Self::Freed | Self::FreedOr(_) => true,
+        }
+    }
+
+    /// When it ends by itself.
+    pub(crate) fn until(self) -> Option<Timestamp> {
+        match self {
+            Self::Until(at) | Self::FreedOr(at) => Some(at),
+            Self::Freed => None,
+        }
+    }
 }
 
 /// What a manager sees of a request.

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use crate::support::*;
 
 const DEPTH: u32 = 4;
+const TICK: Duration = Duration::from_millis(1);
 
 /// What a random manager says.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,8 @@ enum Policy {
     Gate(Class, u64),
     /// No to one class until an instant, whether it has passed or not, once too much is in flight.
     Late(Class, Timestamp),
+    /// A limit that is looked at again after a while, whether it has passed or not, if nothing is freed before.
+    Patient(u64, Timestamp),
 }
 
 impl Policy {
@@ -29,6 +32,7 @@ impl Policy {
         let ms = ask.now.as_nanos() / 1_000_000;
         match self {
             Self::Limit(max) if ask.in_flight >= max => Verdict::No(Wait::Freed),
+            Self::Patient(max, or) if ask.in_flight >= max => Verdict::No(Wait::FreedOr(or)),
             Self::Gate(class, period) if ask.head.class == class && (ms / period) % 2 == 1 => {
                 Verdict::No(Wait::Until(at((ms / period + 1) * period)))
             }
@@ -62,6 +66,7 @@ fn policies() -> impl Strategy<Value = Policy> {
         (1..4u64).prop_map(Policy::Limit),
         (class(), 1..20u64).prop_map(|(class, period)| Policy::Gate(class, period)),
         (class(), 0..200u64).prop_map(|(class, ms)| Policy::Late(class, at(ms))),
+        (0..4u64, 0..200u64).prop_map(|(max, ms)| Policy::Patient(max, at(ms))),
     ]
 }
 
@@ -139,7 +144,7 @@ impl Model {
         self.look_again = false;
         self.holds
             .iter_mut()
-            .for_each(|hold| *hold = hold.filter(|wait| !matches!(wait, Wait::Until(at) if *at <= now)));
+            .for_each(|hold| *hold = hold.filter(|wait| ends(*wait).is_none_or(|at| at > now)));
         if self.reign != self.reigns.len() - 1 {
             self.reign = self.reigns.len() - 1;
             self.holds = [None; 3];
@@ -151,10 +156,7 @@ impl Model {
         let queued = Class::ALL
             .into_iter()
             .filter(|class| !self.queues[class.index()].is_empty());
-        let until = |class: Class| match self.holds[class.index()] {
-            Some(Wait::Until(at)) => Some(at),
-            _ => None,
-        };
+        let until = |class: Class| self.holds[class.index()].and_then(ends);
         match self.look_again && queued.clone().next().is_some() {
             true => Some(Timestamp::ZERO),
             false => queued.filter_map(until).min(),
@@ -178,9 +180,8 @@ impl Model {
     fn try_class(&mut self, class: Class, now: Timestamp) -> Option<Tag> {
         let mut known = *self.queues[class.index()].front()?;
         match self.holds[class.index()] {
-            Some(Wait::Until(until)) if until <= now => {}
-            None => {}
-            Some(_) => return None,
+            Some(wait) if ends(wait).is_none_or(|at| at > now) => return None,
+            _ => {}
         }
         let mine = |known: &&Known| known.reign == self.reign;
         let in_flight = self.granted.iter().chain(&self.started).filter(mine).count() as u64;
@@ -192,7 +193,8 @@ impl Model {
         };
         self.holds[class.index()] = match self.reigns[self.reign].judge(&ask) {
             Verdict::Go => None,
-            Verdict::No(Wait::Until(until)) if until <= now => Some(Wait::Until(now + Duration::from_millis(1))),
+            Verdict::No(Wait::Until(until)) if until <= now => Some(Wait::Until(now + TICK)),
+            Verdict::No(Wait::FreedOr(or)) if or <= now => Some(Wait::FreedOr(now + TICK)),
             Verdict::No(wait) => Some(wait),
         };
         if self.holds[class.index()].is_some() {
@@ -219,16 +221,27 @@ impl Model {
 
     fn freed(&mut self, reign: usize) {
         if reign == self.reign {
-            self.look_again |= self.holds.contains(&Some(Wait::Freed));
+            self.look_again |= self.holds.iter().flatten().any(is_for_free);
             self.holds
                 .iter_mut()
-                .for_each(|hold| *hold = hold.filter(|wait| *wait != Wait::Freed));
+                .for_each(|hold| *hold = hold.filter(|wait| !is_for_free(wait)));
         }
     }
 
     fn out(&self) -> usize {
         self.granted.len() + self.started.len()
     }
+}
+
+fn ends(wait: Wait) -> Option<Timestamp> {
+    match wait {
+        Wait::Until(at) | Wait::FreedOr(at) => Some(at),
+        _ => None,
+    }
+}
+
+fn is_for_free(wait: &Wait) -> bool {
+    matches!(wait, Wait::Freed | Wait::FreedOr(_))
 }
 
 fn queue_total(queues: &[VecDeque<Known>; 3]) -> usize {
