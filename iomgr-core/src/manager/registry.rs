@@ -110,6 +110,13 @@ impl Registry {
         }
     }
 
+    /// The devices that are attached, in the order in which they came.
+    pub fn devices(&self) -> Vec<Arc<ManagedDevice>> {
+        let mut devices = self.0.lock().devices();
+        devices.retain(|device| !device.is_detached());
+        devices
+    }
+
     /// Requests that started and have not ended, over all devices.
     pub fn pending_total(&self) -> u64 {
         self.counters().pending()

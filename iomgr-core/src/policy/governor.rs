@@ -27,10 +27,23 @@ impl Governor {
     /// Makes this the policy. If it is the current one with other parameters, it takes them over and keeps what it knows;
     /// else it takes the current manager's place. Either way requests that wait are judged anew within a pass.
     pub fn set(&self, config: &ManagerConfig) -> Result<(), SetError> {
-        config.check()?;
+        self.set_locked(&mut self.lock(), config)
+    }
+
+    /// [Sets](Self::set) what `change` makes of the [current parameters](Self::config); nobody else sets any in between.
+    pub fn update<E: From<SetError>>(
+        &self,
+        change: impl FnOnce(Option<ManagerConfig>) -> Result<ManagerConfig, E>,
+    ) -> Result<(), E> {
         let mut current = self.lock();
+        let config = change(self.config_locked(&current))?;
+        Ok(self.set_locked(&mut current, &config)?)
+    }
+
+    fn set_locked(&self, current: &mut Option<Arc<dyn Policy>>, config: &ManagerConfig) -> Result<(), SetError> {
+        config.check()?;
         let kept = self
-            .reigning(&current)
+            .reigning(current)
             .filter(|policy| policy.reconfigure(&config.policy));
         if kept.is_some() {
             self.registry.rejudge();
@@ -41,7 +54,7 @@ impl Governor {
                 self.registry.replace(Arc::clone(&policy) as Arc<dyn Manager>)?;
                 *current = Some(policy);
             }
-            None => self.end(&mut current)?,
+            None => self.end(current)?,
         }
         Ok(())
     }
@@ -66,8 +79,11 @@ impl Governor {
 
     /// The current policy's parameters; `None` for a manager that is none of ours.
     pub fn config(&self) -> Option<ManagerConfig> {
-        let current = self.lock();
-        let policy = match self.reigning(&current) {
+        self.config_locked(&self.lock())
+    }
+
+    fn config_locked(&self, current: &Option<Arc<dyn Policy>>) -> Option<ManagerConfig> {
+        let policy = match self.reigning(current) {
             Some(policy) => policy.config(),
             None if self.registry.current().name() == manager::NoManager::NAME => super::PolicyConfig::None,
             None => return None,
