@@ -155,6 +155,12 @@ impl Lane {
         self.device.block_status(range)
     }
 
+    /// The manager whose hooks are called, if any: see [`Intake::manager`].
+    #[inline]
+    pub fn manager(&self) -> Option<&str> {
+        self.intake.manager()
+    }
+
     /// Is nothing under way, neither requests nor work of the device's own?
     pub fn is_idle(&self) -> bool {
         self.in_flight == 0 && self.device.is_idle()

@@ -101,6 +101,7 @@ mod take;
 #[cfg(feature = "test-utils")]
 pub mod test_utils;
 mod wake;
+mod watchdog;
 
 pub use cancel::Cancelled;
 pub use config::{Config, EngineKind, Features, PlanLimits, QueueInfo};
@@ -112,3 +113,4 @@ pub use net::{Interest, MAX_SEND_PARTS, NetFull};
 pub use queue::{Completion, Queue, monotonic_now};
 pub use raw::{RAW_BYTES, RawCommand};
 pub use wake::EventWake;
+pub use watchdog::Watchdog;

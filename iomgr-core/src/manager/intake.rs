@@ -187,6 +187,12 @@ impl Intake {
         self.device.info().name()
     }
 
+    /// The manager whose hooks are called here, the current one before those of the past; `None` if there is but "none".
+    #[inline]
+    pub fn manager(&self) -> Option<&str> {
+        self.live.hooked().map(|live| live.binding.generation.name())
+    }
+
     /// How many requests wait here.
     pub fn queued(&self) -> usize {
         self.requests.waiting()

@@ -13,6 +13,8 @@ const EXPECTED: usize = 8;
 pub(super) struct LiveTable {
     slots: Vec<Option<Live>>,
     current: usize,
+    /// How many of them have hooks.
+    hooked: u32,
 }
 
 /// One generation as this intake sees it.
@@ -41,8 +43,28 @@ impl Live {
 impl LiveTable {
     pub(super) fn new(binding: Arc<Binding>) -> Self {
         let mut slots = Vec::with_capacity(EXPECTED);
-        slots.push(Some(Live::new(binding)));
-        Self { slots, current: 0 }
+        let live = Live::new(binding);
+        let hooked = u32::from(live.hooked);
+        slots.push(Some(live));
+        Self {
+            slots,
+            current: 0,
+            hooked,
+        }
+    }
+
+    /// A generation whose hooks are called here, the current one before others.
+    #[inline]
+    pub(super) fn hooked(&self) -> Option<&Live> {
+        match self.hooked {
+            0 => None,
+            _ => self.some_hooked(),
+        }
+    }
+
+    fn some_hooked(&self) -> Option<&Live> {
+        let mut all = [self.current()].into_iter().chain(self.slots.iter().flatten());
+        all.find(|live| live.hooked)
     }
 
     #[inline]
@@ -56,7 +78,9 @@ impl LiveTable {
     pub(super) fn move_to(&mut self, binding: Arc<Binding>) {
         let old = self.current;
         self.current = self.vacant();
-        self.slots[self.current] = Some(Live::new(binding));
+        let live = Live::new(binding);
+        self.hooked += u32::from(live.hooked);
+        self.slots[self.current] = Some(live);
         self.let_go(old);
     }
 
@@ -87,7 +111,7 @@ impl LiveTable {
         let live = self.slots[slot].as_mut().expect("a pinned slot is in use");
         live.pins -= 1;
         if live.pins == 0 && slot != self.current {
-            self.slots[slot] = None;
+            self.let_go(slot);
         }
     }
 
@@ -97,8 +121,8 @@ impl LiveTable {
     }
 
     fn let_go(&mut self, slot: usize) {
-        if self.slots[slot].as_ref().is_some_and(|live| live.pins == 0) {
-            self.slots[slot] = None;
+        if let Some(live) = self.slots[slot].take_if(|live| live.pins == 0) {
+            self.hooked -= u32::from(live.hooked);
         }
     }
 

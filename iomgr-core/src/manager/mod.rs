@@ -29,7 +29,13 @@
 //!
 //! # Panics
 //! A manager that panics is replaced by "none" with an error in the log, no hook of it is called again, and the I/O goes
-//! on. A hook that never returns holds its queue for ever.
+//! on.
+//!
+//! # Slow hooks
+//! Hooks run on the queues' threads: what they take, every request of that thread waits. A pass of the loop whose hooks took
+//! above 1 ms is counted and reported ([`HookMeter`]). **A hook that does not return is fatal to its queue**, and to all
+//! others of the thread: nothing can be done for them but to say so, which a watchdog does after a second
+//! ([`HookWatch`]). The same goes for `dev_stop`, and for `dev_start` whoever attaches or swaps waits for ever.
 
 mod counters;
 mod device;
@@ -47,6 +53,7 @@ mod requests;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod test_utils;
 mod waits;
+mod watch;
 
 use std::fmt::{self, Debug};
 
@@ -61,6 +68,7 @@ pub use ledger::GenerationStats;
 pub use none::NoManager;
 pub use registry::{NAME_MAX, Registry};
 pub use waits::WaitTimes;
+pub use watch::{HookCounts, HookMeter, HookWatch, Scan, Stuck};
 
 /// A policy for I/O requests. A hook that is not implemented means go.
 ///

@@ -14,3 +14,4 @@ mod registry;
 mod rejudge;
 mod requests;
 mod threads;
+mod watch;

@@ -17,3 +17,4 @@ mod net;
 mod oracle;
 mod rig;
 mod stuck;
+mod watchdog;
