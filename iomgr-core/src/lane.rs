@@ -12,6 +12,8 @@
 //! # Contract
 //! - Tags are the frontend's: below the depth, and none is pushed again before it has ended.
 //! - Each request that was pushed passes the hooks and ends once, or is given up by [`Lane::abandon`].
+//! - Once the device was [detached](crate::manager::ManagedDevice::detach), what waits for a manager and what comes later ends
+//!   with `ESHUTDOWN`, and never reaches the device.
 
 use std::collections::VecDeque;
 
@@ -29,6 +31,8 @@ pub struct Lane {
     parked: Option<Request>,
     /// Requests that were granted and do not need the device.
     settled: VecDeque<Tag>,
+    /// Requests that never start, because the device was detached.
+    refused: VecDeque<Tag>,
     in_flight: u32,
     ended: u64,
 }
@@ -42,6 +46,9 @@ struct Slot {
     /// Once it has started.
     ticket: Option<Ticket>,
 }
+
+/// What becomes of a request whose device was detached before it started.
+const REFUSED: Result<(), Errno> = Err(Errno::SHUTDOWN);
 
 /// A request that ended.
 #[derive(Debug)]
@@ -61,6 +68,7 @@ impl Lane {
             slots: (0..depth).map(|_| Slot::default()).collect(),
             parked: None,
             settled: VecDeque::with_capacity(depth as usize),
+            refused: VecDeque::with_capacity(depth as usize),
             in_flight: 0,
             ended: 0,
         }
@@ -74,8 +82,13 @@ impl Lane {
     pub fn push(&mut self, request: Request) {
         let slot = &mut self.slots[request.tag.0 as usize];
         assert!(slot.request.is_none(), "a tag is used by one request at a time");
-        let pushed = self.intake.push(Head::from(&request), request.tag);
-        pushed.expect("an intake has room for as many requests as there are tags");
+        if let Err(tag) = self.intake.push(Head::from(&request), request.tag) {
+            assert!(
+                self.intake.is_closed(),
+                "an intake has room for as many requests as there are tags"
+            );
+            self.refused.push_back(tag);
+        }
         slot.request = Some(request);
         slot.is_settled = false;
         self.in_flight += 1;
@@ -92,12 +105,15 @@ impl Lane {
         self.slots[tag.0 as usize].is_settled = true;
     }
 
-    /// Follows a swap of managers, and kicks a device that waits for its time. Once a pass.
+    /// Follows a swap of managers or the device's end, and kicks a device that waits for its time. Once a pass.
     pub fn begin_pass(&mut self, pass: &mut Pass<'_>) {
         if self.device.wake_at().is_some_and(|at| at <= pass.now) {
             self.kick(pass);
         }
         self.intake.begin_pass(pass.now);
+        if self.intake.is_closed() {
+            self.refused.extend(self.intake.close());
+        }
     }
 
     /// When to look again for the sake of held requests, or of what the device waits for.
@@ -143,8 +159,10 @@ impl Lane {
         let Done { tag, result } = self.poll_done()?;
         let slot = &mut self.slots[tag.0 as usize];
         let request = slot.request.take().expect("a request ends once");
-        let ticket = slot.ticket.take().expect("a request that ends has started");
-        self.intake.free(ticket, now);
+        match slot.ticket.take() {
+            Some(ticket) => self.intake.free(ticket, now),
+            None => assert_eq!(result, REFUSED, "a request that ends has started"),
+        }
         self.in_flight -= 1;
         self.ended += 1;
         Some(Ended { request, result })
@@ -201,10 +219,11 @@ impl Lane {
 
     #[inline]
     fn poll_done(&mut self) -> Option<Done> {
-        match self.settled.pop_front() {
-            Some(tag) => Some(Done { tag, result: Ok(()) }),
-            None => self.device.poll_done(),
+        if let Some(tag) = self.settled.pop_front() {
+            return Some(Done { tag, result: Ok(()) });
         }
+        let refused = || self.refused.pop_front().map(|tag| Done { tag, result: REFUSED });
+        self.device.poll_done().or_else(refused)
     }
 
     fn submit(&mut self, pass: &mut Pass<'_>, request: Request) -> bool {

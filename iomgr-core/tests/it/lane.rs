@@ -1,10 +1,10 @@
 //! A lane: hooks, device and ends in their order.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use iomgr_core::manager::Registry;
 use iomgr_core::manager::test_utils::CountingManager;
-use iomgr_core::manager::{Intake, Verdict, Wait};
+use iomgr_core::manager::{Intake, ManagedDevice, Registry, Verdict, Wait};
 use iomgr_core::{
     Busy, CancelOutcome, Class, Data, DeviceQueue, Done, Errno, FileHandle, FileSlot, Full, Lane, Lease, Op, OpDone,
     OpQueue, Operation, Pass, Request, RequestFlags, Sector, SectorCount, SectorRange, Tag, Timestamp, Token, Waker,
@@ -85,14 +85,19 @@ impl OpQueue for NoIo {
     }
 }
 
-/// A lane of depth 4 before a device with that much room, and a pass.
+/// A lane of depth 4 before a device with that much room.
 fn lane(registry: &Registry, room: usize) -> Lane {
+    lane_of(&registry.attach("disk").unwrap(), room)
+}
+
+/// The same, for a device that is attached already.
+fn lane_of(managed: &Arc<ManagedDevice>, room: usize) -> Lane {
     let device = Narrow {
         room,
         taken: Vec::new(),
         done: VecDeque::new(),
     };
-    let intake = Intake::new(&registry.attach("disk").unwrap(), 4, Waker::none());
+    let intake = Intake::new(managed, 4, Waker::none());
     Lane::new(Box::new(device), intake, 4)
 }
 
@@ -110,12 +115,17 @@ fn request(tag: u32, op: Operation) -> Request {
 
 /// A pass: the tags that end in it, in their order.
 fn pass(lane: &mut Lane, now: Timestamp) -> Vec<u32> {
+    results(lane, now).into_iter().map(|(tag, _)| tag).collect()
+}
+
+/// A pass: what ends in it, and how.
+fn results(lane: &mut Lane, now: Timestamp) -> Vec<(u32, Result<(), Errno>)> {
     let mut pass = Pass { now, io: &mut NoIo };
     lane.begin_pass(&mut pass);
     lane.kick(&mut pass);
     lane.admit(&mut pass);
     std::iter::from_fn(|| lane.poll_ended(now))
-        .map(|ended| ended.request.tag.0)
+        .map(|ended| (ended.request.tag.0, ended.result))
         .collect()
 }
 
@@ -203,6 +213,30 @@ fn what_a_manager_holds_waits_and_says_until_when() {
     assert_eq!(lane.wake_at(), Some(at(50)));
     assert_eq!([pass(&mut lane, at(50)), pass(&mut lane, at(51))].concat(), [0]);
     assert_eq!(lane.wake_at(), None);
+    lane.close(&mut NoIo);
+    manager.assert_over();
+}
+
+#[test]
+fn a_device_that_is_detached_ends_what_it_has_and_refuses_the_rest() {
+    let manager = CountingManager::with_policy("no-writes", |ask| match ask.head.class {
+        Class::Write => Verdict::No(Wait::Freed),
+        _ => Verdict::Go,
+    });
+    let registry = Registry::new();
+    registry.register(manager.clone()).unwrap();
+    let managed = registry.attach("disk").unwrap();
+    let mut lane = lane_of(&managed, 4);
+    lane.push(request(0, Operation::Read));
+    (1..3).for_each(|tag| lane.push(request(tag, Operation::Write)));
+    assert_eq!(pass(&mut lane, at(1)), [0; 0]);
+    managed.detach();
+    lane.push(request(3, Operation::Write));
+    let gone = Err(Errno::SHUTDOWN);
+    assert_eq!(results(&mut lane, at(2)), [(0, Ok(())), (1, gone), (2, gone), (3, gone)]);
+    lane.push(request(1, Operation::Flush));
+    assert_eq!(results(&mut lane, at(3)), [(1, gone)]);
+    assert_eq!((lane.in_flight(), lane.is_idle(), lane.wake_at()), (0, true, None));
     lane.close(&mut NoIo);
     manager.assert_over();
 }
