@@ -14,9 +14,12 @@ pub struct ServerConfig {
     pub listeners: Vec<Listener>,
     /// What they find. The first is the default export.
     pub exports: Vec<Export>,
+    /// Room for exports that are attached later, besides those.
+    pub spare_exports: u16,
     /// Threads, each with a queue of its own; connections are dealt among them.
     pub threads: u16,
-    /// Requests outstanding on each export and thread, those that wait for their turn included.
+    /// Requests outstanding on each export and thread, those that wait for their turn included. So many if they are all of
+    /// one class, and a few more otherwise: what a manager holds of one class leaves room for the others.
     pub depth: u32,
     /// The queue of each thread. Its arena is for payloads of up to 1 MiB; room for longer ones and for the connections is
     /// added. All of it is address space until it is used.
@@ -33,6 +36,7 @@ impl ServerConfig {
         Self {
             listeners: vec![listener.into()],
             exports,
+            spare_exports: 64,
             threads: 1,
             depth: 128,
             queue: tqueue::Config::default(),
@@ -43,6 +47,12 @@ impl ServerConfig {
 
     pub(crate) fn check(&self) -> Result<(), Error> {
         let bad = |text: &str| Err(Error::new(ErrorKind::Config, text));
+        if self.exports.is_empty() {
+            return bad("there is no export");
+        }
+        if self.exports_max() > EXPORTS_MAX {
+            return bad("a server has room for at most 32768 exports");
+        }
         if self.listeners.is_empty() || self.listeners.len() > LISTENERS_MAX {
             return bad("a server has 1 to 64 listeners");
         }
@@ -67,6 +77,11 @@ impl ServerConfig {
             return bad("a timeout is longer than nothing");
         }
         Ok(())
+    }
+
+    /// Exports at the same time.
+    pub(crate) fn exports_max(&self) -> usize {
+        self.exports.len() + usize::from(self.spare_exports)
     }
 
     /// Connections that one thread has room for.
@@ -152,6 +167,8 @@ impl Default for ConnectionLimits {
     }
 }
 
+/// Exports at the same time: each needs the number of an owner.
+const EXPORTS_MAX: usize = 32768;
 /// Places where clients connect.
 const LISTENERS_MAX: usize = 64;
 /// Bytes that one receive may bring. Holds the longest option and some 15 writes of 4 KiB.

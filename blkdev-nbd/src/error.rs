@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-/// Why a server did not start, or did not end well.
+/// Why a server did not start, or did not do what it was asked, or did not end well.
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
@@ -23,6 +23,10 @@ pub enum ErrorKind {
     Device,
     /// The kernel refused something else.
     Os,
+    /// There is no export of that name.
+    NotFound,
+    /// An export comes or goes, or does not go in time.
+    Busy,
     /// A worker thread panicked: our own bug.
     Panicked,
 }
@@ -54,6 +58,8 @@ impl fmt::Display for Error {
             ErrorKind::Queue => "the queue of a thread cannot be made",
             ErrorKind::Device => "a device cannot be opened",
             ErrorKind::Os => "the system refused",
+            ErrorKind::NotFound => "there is no such export",
+            ErrorKind::Busy => "this cannot be done now",
             ErrorKind::Panicked => "a server thread panicked",
         };
         write!(f, "{kind}: {}", self.context)

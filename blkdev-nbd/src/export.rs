@@ -1,18 +1,17 @@
-//! The exports of a server.
+//! The exports of a server, as its threads see them.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use iomgr_core::Device;
 use iomgr_core::manager::ManagedDevice;
 
-use crate::proto::{Catalog, ExportFacts, ExportId, NAME_BYTES_MAX};
-use crate::{Error, ErrorKind};
+use crate::proto::{Catalog, ExportFacts, ExportId};
 
 /// A device under a name.
 #[derive(Clone, Debug)]
 pub struct Export {
-    /// What clients ask for, at most 4096 bytes. The first export of a server is also the one for the empty name.
+    /// What clients ask for, at most 4096 bytes. The export that a server has had the longest is also the one for the empty
+    /// name.
     pub name: String,
     /// For people, at most 4096 bytes; may be empty.
     pub description: String,
@@ -22,53 +21,61 @@ pub struct Export {
     pub managed: Arc<ManagedDevice>,
 }
 
-/// The exports, checked, as all threads share them.
+/// An export, and where it is found.
+#[derive(Clone, Debug)]
+pub(crate) struct Listed {
+    pub(crate) id: ExportId,
+    /// Its lane, on each thread. No two exports have the same at a time.
+    pub(crate) lane: usize,
+    pub(crate) export: Arc<Export>,
+}
+
+/// The exports that clients can choose, until the next change. Threads share it, and get another one then.
 #[derive(Debug)]
 pub(crate) struct ExportTable {
-    exports: Vec<Export>,
+    /// In the order of their numbers.
+    listed: Vec<Listed>,
     payload_max: u32,
 }
 
 impl ExportTable {
-    pub(crate) fn new(exports: Vec<Export>, payload_max: u32) -> Result<Self, Error> {
-        let bad = |text: String| Err(Error::new(ErrorKind::Config, text));
-        let (mut names, mut devices) = (HashSet::new(), HashSet::new());
-        for export in &exports {
-            if export.name.len().max(export.description.len()) > NAME_BYTES_MAX {
-                return bad(format!("a name or description is longer than {NAME_BYTES_MAX} bytes"));
-            }
-            if !names.insert(&export.name) {
-                return bad(format!("two exports are called {:?}", export.name));
-            }
-            if !devices.insert(Arc::as_ptr(&export.device).cast::<()>()) {
-                return bad(format!("the device of export {:?} has another one", export.name));
-            }
-        }
-        if exports.is_empty() {
-            return bad("there is no export".into());
-        }
-        Ok(Self { exports, payload_max })
+    pub(crate) fn new(listed: Vec<Listed>, payload_max: u32) -> Self {
+        Self { listed, payload_max }
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Export> {
-        self.exports.iter()
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Listed> {
+        self.listed.iter()
+    }
+
+    /// The lane of an export that is there.
+    pub(crate) fn lane(&self, id: ExportId) -> Option<usize> {
+        self.get(id).map(|listed| listed.lane)
+    }
+
+    fn get(&self, id: ExportId) -> Option<&Listed> {
+        self.iter().find(|listed| listed.id == id)
     }
 }
 
 impl Catalog for ExportTable {
     fn count(&self) -> usize {
-        self.exports.len()
+        self.listed.len()
     }
 
-    fn name(&self, id: ExportId) -> &str {
-        &self.exports[id.0].name
+    fn next(&self, from: ExportId) -> Option<ExportId> {
+        self.iter().map(|listed| listed.id).find(|id| *id >= from)
     }
 
-    fn description(&self, id: ExportId) -> &str {
-        &self.exports[id.0].description
+    fn name(&self, id: ExportId) -> Option<&str> {
+        self.get(id).map(|listed| listed.export.name.as_str())
     }
 
-    fn facts(&self, id: ExportId) -> ExportFacts {
-        ExportFacts::of_device(&self.exports[id.0].device.limits(), self.payload_max)
+    fn description(&self, id: ExportId) -> Option<&str> {
+        self.get(id).map(|listed| listed.export.description.as_str())
+    }
+
+    fn facts(&self, id: ExportId) -> Option<ExportFacts> {
+        let limits = self.get(id)?.export.device.limits();
+        Some(ExportFacts::of_device(&limits, self.payload_max))
     }
 }

@@ -89,6 +89,7 @@ mod error;
 mod export;
 mod listener;
 pub mod proto;
+mod roster;
 mod server;
 mod stats;
 #[cfg(any(test, feature = "test-utils"))]

@@ -1,15 +1,18 @@
 //! The server as its owner sees it: started, watched, stopped.
 
-use std::sync::Arc;
+use std::ops::RangeBounds;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use tqueue::EventWake;
 
 use crate::config::ServerConfig;
-use crate::export::ExportTable;
-use crate::worker::control::{Control, Handle, Report};
+use crate::export::{Export, ExportTable, Listed};
+use crate::roster::Roster;
+use crate::worker::control::{Answer, Control, Handle, Leave, Report};
 use crate::worker::{WorkerPlan, run_worker};
 use crate::{ConnectionStats, Error, ErrorKind, ServerStats};
 
@@ -21,7 +24,14 @@ use crate::{ConnectionStats, Error, ErrorKind, ServerStats};
 pub struct Server {
     workers: Vec<WorkerState>,
     reports: Receiver<(u16, Report)>,
+    /// Held while workers are told of a change, so that all of them are told of all changes in the same order.
+    roster: Mutex<Roster>,
 }
+
+/// How long requests in a device may take to end, after the clients' time is over.
+const GRACE: Duration = Duration::from_secs(1);
+/// A timeout that is longer is no timeout.
+const TIMEOUT_MAX: Duration = Duration::from_secs(1 << 30);
 
 #[derive(Debug)]
 struct WorkerState {
@@ -43,13 +53,19 @@ enum Life {
 impl Server {
     /// Starts the threads, opens every device's queue on each of them (all of the first thread's before the others'), and
     /// serves.
-    pub fn start(config: ServerConfig) -> Result<Self, Error> {
+    pub fn start(mut config: ServerConfig) -> Result<Self, Error> {
         config.check()?;
         let (reports_in, reports) = unbounded();
-        let plans = plan(config, &reports_in)?;
+        let mut roster = Roster::new(config.exports_max(), config.payload_max());
+        for export in std::mem::take(&mut config.exports) {
+            let listed = roster.admit(export)?;
+            roster.serve(listed.id);
+        }
+        let plans = plan(config, &roster.table(), &reports_in)?;
         let mut server = Self {
             workers: Vec::with_capacity(plans.len()),
             reports,
+            roster: Mutex::new(roster),
         };
         for (handle, plan) in plans {
             server.start_worker(handle, plan)?;
@@ -63,6 +79,63 @@ impl Server {
     /// has the same time to close its side.
     pub fn stop(mut self) -> Result<(), Error> {
         self.shut_down()
+    }
+
+    /// Serves one more export: every thread opens its queue of the device, the first one before the others. Who connects when
+    /// this has returned finds it.
+    ///
+    /// # Errors
+    /// Its name or its device is taken, or there is no room for another export; the device does not open. Nothing is left
+    /// of it then.
+    pub fn attach(&self, export: Export) -> Result<(), Error> {
+        let listed = self.roster().admit(export)?;
+        let open = |thread| {
+            let told = self.tell(thread..=thread, |answer| Control::Open(listed.clone(), answer));
+            told.wait(None)
+        };
+        let opened = (0..self.workers.len()).try_for_each(open);
+        if let Err(error) = opened {
+            // A thread that does not close its queue has failed, and the server with it.
+            let _failed = self.close_lanes(&listed, None);
+            self.roster().remove(listed.id);
+            return Err(error);
+        }
+        let serve = |roster: &mut Roster| {
+            roster.serve(listed.id);
+            Ok(())
+        };
+        self.publish(serve)?.1.wait(None)
+    }
+
+    /// Ends an export: its clients' commands are taken no more, those that wait for a manager fail at once with `ESHUTDOWN`,
+    /// those that the device has end and are answered; then the connections are closed, and the device's queues, those of
+    /// the first thread last. Clients that have not taken their replies by `timeout` are cut off. Other exports go on, and a
+    /// server without any waits for one.
+    ///
+    /// # Errors
+    /// There is no such export, or somebody attaches or detaches it right now. The device does not end what it has
+    /// ([`ErrorKind::Busy`]): no client reaches the export any more, but its queues are open, its name is taken, and it can
+    /// be detached again.
+    pub fn detach(&self, name: &str, timeout: Duration) -> Result<(), Error> {
+        let timeout = timeout.min(TIMEOUT_MAX);
+        let (listed, known) = self.publish(|roster| roster.retire(name))?;
+        listed.export.managed.detach();
+        let lane = listed.lane;
+        let left = self.tell(.., |answer| Control::Leave(Leave { lane, timeout }, answer));
+        let deadline = Some(Instant::now() + timeout + GRACE);
+        let left = known.wait(deadline).and_then(|()| left.wait(deadline));
+        let closed = left.and_then(|()| self.close_lanes(&listed, deadline));
+        let mut roster = self.roster();
+        match closed {
+            Ok(()) => roster.remove(listed.id),
+            Err(_) => roster.keep(listed.id),
+        }
+        closed
+    }
+
+    /// Begins to [stop](Self::stop), and returns at once: an attach or a detach that is under way ends no later than that.
+    pub fn begin_stop(&self) {
+        self.say(0, || Control::Stop);
     }
 
     /// What it is doing.
@@ -92,6 +165,42 @@ impl Server {
     pub fn failed(&self) -> bool {
         let is_over = |worker: &WorkerState| worker.thread.as_ref().is_some_and(JoinHandle::is_finished);
         self.workers.iter().any(is_over)
+    }
+
+    /// Changes the exports that clients choose from, and tells every thread.
+    fn publish<T>(&self, change: impl FnOnce(&mut Roster) -> Result<T, Error>) -> Result<(T, Told), Error> {
+        let mut roster = self.roster();
+        let changed = change(&mut roster)?;
+        let table = roster.table();
+        let told = self.tell(.., |answer| Control::Publish(Arc::clone(&table), answer));
+        Ok((changed, told))
+    }
+
+    /// Closes an export's queues, those of the first thread last: the others need what it has.
+    fn close_lanes(&self, listed: &Listed, deadline: Option<Instant>) -> Result<(), Error> {
+        let close = |answer| Control::CloseLane(listed.lane, answer);
+        self.tell(1.., close).wait(deadline)?;
+        self.tell(..1, close).wait(deadline)
+    }
+
+    /// Tells these workers to do something.
+    fn tell(&self, threads: impl RangeBounds<usize>, what: impl Fn(Answer) -> Control) -> Told {
+        let (answer, answers) = Answer::channel();
+        let mut told = Told { answers, count: 0 };
+        for (_, worker) in self
+            .workers
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| threads.contains(index))
+        {
+            worker.handle.say(what(answer.clone()));
+            told.count += 1;
+        }
+        told
+    }
+
+    fn roster(&self) -> MutexGuard<'_, Roster> {
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts a worker and waits until it is up.
@@ -146,6 +255,37 @@ impl Server {
     }
 }
 
+/// Workers that were told to do something.
+#[must_use = "they may not do it"]
+struct Told {
+    answers: Receiver<Result<(), Error>>,
+    count: usize,
+}
+
+impl Told {
+    /// Waits until all of them have done it. The first failure is what is told.
+    fn wait(self, deadline: Option<Instant>) -> Result<(), Error> {
+        let mut outcome = Ok(());
+        for _ in 0..self.count {
+            outcome = outcome.and(self.next(deadline)?);
+        }
+        outcome
+    }
+
+    fn next(&self, deadline: Option<Instant>) -> Result<Result<(), Error>, Error> {
+        let Some(deadline) = deadline else {
+            return self.answers.recv().map_err(|_| gone());
+        };
+        self.answers.recv_deadline(deadline).map_err(|error| match error {
+            RecvTimeoutError::Timeout => {
+                let what = "requests in its device do not end; detach it again to wait for them";
+                Error::new(ErrorKind::Busy, what)
+            }
+            RecvTimeoutError::Disconnected => gone(),
+        })
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         if !self.workers.is_empty()
@@ -157,10 +297,13 @@ impl Drop for Server {
 }
 
 /// What each worker is made from, and how to reach it.
-fn plan(config: ServerConfig, reports: &Sender<(u16, Report)>) -> Result<Vec<(Handle, WorkerPlan)>, Error> {
+fn plan(
+    config: ServerConfig,
+    exports: &Arc<ExportTable>,
+    reports: &Sender<(u16, Report)>,
+) -> Result<Vec<(Handle, WorkerPlan)>, Error> {
     let (queue, memory) = (config.queue_config(), config.memory_sizes());
-    let (payload_max, connections) = (config.payload_max(), config.connections_per_thread());
-    let exports = Arc::new(ExportTable::new(config.exports, payload_max)?);
+    let connections = config.connections_per_thread();
     let handles: Result<Vec<_>, _> = (0..config.threads).map(|_| handle()).collect();
     let (handles, ends): (Vec<_>, Vec<_>) = handles?.into_iter().unzip();
     let mut listeners = config.listeners;
@@ -170,7 +313,7 @@ fn plan(config: ServerConfig, reports: &Sender<(u16, Report)>) -> Result<Vec<(Ha
         wake,
         control,
         reports: reports.clone(),
-        exports: Arc::clone(&exports),
+        exports: Arc::clone(exports),
         listeners: std::mem::take(&mut listeners),
         queue: queue.clone(),
         memory,

@@ -108,29 +108,41 @@ impl BlockSizes {
     }
 }
 
-/// The place of an export in its server's list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// The number of an export: those that come later have larger ones, and none is ever used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExportId(pub usize);
 
-/// The exports of a server, as the handshake sees them. The first is the default: the empty name finds it.
+/// The exports of a server, as the handshake sees them. They may come and go from one call to the next; of one that is gone,
+/// nothing is known. The first is the default: the empty name finds it.
 pub trait Catalog {
     /// How many exports there are.
     fn count(&self) -> usize;
 
+    /// The first export from this number on.
+    fn next(&self, from: ExportId) -> Option<ExportId>;
+
     /// The name of an export, at most [`NAME_BYTES_MAX`](super::NAME_BYTES_MAX) bytes.
-    fn name(&self, id: ExportId) -> &str;
+    fn name(&self, id: ExportId) -> Option<&str>;
 
     /// Its description for people, empty where there is none; at most [`NAME_BYTES_MAX`](super::NAME_BYTES_MAX) bytes.
-    fn description(&self, id: ExportId) -> &str;
+    fn description(&self, id: ExportId) -> Option<&str>;
 
     /// Its facts as of now.
-    fn facts(&self, id: ExportId) -> ExportFacts;
+    fn facts(&self, id: ExportId) -> Option<ExportFacts>;
 
     /// The export of that name.
     fn find(&self, name: &[u8]) -> Option<ExportId> {
-        let named = |id: &ExportId| self.name(*id).as_bytes() == name;
-        let exact = (0..self.count()).map(ExportId).find(named);
-        exact.or((name.is_empty() && self.count() > 0).then_some(ExportId(0)))
+        let first = self.next(ExportId(0));
+        let mut all = std::iter::successors(first, |id| self.next(id.after()));
+        let exact = all.find(|id| self.name(*id).is_some_and(|other| other.as_bytes() == name));
+        exact.or(first.filter(|_| name.is_empty()))
+    }
+}
+
+impl ExportId {
+    /// The number that the next export may have.
+    pub fn after(self) -> Self {
+        Self(self.0 + 1)
     }
 }
 

@@ -15,6 +15,7 @@
 //! - One thing at a time: while a reply waits to be transmitted no input is taken, so a peer that does not read its
 //!   replies holds nothing but its own connection.
 //! - A reply may be long (a list of exports): [`Handshake::poll_transmit`] yields it message by message.
+//! - Exports may come and go meanwhile. One that goes while it is being told of is unknown, and the client may choose another.
 
 mod reply;
 
@@ -112,6 +113,7 @@ impl Handshake {
     /// If `out` is shorter than [`OUTPUT_BYTES`](Self::OUTPUT_BYTES).
     pub fn poll_transmit(&mut self, out: &mut [u8], catalog: &dyn Catalog) -> usize {
         assert!(out.len() >= Self::OUTPUT_BYTES, "the longest message must fit");
+        self.notice_gone(catalog);
         let Some(reply) = self.reply else { return 0 };
         let mut writer = Writer::new(out);
         self.reply = reply.emit(&mut writer, catalog);
@@ -123,6 +125,16 @@ impl Handshake {
         match (self.stage, self.reply) {
             (Stage::Ended(outcome), None) => Some(outcome),
             _ => None,
+        }
+    }
+
+    /// An export that is gone is not told of any further, nor chosen.
+    fn notice_gone(&mut self, catalog: &dyn Catalog) {
+        if let Some(Reply::Info(info)) = self.reply
+            && catalog.name(info.export).is_none()
+        {
+            self.refuse(info.option, OptionError::Unknown, "the export is gone");
+            self.stage = Stage::Options;
         }
     }
 
@@ -198,7 +210,7 @@ impl Handshake {
             Some(OptionCode::List) if !data.is_empty() => {
                 self.refuse(option, OptionError::Invalid, "LIST takes no data");
             }
-            Some(OptionCode::List) => self.reply = Some(Reply::List { next: 0 }),
+            Some(OptionCode::List) => self.reply = Some(Reply::List { from: ExportId(0) }),
             Some(OptionCode::Info | OptionCode::Go) => self.run_info(option, data, catalog),
             Some(OptionCode::StartTls) => self.refuse(option, OptionError::Unsup, "TLS is not supported"),
             Some(OptionCode::StructuredReply) if !data.is_empty() => {
@@ -217,8 +229,8 @@ impl Handshake {
     }
 
     fn run_export_name(&mut self, name: &[u8], catalog: &dyn Catalog) -> Result<(), Violation> {
-        let export = catalog.find(name).ok_or(Violation::UnknownExport)?;
-        let session = self.session(export, catalog);
+        let session = catalog.find(name).and_then(|export| self.session(export, catalog));
+        let session = session.ok_or(Violation::UnknownExport)?;
         self.reply = Some(Reply::ExportName {
             facts: session.facts,
             zeroes: !self.has(NO_ZEROES),
@@ -231,14 +243,14 @@ impl Handshake {
         let Some((name, wanted)) = parse_info(data) else {
             return self.refuse(option, OptionError::Invalid, "lengths disagree");
         };
-        let Some(export) = self.find(option, name, catalog) else {
+        let export = self.find(option, name, catalog);
+        let Some(session) = export.and_then(|export| self.session(export, catalog)) else {
             return;
         };
-        let session = self.session(export, catalog);
         let left = wanted | bit(InfoType::Export) | bit(InfoType::BlockSize);
         self.reply = Some(Reply::Info(InfoReply {
             option,
-            export,
+            export: session.export,
             facts: session.facts,
             left,
         }));
@@ -288,15 +300,15 @@ impl Handshake {
     }
 
     /// What transmission on this export would be, by what was agreed upon so far.
-    fn session(&self, export: ExportId, catalog: &dyn Catalog) -> Session {
-        let mut facts = catalog.facts(export);
+    fn session(&self, export: ExportId, catalog: &dyn Catalog) -> Option<Session> {
+        let mut facts = catalog.facts(export)?;
         facts.flags.set(TransmissionFlags::SEND_DF, self.structured);
-        Session {
+        Some(Session {
             export,
             facts,
             structured: self.structured,
             allocation: self.allocation == Some(export),
-        }
+        })
     }
 
     fn has(&self, flag: u16) -> bool {

@@ -37,15 +37,20 @@ impl Catalog for Shelf {
         4
     }
 
-    fn name(&self, id: ExportId) -> &str {
-        ["disk", "ro", "bare", &self.long][id.0]
+    fn next(&self, from: ExportId) -> Option<ExportId> {
+        (from.0 < self.count()).then_some(from)
     }
 
-    fn description(&self, id: ExportId) -> &str {
-        ["the default export", "", "", &self.long][id.0]
+    fn name(&self, id: ExportId) -> Option<&str> {
+        ["disk", "ro", "bare", &self.long].get(id.0).copied()
     }
 
-    fn facts(&self, id: ExportId) -> ExportFacts {
+    fn description(&self, id: ExportId) -> Option<&str> {
+        ["the default export", "", "", &self.long].get(id.0).copied()
+    }
+
+    fn facts(&self, id: ExportId) -> Option<ExportFacts> {
+        self.name(id)?;
         let limits = Limits {
             size: SectorCount(2048 << id.0),
             logical_block_bytes: if id.0 == 1 { 4096 } else { 512 },
@@ -61,7 +66,7 @@ impl Catalog for Shelf {
         if id.0 == 2 {
             facts.flags = TransmissionFlags::HAS_FLAGS;
         }
-        facts
+        Some(facts)
     }
 }
 

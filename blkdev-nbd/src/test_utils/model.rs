@@ -181,7 +181,8 @@ impl Conversation {
 
     fn go(&mut self, export: usize) -> ExportFacts {
         self.session = Some((export, self.structured, self.context == Some(export)));
-        Shelf::default().facts(ExportId(export))
+        let facts = Shelf::default().facts(ExportId(export));
+        facts.expect("an export that was found is there")
     }
 
     fn transmission(&mut self, bytes: &mut Bytes<'_>, facts: &ExportFacts) -> Result<(), Stop> {
@@ -308,8 +309,9 @@ fn find(name: &[u8]) -> Result<usize, u32> {
         return Ok(0);
     }
     let shelf = Shelf::default();
-    let mut names = (0..shelf.count()).map(|export| shelf.name(ExportId(export)).as_bytes());
-    names.position(|other| other == name).ok_or(UNKNOWN)
+    let mut names = (0..shelf.count()).map(|export| shelf.name(ExportId(export)));
+    let found = names.position(|other| other.is_some_and(|other| other.as_bytes() == name));
+    found.ok_or(UNKNOWN)
 }
 
 /// The export that is asked for, if its name is not too long.

@@ -23,7 +23,7 @@ use super::token::NetOp;
 use crate::ConnectionStats;
 use crate::config::{HEADER_BYTES, STAGING_BYTES};
 use crate::listener::Peer;
-use crate::proto::{Catalog, Command, Failure, Handshake, StatusQuery, Transmission};
+use crate::proto::{Command, Failure, Handshake, StatusQuery, Transmission};
 
 /// The buffers of a connection, made once and used by one connection after the other.
 #[derive(Debug)]
@@ -240,8 +240,11 @@ impl Conn {
         self.is_over() && !self.lingers(core)
     }
 
-    /// The server stops: takes nothing more, and sees to it that the replies to come arrive.
+    /// The server stops, or the export is detached: takes nothing more, and sees to it that the replies to come arrive.
     pub(super) fn stop(&mut self, core: &mut Core) {
+        if self.farewell != Farewell::None {
+            return;
+        }
         if matches!(self.who.peer, Peer::Address(_)) {
             self.farewell = Farewell::Undecided;
         }
@@ -274,12 +277,20 @@ impl Conn {
         self.end_input(core);
     }
 
+    /// The lane of the export that it has chosen.
+    pub(super) fn lane(&self) -> Option<usize> {
+        match self.phase {
+            Phase::Handshake(_) => None,
+            Phase::Transmission(_, lane) => Some(lane),
+        }
+    }
+
     /// Forgets the command that will not be queued any more.
     pub(super) fn drop_pending(&mut self, core: &mut Core) {
         if let Some(pending) = self.pending.take() {
             core.memory.leave(self.id);
-            if let Phase::Transmission(_, lane) = &self.phase {
-                core.lanes[*lane].leave(self.id);
+            if let Some(lane) = self.lane() {
+                core.lanes[lane].leave(self.id);
             }
             if let Some(lease) = pending.lease {
                 core.memory.free(&mut core.queue, self.id, lease);
@@ -307,7 +318,7 @@ impl Conn {
         ConnectionStats {
             id: self.who.serial,
             peer: self.who.peer.to_string(),
-            export: session.map(|session| core.exports.name(session.export).to_owned()),
+            export: self.lane().map(|lane| core.lanes[lane].export.name.clone()),
             structured: session.is_some_and(|session| session.structured),
             opened_for: core.now.since(self.who.opened),
             in_flight: self.in_flight,
@@ -339,7 +350,7 @@ impl Conn {
 
     /// Closes the socket; what is left serves the next connection.
     pub(super) fn into_kit(mut self, core: &mut Core) -> Kit {
-        if let Phase::Transmission(_, lane) = self.phase {
+        if let Some(lane) = self.lane() {
             core.lanes[lane].leave(self.id);
         }
         core.memory.leave(self.id);

@@ -103,12 +103,26 @@ impl Conns {
 
     /// Does something with every connection, and looks at them again.
     pub(super) fn each(&mut self, core: &mut Core, what: impl Fn(&mut Conn, &mut Core)) {
+        self.each_of(core, |_| true, what);
+    }
+
+    /// The same, with the connections on one lane.
+    pub(super) fn each_on(&mut self, lane: usize, core: &mut Core, what: impl Fn(&mut Conn, &mut Core)) {
+        self.each_of(core, |conn| conn.lane() == Some(lane), what);
+    }
+
+    fn each_of(&mut self, core: &mut Core, which: impl Fn(&Conn) -> bool, what: impl Fn(&mut Conn, &mut Core)) {
         for id in 0..self.places.len() {
-            if let Some(conn) = &mut self.places[id] {
+            if let Some(conn) = self.places[id].as_mut().filter(|conn| which(conn)) {
                 what(conn, core);
                 self.list(u32::try_from(id).expect("connections are bounded"));
             }
         }
+    }
+
+    /// Is any of them on this lane?
+    pub(super) fn any_on(&self, lane: usize) -> bool {
+        self.places.iter().flatten().any(|conn| conn.lane() == Some(lane))
     }
 
     /// Drops who takes too long.

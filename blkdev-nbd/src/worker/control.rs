@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use iomgr_core::Wake;
 use tqueue::EventWake;
 
+use crate::export::{ExportTable, Listed};
 use crate::listener::Client;
 use crate::{ConnectionStats, Error};
 
@@ -17,12 +19,45 @@ pub(crate) enum Control {
     Connection(Arrival),
     /// Say what the connections are doing.
     Connections(Sender<Vec<ConnectionStats>>),
+    /// Open the queue of an export.
+    Open(Listed, Answer),
+    /// Clients choose from these exports from now on.
+    Publish(Arc<ExportTable>, Answer),
+    /// Take no commands on a lane any more; let what is on its way there end, and the clients go.
+    Leave(Leave, Answer),
+    /// Close a lane that every thread has left.
+    CloseLane(usize, Answer),
     /// Take no clients and no commands any more; let what is on its way end.
     Stop,
     /// As `Stop`, because another worker has failed: requests that wait for that one are given up after the same time.
     Fail,
     /// Close the devices and end. Comes after [`Report::Drained`].
     Close,
+}
+
+/// What is left.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leave {
+    pub(crate) lane: usize,
+    /// How long clients may take to take their replies.
+    pub(crate) timeout: Duration,
+}
+
+/// Where a worker says that it has done what it was told. Dropped without a word, the worker is gone.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer(Sender<Result<(), Error>>);
+
+impl Answer {
+    /// A way to answer, and where the answers come.
+    pub(crate) fn channel() -> (Self, Receiver<Result<(), Error>>) {
+        let (sender, answers) = unbounded();
+        (Self(sender), answers)
+    }
+
+    /// Whoever asked may have gone, and that is fine.
+    pub(crate) fn give(&self, result: Result<(), Error>) {
+        let _nobody = self.0.send(result);
+    }
 }
 
 /// A client that was let in, and the number that it got.

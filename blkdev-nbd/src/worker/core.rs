@@ -6,13 +6,14 @@ use iomgr_core::{OpDone, Owner, Pass, Timestamp};
 use tqueue::Queue;
 
 use super::lane::{Finished, Lane};
+use super::lanes::Lanes;
 use super::memory::Memory;
 use crate::export::ExportTable;
 
 /// The part of a worker that connections work with.
 #[derive(Debug)]
 pub(super) struct Core {
-    pub(super) lanes: Vec<Lane>,
+    pub(super) lanes: Lanes,
     pub(super) queue: Queue,
     pub(super) memory: Memory,
     pub(super) exports: Arc<ExportTable>,
@@ -63,10 +64,10 @@ impl Core {
 
     /// Has everything that was asked for ended, and what the devices do besides?
     pub(super) fn is_idle(&self) -> bool {
-        self.lanes.iter().all(|lane| lane.requests.is_idle())
+        self.lanes.is_idle()
     }
 
-    fn lanes(&mut self) -> (&mut [Lane], Pass<'_>) {
+    fn lanes(&mut self) -> (&mut Lanes, Pass<'_>) {
         let pass = Pass {
             now: self.now,
             io: &mut self.queue,

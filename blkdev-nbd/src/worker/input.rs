@@ -115,6 +115,11 @@ impl Conn {
         }
         match outcome {
             HandshakeOutcome::Go(session) => {
+                let Some(lane) = core.exports.lane(session.export) else {
+                    tracing::debug!(connection = self.who.serial, export = %session.export, "export_gone");
+                    self.end_input(core);
+                    return Step::Wait;
+                };
                 tracing::debug!(
                     connection = self.who.serial,
                     export = %session.export,
@@ -122,7 +127,7 @@ impl Conn {
                     allocation = session.allocation,
                     "connection_negotiated"
                 );
-                self.phase = Phase::Transmission(Transmission::new(session), session.export.0);
+                self.phase = Phase::Transmission(Transmission::new(session), lane);
                 Step::Again
             }
             HandshakeOutcome::Abort => {
@@ -213,11 +218,13 @@ impl Conn {
         let Phase::Transmission(_, lane) = self.phase else {
             return Step::Wait;
         };
-        if !self.has_memory(core) || !core.lanes[lane].has_room(self.id) {
+        if !self.has_memory(core) {
             return Step::Wait;
         }
-        if let Some(pending) = self.pending.take() {
-            core.lanes[lane].push(self.id, pending);
+        let has_room = |pending: &mut Pending| core.lanes[lane].has_room(self.id, pending.command.op.class());
+        match self.pending.take_if(has_room) {
+            Some(pending) => core.lanes[lane].push(self.id, pending),
+            None => return Step::Wait,
         }
         Step::Again
     }

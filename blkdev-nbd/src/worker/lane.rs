@@ -5,16 +5,19 @@
 //!  Finished: what its reply needs ◄─ slot ◄────┘
 //! ```
 //!
+//! What a manager holds keeps its slot, so each class has a few of its own: held writes, however many, do not keep reads out.
+//!
 //! A read whose reply may leave zeros out is looked at first: if the device knows that all of it is zeros, it does not need
 //! the device, only the hooks.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
-use iomgr_core::manager::Intake;
-use iomgr_core::{Data, DeviceQueue, Ended, Errno, Lease, Request, SectorCount, SectorRange, Tag, Timestamp};
+use iomgr_core::{Class, Data, Ended, Errno, Lease, Request, SectorCount, SectorRange, Tag, Timestamp};
 
 use super::conn::Pending;
+use crate::export::Export;
 use crate::proto::{Command, Extents, StateFlags, Zeros};
 
 /// How often a device is asked about a read before it begins.
@@ -25,13 +28,25 @@ const LOOKS_MAX: u32 = 32;
 pub(super) struct Lane {
     /// Requests on their way. They are pushed and polled here only, with their slots.
     pub(super) requests: iomgr_core::Lane,
+    pub(super) export: Arc<Export>,
     /// By tag.
     slots: Box<[Option<Owned>]>,
     vacant: Vec<Tag>,
+    /// Slots of each class that no other may take.
+    reserve: usize,
+    /// Slots in use, by class.
+    used: [usize; Class::ALL.len()],
     /// Connections that wait for a slot.
-    waiting: VecDeque<u32>,
+    waiting: VecDeque<Waiter>,
     /// A slot came free, or somebody left, since the first of them was told.
     freed: bool,
+}
+
+/// A connection that waits for a slot.
+#[derive(Clone, Copy, Debug)]
+struct Waiter {
+    conn: u32,
+    class: Class,
 }
 
 /// What is known of the bytes of a read.
@@ -68,11 +83,21 @@ pub(super) struct Finished {
 }
 
 impl Lane {
-    pub(super) fn new(device: Box<dyn DeviceQueue>, intake: Intake, depth: u32, conns: usize) -> Self {
+    /// Tags of a lane that takes `depth` requests of one class.
+    pub(super) fn tags(depth: u32) -> u32 {
+        depth + 2 * reserve(depth)
+    }
+
+    /// A lane for `depth` requests of one class, over one that knows [so many tags](Self::tags).
+    pub(super) fn new(requests: iomgr_core::Lane, export: Arc<Export>, depth: u32, conns: usize) -> Self {
+        let tags = Self::tags(depth);
         Self {
-            requests: iomgr_core::Lane::new(device, intake, depth),
-            slots: (0..depth).map(|_| None).collect(),
-            vacant: (0..depth).rev().map(Tag).collect(),
+            requests,
+            export,
+            slots: (0..tags).map(|_| None).collect(),
+            vacant: (0..tags).rev().map(Tag).collect(),
+            reserve: reserve(depth) as usize,
+            used: [0; Class::ALL.len()],
             waiting: VecDeque::with_capacity(conns),
             freed: false,
         }
@@ -80,38 +105,48 @@ impl Lane {
 
     /// Is there a slot for a command of this connection? If not, or if others wait for it, the connection lines up and is told
     /// when it is its turn. So slots go round, however much some have to ask.
-    pub(super) fn has_room(&mut self, conn: u32) -> bool {
-        let first = self.waiting.front().copied();
-        if first.is_some_and(|first| first != conn) || self.vacant.is_empty() {
-            if !self.waiting.contains(&conn) {
-                self.waiting.push_back(conn);
-            }
-            return false;
+    pub(super) fn has_room(&mut self, conn: u32, class: Class) -> bool {
+        let is_turn = self.first_waiting().is_none_or(|first| first == conn);
+        if is_turn && self.has_slot(class) {
+            self.leave(conn);
+            return true;
         }
-        self.leave(conn);
-        true
+        if !self.waiting.iter().any(|waiter| waiter.conn == conn) {
+            self.waiting.push_back(Waiter { conn, class });
+        }
+        false
     }
 
-    /// The connection that waits for a slot the longest, if there is a slot, and it was not told yet.
+    /// The connection that waits the longest of those that there is a slot for, if it was not told yet.
     pub(super) fn next_waiting(&mut self) -> Option<u32> {
-        let first = *self.waiting.front()?;
-        (!self.vacant.is_empty() && std::mem::take(&mut self.freed)).then_some(first)
+        let first = self.first_waiting()?;
+        std::mem::take(&mut self.freed).then_some(first)
     }
 
     /// Forgets that a connection waits.
     pub(super) fn leave(&mut self, conn: u32) {
-        if self.waiting.front() == Some(&conn) {
-            self.waiting.pop_front();
-            // The next one may find a slot as well.
-            self.freed = true;
-        } else {
-            self.waiting.retain(|other| *other != conn);
-        }
+        let before = self.waiting.len();
+        self.waiting.retain(|waiter| waiter.conn != conn);
+        // The next one may find a slot as well.
+        self.freed |= self.waiting.len() < before;
+    }
+
+    fn first_waiting(&self) -> Option<u32> {
+        let first = self.waiting.iter().find(|waiter| self.has_slot(waiter.class));
+        first.map(|waiter| waiter.conn)
+    }
+
+    /// Is there a slot for this class, besides those that the others have to themselves?
+    fn has_slot(&self, class: Class) -> bool {
+        let others = Class::ALL.into_iter().filter(|other| *other != class);
+        let kept = others.map(|other| self.reserve.saturating_sub(self.used[other.index()]));
+        self.vacant.len() > kept.sum()
     }
 
     /// Queues the command of a connection that [has room](Self::has_room) and has its memory.
     pub(super) fn push(&mut self, conn: u32, pending: Pending) {
         let tag = self.vacant.pop().expect("`has_room` was asked");
+        self.used[pending.command.op.class().index()] += 1;
         let request = request(tag, &pending);
         match pending.shape {
             Shape::Zeros => self.requests.push_settled(request),
@@ -139,6 +174,7 @@ impl Lane {
             lease,
         } = owned.expect("a request that was pushed has a slot");
         self.vacant.push(request.tag);
+        self.used[request.op.class().index()] -= 1;
         self.freed = true;
         Some(Finished {
             conn,
@@ -171,6 +207,11 @@ impl Lane {
         let front = front.expect("a read is not empty");
         (front.range.count(), front.state.contains(StateFlags::ZERO))
     }
+}
+
+/// Slots that each class has to itself.
+fn reserve(depth: u32) -> u32 {
+    depth.div_ceil(8)
 }
 
 /// What a command asks of the device.

@@ -19,8 +19,10 @@ mod core;
 mod door;
 mod input;
 mod lane;
+mod lanes;
 mod memory;
 mod output;
+mod parting;
 mod patience;
 mod start;
 mod token;
@@ -36,11 +38,13 @@ use tqueue::{Completion, EventWake, Interest};
 use self::backlog::PAUSE_MAX;
 use self::conn::Conn;
 use self::conns::Conns;
-use self::control::{Arrival, Control, Gauges, Report};
+use self::control::{Arrival, Control, Gauges, Leave, Report};
 use self::core::Core;
 use self::door::Door;
+use self::parting::Parting;
 use self::patience::Patience;
 use self::token::{FRONTEND, NetOp};
+use crate::export::Listed;
 use crate::{ConnectionStats, Error, ErrorKind};
 
 pub(crate) use start::{WorkerPlan, run_worker};
@@ -51,6 +55,8 @@ pub(crate) struct Worker {
     core: Core,
     conns: Conns,
     door: Door,
+    /// Exports that are being detached.
+    partings: Vec<Parting>,
     wake: Arc<EventWake>,
     wake_file: FileSlot,
     control: Receiver<Control>,
@@ -89,6 +95,7 @@ impl Worker {
             self.core.begin_pass();
             self.deliver()?;
             self.work();
+            self.follow_partings();
             self.follow_stage()?;
             self.keep_ticking(self.core.memory.has_line())?;
             self.keep_resuming()?;
@@ -113,12 +120,16 @@ impl Worker {
             // Whoever waits for memory wants to hear of sends that give some back.
             self.core.queue.wake_for_sends();
         }
-        let wake_at = self.core.lanes.iter().filter_map(|lane| lane.requests.wake_at());
-        let wake_at = match self.stage {
-            Stage::Draining(deadline) => wake_at.chain(deadline).min(),
-            _ => wake_at.min(),
+        let deadline = match self.stage {
+            Stage::Draining(deadline) => deadline,
+            _ => None,
         };
-        let timeout = wake_at.map(|at| at.since(self.core.queue.now()));
+        let wake_ats = [self.core.lanes.wake_at(), self.parting_deadline(), deadline];
+        let timeout = wake_ats
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|at| at.since(self.core.queue.now()));
         let done = match timeout {
             Some(Duration::ZERO) => self.core.queue.submit(),
             timeout => self.core.queue.submit_and_wait(timeout),
@@ -207,6 +218,13 @@ impl Worker {
             match control {
                 Control::Connection(arrival) => self.open(arrival)?,
                 Control::Connections(answer) => self.answer(&answer),
+                Control::Open(listed, answer) => answer.give(self.open_lane(&listed)),
+                Control::Publish(exports, answer) => {
+                    self.core.exports = exports;
+                    answer.give(Ok(()));
+                }
+                Control::Leave(Leave { lane, timeout }, answer) => self.leave(lane, timeout, answer),
+                Control::CloseLane(lane, answer) => self.close_lane(lane, answer),
                 Control::Stop => self.stop(),
                 Control::Fail => {
                     self.peer_failed = true;
@@ -229,6 +247,13 @@ impl Worker {
             self.gauges.connections.fetch_sub(1, Ordering::Relaxed);
         }
         self.keep_ticking(opened)
+    }
+
+    fn open_lane(&mut self, listed: &Listed) -> Result<(), Error> {
+        match self.stage {
+            Stage::Serving => self.core.lanes.open(listed, &mut self.core.queue),
+            _ => Err(Error::new(ErrorKind::Busy, "the server is being stopped")),
+        }
     }
 
     /// Says what the connections are doing. Whoever asked may have gone, and that is fine.
@@ -293,12 +318,8 @@ impl Worker {
 
     fn publish(&self) {
         let lanes = &self.core.lanes;
-        let (ended, in_flight) = (
-            lanes.iter().map(|lane| lane.requests.ended()).sum(),
-            lanes.iter().map(|lane| lane.requests.in_flight()).sum(),
-        );
-        self.gauges.requests.store(ended, Ordering::Relaxed);
-        self.gauges.in_flight.store(in_flight, Ordering::Relaxed);
+        self.gauges.requests.store(lanes.ended(), Ordering::Relaxed);
+        self.gauges.in_flight.store(lanes.in_flight(), Ordering::Relaxed);
     }
 
     /// Nobody listens when the server is being dropped, and that is fine.
@@ -315,8 +336,10 @@ impl Worker {
 
     /// Closes the device queues.
     fn close(self) {
-        let Core { lanes, mut queue, .. } = self.core;
-        lanes.into_iter().for_each(|lane| lane.requests.close(&mut queue));
+        let Core {
+            mut lanes, mut queue, ..
+        } = self.core;
+        lanes.close_all(&mut queue);
     }
 }
 

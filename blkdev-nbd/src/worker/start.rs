@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
-use iomgr_core::manager::Intake;
-use iomgr_core::{OpQueue, Owner, QueueContext, Wake, Waker};
+use iomgr_core::{OpQueue, Waker};
 use tqueue::{EventWake, Queue};
 
 use super::conn::Kit;
@@ -12,12 +11,12 @@ use super::conns::Conns;
 use super::control::{Control, Handle, Report};
 use super::core::Core;
 use super::door::Door;
-use super::lane::Lane;
+use super::lanes::{Lanes, Opener};
 use super::memory::Memory;
 use super::patience::Patience;
 use super::{Stage, Worker, queue_error};
 use crate::config::MemorySizes;
-use crate::export::{Export, ExportTable};
+use crate::export::ExportTable;
 use crate::{ConnectionLimits, Error, ErrorKind, Listener};
 
 /// What a worker is made from, on its thread.
@@ -119,6 +118,7 @@ impl WorkerPlan {
             core,
             conns,
             door,
+            partings: Vec::new(),
             wake: self.wake,
             wake_file,
             control: self.control,
@@ -149,40 +149,21 @@ impl WorkerPlan {
     }
 
     /// Opens this thread's queue of every device. If one fails, those before it are closed again.
-    fn lanes(&self, queue: &mut Queue) -> Result<Vec<Lane>, Error> {
-        let mut lanes = Vec::new();
-        for (index, export) in self.exports.iter().enumerate() {
-            match self.lane(index, export, queue) {
-                Ok(lane) => lanes.push(lane),
-                Err(error) => {
-                    lanes.into_iter().for_each(|lane: Lane| lane.requests.close(queue));
-                    return Err(error);
-                }
+    fn lanes(&self, queue: &mut Queue) -> Result<Lanes, Error> {
+        let mut lanes = Lanes::new(Opener {
+            thread: self.index,
+            threads: u16::try_from(self.peers.len()).expect("a server has at most 64 threads"),
+            depth: self.depth,
+            connections: self.connections as usize,
+            wake: Arc::clone(&self.wake),
+        });
+        let opened = self.exports.iter().try_for_each(|listed| lanes.open(listed, queue));
+        match opened {
+            Ok(()) => Ok(lanes),
+            Err(error) => {
+                lanes.close_all(queue);
+                Err(error)
             }
         }
-        Ok(lanes)
-    }
-
-    fn lane(&self, index: usize, export: &Export, queue: &mut Queue) -> Result<Lane, Error> {
-        let wake = Arc::clone(&self.wake) as Arc<dyn Wake>;
-        let owner = u16::try_from(index + 1).map_err(|_| Error::new(ErrorKind::Config, "too many exports"))?;
-        let context = QueueContext {
-            index: self.index,
-            count: u16::try_from(self.peers.len()).expect("a server has at most 64 threads"),
-            owner: Owner(owner),
-            depth: self.depth,
-            waker: Waker::new(Arc::clone(&wake)),
-            io: queue,
-        };
-        let device = export.device.open_queue(context);
-        let device = device.map_err(|error| {
-            Error::new(
-                ErrorKind::Device,
-                format!("queue {} of export {:?}", self.index, export.name),
-            )
-            .caused_by(error)
-        })?;
-        let intake = Intake::new(&export.managed, self.depth, Waker::new(wake));
-        Ok(Lane::new(device, intake, self.depth, self.connections as usize))
     }
 }

@@ -19,8 +19,9 @@ pub(super) enum Reply {
         error: OptionError,
         text: &'static str,
     },
+    /// The exports from this number on.
     List {
-        next: usize,
+        from: ExportId,
     },
     Info(InfoReply),
     /// The one metadata context, under this number.
@@ -61,7 +62,7 @@ impl Reply {
                 out.bytes(text.as_bytes());
                 None
             }
-            Self::List { next } => emit_list(out, next, catalog),
+            Self::List { from } => emit_list(out, from, catalog),
             Self::Info(info) => Some(info.emit(out, catalog)),
             Self::MetaContext { option, id } => {
                 emit_header(out, option, REP_META_CONTEXT, 4 + ALLOCATION_CONTEXT.len());
@@ -109,8 +110,8 @@ impl InfoReply {
             out.u16(kind as u16).bytes(text.as_bytes());
         };
         match kind {
-            InfoType::Name => text(catalog.name(self.export)),
-            InfoType::Description => text(catalog.description(self.export)),
+            InfoType::Name => text(catalog.name(self.export).unwrap_or_default()),
+            InfoType::Description => text(catalog.description(self.export).unwrap_or_default()),
             InfoType::Export => {
                 emit_header(out, self.option, REP_INFO, 12);
                 out.u16(kind as u16)
@@ -126,16 +127,17 @@ impl InfoReply {
     }
 }
 
-fn emit_list(out: &mut Writer<'_>, next: usize, catalog: &dyn Catalog) -> Option<Reply> {
+fn emit_list(out: &mut Writer<'_>, from: ExportId, catalog: &dyn Catalog) -> Option<Reply> {
     let option = OptionCode::List as u32;
-    if next < catalog.count() {
-        let (name, text) = (catalog.name(ExportId(next)), catalog.description(ExportId(next)));
-        emit_header(out, option, REP_SERVER, 4 + name.len() + text.len());
-        out.u32(len32(name.len())).bytes(name.as_bytes()).bytes(text.as_bytes());
-        return Some(Reply::List { next: next + 1 });
-    }
-    emit_header(out, option, REP_ACK, 0);
-    None
+    let Some(id) = catalog.next(from) else {
+        emit_header(out, option, REP_ACK, 0);
+        return None;
+    };
+    let (name, text) = (catalog.name(id), catalog.description(id));
+    let (name, text) = (name.unwrap_or_default(), text.unwrap_or_default());
+    emit_header(out, option, REP_SERVER, 4 + name.len() + text.len());
+    out.u32(len32(name.len())).bytes(name.as_bytes()).bytes(text.as_bytes());
+    Some(Reply::List { from: id.after() })
 }
 
 fn emit_header(out: &mut Writer<'_>, option: u32, kind: u32, len: usize) {

@@ -16,26 +16,30 @@ impl Catalog for Shelf {
         EXPORTS.len()
     }
 
-    fn name(&self, id: ExportId) -> &str {
-        EXPORTS[id.0].0
+    fn next(&self, from: ExportId) -> Option<ExportId> {
+        (from.0 < EXPORTS.len()).then_some(from)
     }
 
-    fn description(&self, id: ExportId) -> &str {
-        EXPORTS[id.0].1
+    fn name(&self, id: ExportId) -> Option<&str> {
+        EXPORTS.get(id.0).map(|export| export.0)
     }
 
-    fn facts(&self, id: ExportId) -> ExportFacts {
+    fn description(&self, id: ExportId) -> Option<&str> {
+        EXPORTS.get(id.0).map(|export| export.1)
+    }
+
+    fn facts(&self, id: ExportId) -> Option<ExportFacts> {
         let blocks = BlockSizes {
             min: 512,
             preferred: 4096,
             max: PAYLOAD_BYTES_MAX,
         };
         let flags = TransmissionFlags::HAS_FLAGS | TransmissionFlags::SEND_FLUSH;
-        ExportFacts {
-            size_bytes: EXPORTS[id.0].2,
+        Some(ExportFacts {
+            size_bytes: EXPORTS.get(id.0)?.2,
             flags,
             blocks,
-        }
+        })
     }
 }
 
