@@ -118,7 +118,7 @@ fn a_line_that_is_too_long_is_no_request() {
 fn a_read_only_disk_is_served_by_several_threads() {
     let image = Image::new();
     let server = image.serve(3, true);
-    assert!(server.disk().info().read_only);
+    assert!(server.disks()[0].info().read_only);
     server.stop().unwrap();
 }
 

@@ -22,8 +22,8 @@ pub(super) fn tell(server: &Server, origins: &[Origin], json: bool) -> Result<()
 }
 
 fn event(server: &Server, origins: &[Origin]) -> serde_json::Value {
-    let devices: Vec<_> = server
-        .disks()
+    let disks = server.disks();
+    let devices: Vec<_> = disks
         .iter()
         .zip(origins)
         .map(|(disk, origin)| device(server, disk, *origin))
@@ -37,8 +37,8 @@ fn event(server: &Server, origins: &[Origin]) -> serde_json::Value {
         "control": server.control().to_string_lossy(),
         // The first disk, which is the default export.
         "created": origins[0] == Origin::Created,
-        "device": server.disk().info(),
-        "warnings": server.disk().warnings(),
+        "device": disks.first().map(Disk::info),
+        "warnings": disks.first().map(Disk::warnings),
         "filters": server.filters(),
         "devices": devices,
     })
@@ -78,9 +78,11 @@ struct Ready<'a> {
 
 impl<'a> Ready<'a> {
     fn new(server: &'a Server, origins: &[Origin]) -> Self {
-        let infos = server.disks().iter().map(Disk::info);
+        let infos = server.disks().into_iter().map(|disk| disk.info());
         let disks: Vec<_> = infos.zip(origins.iter().copied()).collect();
-        let by_name = server.control() == vbd::runtime_dir().join(format!("{}.ctl", disks[0].0.name));
+        let is_of =
+            |(disk, _): &(DiskInfo, _)| server.control() == vbd::runtime_dir().join(format!("{}.ctl", disk.name));
+        let by_name = disks.first().is_some_and(is_of);
         let uris = match &disks[..] {
             // The default export needs no name.
             [_] => uris(server, ""),

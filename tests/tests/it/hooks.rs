@@ -129,7 +129,7 @@ fn hooks_see_no_failure_while_the_image_is_replaced() {
     let (first, second) = (at.dir.join("a.vhd"), at.dir.join("b.vhd"));
     let spare = at.dir.join("spare.img");
     create(&spare, &CreateOptions::new(SIZE_BYTES)).unwrap();
-    let disk = at.server.disk().clone();
+    let disk = at.server.disks().remove(0);
     let replace = |path: &std::path::Path| {
         disk.replace(path, &DiskOptions::default(), Duration::from_secs(10))
             .unwrap()

@@ -1,6 +1,7 @@
 //! Disks, served: the NBD frontend, the manager registry, the control socket, and an orderly end.
 
 mod address;
+mod board;
 mod doors;
 mod end;
 mod options;
@@ -8,14 +9,14 @@ mod status;
 mod ublk;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use blkdev_nbd::{Export, Listener, ServerConfig};
+use iomgr_core::Device;
 use iomgr_core::manager::Registry;
-use iomgr_core::{Device, Waker};
 
 pub use address::Address;
+pub(crate) use board::Board;
 pub use doors::Inherited;
 pub use end::Stopper;
 pub use options::{DiskExport, ServerOptions};
@@ -36,10 +37,8 @@ use status::Source;
 /// how that went.
 #[derive(Debug)]
 pub struct Server {
-    /// Shared with whoever asks for the status; gone when it was stopped.
-    nbd: Frontend,
-    disks: Vec<Disk>,
-    registry: Registry,
+    /// What is served. Shared with clients of the control socket.
+    board: Arc<Board>,
     addresses: Vec<Address>,
     filters: Vec<String>,
     socket: Option<BoundSocket>,
@@ -53,8 +52,6 @@ pub struct Server {
     farewell: Farewell,
 }
 
-type Frontend = Arc<Mutex<Option<blkdev_nbd::Server>>>;
-
 impl Server {
     /// Serves one disk; returns when clients can connect.
     pub fn start(disk: Disk, options: &ServerOptions) -> Result<Self, Error> {
@@ -65,17 +62,15 @@ impl Server {
     pub fn start_all(exports: Vec<DiskExport>, options: &ServerOptions) -> Result<Self, Error> {
         options.check()?;
         options::check_names(&exports)?;
-        let disks: Vec<_> = exports.iter().map(|export| export.disk.clone()).collect();
-        let doors = Doors::open(options, disks[0].name())?;
-        let control = ControlDoor::open(options, disks[0].name())?;
-        let (registry, end, farewell) = (Registry::new(), End::new(), Farewell::default());
-        let nbd = start_nbd(exports, &registry, doors.listeners, options, end.on_failure())?;
-        let nbd = Arc::new(Mutex::new(Some(nbd)));
+        let name = exports[0].disk.name();
+        let doors = Doors::open(options, name)?;
+        let control = ControlDoor::open(options, name)?;
+        let (end, farewell) = (End::new(), Farewell::default());
+        let board = Board::start(exports, Registry::new(), doors.listeners, options, end.on_failure())?;
+        let board = Arc::new(board);
         let filters: Vec<_> = options.filters.iter().map(ToString::to_string).collect();
         let source = Source {
-            disks: disks.clone(),
-            registry: registry.clone(),
-            nbd: Arc::clone(&nbd),
+            board: Arc::clone(&board),
             addresses: doors.addresses.clone(),
             filters: filters.clone(),
             limits: LimitsStatus::from(&options.limits),
@@ -89,9 +84,7 @@ impl Server {
         let served = Control::start(control.listener, context)
             .map_err(|error| Error::new(ErrorKind::Server, "no thread for the control socket").because(error))?;
         Ok(Self {
-            nbd,
-            disks,
-            registry,
+            board,
             addresses: doors.addresses,
             filters,
             socket: doors.socket,
@@ -129,19 +122,38 @@ impl Server {
         &self.control_path
     }
 
-    /// The first disk.
-    pub fn disk(&self) -> &Disk {
-        &self.disks[0]
+    /// The disk of that name.
+    pub fn disk(&self, name: &str) -> Option<Disk> {
+        self.board.disk(name)
     }
 
-    /// All disks.
-    pub fn disks(&self) -> &[Disk] {
-        &self.disks
+    /// All disks, in the order in which they came. The first one is the default export.
+    pub fn disks(&self) -> Vec<Disk> {
+        self.board.disks()
+    }
+
+    /// Serves one more disk, under its name. Who connects when this has returned finds it.
+    ///
+    /// # Errors
+    /// Another disk has its name; the manager refuses it; there is no room for another one; a queue does not open.
+    pub fn attach(&self, export: DiskExport) -> Result<(), Error> {
+        self.board.attach(export)
+    }
+
+    /// Ends a disk: its clients' requests that wait end at once (with `ESHUTDOWN`), those at work end by themselves, the
+    /// connections are closed, then the image is flushed and closed: another process may open it when this has returned. Clients
+    /// have until `timeout` to take their replies. Other disks are not disturbed, and a server without disks goes on.
+    ///
+    /// # Errors
+    /// No disk has this name; requests do not end, and it can be detached again; the image cannot be closed cleanly, and is gone
+    /// all the same.
+    pub fn detach(&self, name: &str, timeout: Duration) -> Result<(), Error> {
+        self.board.detach(name, timeout)
     }
 
     /// The managers.
     pub fn registry(&self) -> &Registry {
-        &self.registry
+        self.board.registry()
     }
 
     /// For signal handlers and other threads.
@@ -156,7 +168,7 @@ impl Server {
 
     /// Returns when each queue thread has ended a pass of its loop: it is alive. False once it was stopped or has failed.
     pub fn is_alive(&self) -> bool {
-        let asked = self.frontend().as_ref().map(blkdev_nbd::Server::connections);
+        let asked = self.board.frontend().as_ref().map(blkdev_nbd::Server::connections);
         asked.is_some() && !self.failed()
     }
 
@@ -165,81 +177,21 @@ impl Server {
         self.end.failed()
     }
 
-    fn frontend(&self) -> MutexGuard<'_, Option<blkdev_nbd::Server>> {
-        self.nbd.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Ends: no new requests, those in flight finish, the images are flushed and closed, the sockets go away.
-    pub fn stop(mut self) -> Result<(), Error> {
-        let result = self.shut_down();
+    pub fn stop(self) -> Result<(), Error> {
+        let result = self.board.stop();
         let farewell = self.farewell.clone();
         // Who hears of the end may start the next server at once: the sockets and the images must be free.
         drop(self);
         farewell.tell(result.as_ref().err().map(Error::line));
         result
     }
-
-    fn shut_down(&mut self) -> Result<(), Error> {
-        let Some(nbd) = self.frontend().take() else {
-            return Ok(());
-        };
-        // Nobody waits at the end for storage that may come back.
-        self.disks.iter().for_each(Disk::end_retries);
-        let frontend = nbd
-            .stop()
-            .map_err(|error| Error::new(ErrorKind::Server, "the frontend did not end cleanly").because(error));
-        // Also after a frontend that failed: what can be closed is closed.
-        close(&self.disks).and(frontend)
-    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Err(error) = self.shut_down() {
+        if let Err(error) = self.board.stop() {
             tracing::error!(%error, "server_stop: failed");
         }
     }
-}
-
-/// Closes all of them, whatever becomes of one. The first failure is the answer, further ones are logged.
-fn close(disks: &[Disk]) -> Result<(), Error> {
-    let mut failures = disks.iter().filter_map(|disk| disk.close().err());
-    let first = failures.next();
-    failures.for_each(|error| tracing::error!(%error, "disk_close: failed"));
-    first.map_or(Ok(()), Err)
-}
-
-fn start_nbd(
-    exports: Vec<DiskExport>,
-    registry: &Registry,
-    listeners: Vec<Listener>,
-    options: &ServerOptions,
-    on_failure: Waker,
-) -> Result<blkdev_nbd::Server, Error> {
-    let fail = |error: Box<dyn std::error::Error + Send + Sync>| {
-        Error::new(ErrorKind::Server, "the NBD frontend cannot be started").because(error)
-    };
-    let queue = options.queue(exports.len());
-    let exports: Result<Vec<_>, _> = exports.into_iter().map(|export| attach(export, registry)).collect();
-    let config = ServerConfig {
-        listeners,
-        exports: exports.map_err(|error| fail(error.into()))?,
-        threads: options.threads,
-        depth: options.depth,
-        queue,
-        limits: options.limits.clone(),
-        on_failure,
-    };
-    blkdev_nbd::Server::start(config).map_err(|error| fail(error.into()))
-}
-
-/// Makes a disk known to the managers, and an export of it.
-fn attach(export: DiskExport, registry: &Registry) -> Result<Export, iomgr_core::manager::Error> {
-    let DiskExport { disk, description } = export;
-    Ok(Export {
-        name: disk.name().to_owned(),
-        description: description.unwrap_or_else(|| format!("{} image", disk.info().format)),
-        managed: registry.attach(disk.name())?,
-        device: Arc::new(disk),
-    })
 }

@@ -68,6 +68,9 @@ const CONNECTIONS_MAX: u32 = 4000;
 const OPS_MAX: u32 = 16384;
 
 impl ServerOptions {
+    /// Disks that a server can take on besides those that it starts with.
+    pub(super) const SPARE_DISKS: u16 = 64;
+
     /// What can be told to be wrong before anything is opened; [`Server::start`](super::Server::start) asks it, too.
     pub fn check(&self) -> Result<(), Error> {
         check_range("queues", self.threads.into(), THREADS_MAX.into())?;
@@ -80,8 +83,10 @@ impl ServerOptions {
         self.pidfile.as_deref().map_or(Ok(()), PidFile::check)
     }
 
-    /// The queue of each thread, for so many disks. What finds no room in it waits in the disk's own queue.
+    /// The queue of each thread, for so many disks, and those that come later. What finds no room in it waits in the disk's own
+    /// queue.
     pub(super) fn queue(&self, disks: usize) -> tqueue::Config {
+        let files = disks + usize::from(Self::SPARE_DISKS) + 1;
         let depth = self
             .depth
             .saturating_mul(u32::try_from(disks).unwrap_or(u32::MAX))
@@ -92,9 +97,7 @@ impl ServerOptions {
             filters: self.filters.clone(),
             size: depth.next_power_of_two().clamp(64, 4096),
             max_ops: (depth * 2 + 1024).min(OPS_MAX),
-            files: defaults
-                .files
-                .max(u32::try_from(disks).map_or(u32::MAX, |disks| disks + 1)),
+            files: u32::try_from(files).map_or(u32::MAX, |files| files.max(defaults.files)),
             ..defaults
         }
     }

@@ -1,13 +1,12 @@
 //! What a running server says of itself.
 
-use std::sync::PoisonError;
+use std::sync::Arc;
 use std::time::Instant;
 
 use blkdev_nbd::{ConnectionLimits, ConnectionStats};
-use iomgr_core::manager::Registry;
 use serde::{Deserialize, Serialize};
 
-use super::{Address, Frontend, UblkStatus};
+use super::{Address, Board, UblkStatus};
 use crate::disk::{Disk, DiskInfo};
 use crate::retry::RetryStatus;
 use crate::stats::Stats;
@@ -153,9 +152,7 @@ impl From<&ConnectionLimits> for LimitsStatus {
 
 /// Whatever a status is made from, as long as the server runs.
 pub(super) struct Source {
-    pub(super) disks: Vec<Disk>,
-    pub(super) registry: Registry,
-    pub(super) nbd: Frontend,
+    pub(super) board: Arc<Board>,
     pub(super) addresses: Vec<Address>,
     pub(super) filters: Vec<String>,
     pub(super) limits: LimitsStatus,
@@ -164,20 +161,22 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) fn status(&self) -> Status {
-        let nbd = self.nbd.lock().unwrap_or_else(PoisonError::into_inner);
+        let nbd = self.board.frontend();
         let stats = nbd.as_ref().map(blkdev_nbd::Server::stats);
         let connections = nbd.as_ref().map(blkdev_nbd::Server::connections);
+        drop(nbd);
+        let registry = self.board.registry();
         Status {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uri: self.addresses[0].uri(""),
             uptime_s: self.started.elapsed().as_secs_f64(),
-            manager: self.registry.current().name().to_owned(),
+            manager: registry.current().name().to_owned(),
             filters: self.filters.clone(),
-            pending: self.registry.pending_total(),
+            pending: registry.pending_total(),
             nbd: stats.map(NbdStatus::from).unwrap_or_default(),
             ublk: None,
-            devices: self.disks.iter().map(|disk| self.device(disk)).collect(),
+            devices: self.board.disks().iter().map(|disk| self.device(disk)).collect(),
             connections: connections.into_iter().flatten().map(Into::into).collect(),
             limits: Some(self.limits),
         }

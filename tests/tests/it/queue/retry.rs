@@ -255,7 +255,7 @@ fn queue_retry_what_waits_goes_to_the_next_image() {
         ..ServerOptions::default()
     };
     let server = vbd::Server::start(Disk::open(&full, &options).unwrap(), &server).unwrap();
-    let disk = server.disk();
+    let disk = &server.disks()[0];
     // The second connection is on the other thread, which has to ask the first one for space.
     let mut clients = [(); 2].map(|()| Client::connect_to(&dir.join("nbd"), "").unwrap());
     let sent: Vec<_> = (1..)
