@@ -18,10 +18,12 @@ use crate::extents::Extents;
 use crate::file::{FileExtent, FileOptions, ImageFile};
 use crate::format::Format;
 use crate::layout::Layout;
+use crate::origin::Origin;
+use crate::pause::{Memory, PauseStatus};
 use crate::queue::FlushBoard;
 use crate::retry::{Retries, RetryPolicy, RetryStatus};
 use crate::runtime::default_name;
-use crate::stable::{Attendance, Stable, StableQueue};
+use crate::stable::{Attendance, Behind, Stable, StableQueue};
 use crate::stats::Stats;
 
 /// Does the host's page cache hold the image's bytes?
@@ -86,6 +88,9 @@ pub struct DiskInfo {
     pub cache: Cache,
     /// A flush failed: writes and flushes are refused until the image is opened again.
     pub failed: bool,
+    /// It is paused: the image is closed for a time, and the rest says how it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<PauseStatus>,
 }
 
 /// A virtual block device over an image, which can be replaced. Cheap to clone; all clones are the same disk.
@@ -98,6 +103,8 @@ pub struct Disk {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) name: String,
+    /// Where it comes from, to open it again.
+    pub(crate) origin: Origin,
     /// As it was opened; see [`limits`](Self::limits) for what may change.
     limits: Limits,
     /// Sectors, when they were last counted.
@@ -195,15 +202,18 @@ impl Disk {
     /// the old image, which is flushed and closed; what comes meanwhile waits, and goes to the new one. None fails.
     ///
     /// # Errors
-    /// The new image cannot be opened, or has another size or mode; requests on the old one do not end within `timeout`:
-    /// nothing has changed. The old one cannot be flushed or closed: it stays, as one whose flush has failed.
+    /// The new image cannot be opened, or has another size or mode; the disk is [paused](Self::pause); requests on the old one
+    /// do not end within `timeout`: nothing has changed. The old one cannot be flushed or closed: it stays, as one whose
+    /// flush has failed.
     pub fn replace(&self, path: &Path, options: &DiskOptions, timeout: Duration) -> Result<(), Error> {
         let options = DiskOptions {
             name: Some(self.stable.name.clone()),
             ..options.clone()
         };
+        let change = self.stable.change();
+        let now = change.image()?.limits();
         let next = Shared::open(path, &options)?;
-        let (new, now) = (next.limits(), self.limits());
+        let new = next.limits();
         if (new.size, new.read_only) != (now.size, now.read_only) {
             let what = format!(
                 "has {} sectors{}, the disk has {}{}: an image is replaced by one that clients cannot tell from it",
@@ -214,25 +224,27 @@ impl Disk {
             );
             return Err(Error::new(ErrorKind::InvalidOption, what).at(path));
         }
-        self.stable.replace(next, timeout)
+        change.vacate(|queues| queues.wait(timeout))?;
+        change.occupy(next);
+        Ok(())
     }
 
     /// What opening had to say, besides errors.
     pub fn warnings(&self) -> Vec<String> {
-        self.stable.generation().warnings.clone()
+        match self.stable.behind() {
+            Behind::Image(shared) => shared.warnings.clone(),
+            Behind::Nothing(pause) => pause.was.warnings.clone(),
+        }
     }
 
     /// What it is.
     pub fn info(&self) -> DiskInfo {
-        let shared = self.stable.generation();
-        DiskInfo {
-            name: shared.name.clone(),
-            path: shared.medium.path().to_path_buf(),
-            format: shared.layout.format_name().to_owned(),
-            size_bytes: shared.limits().size.0 * SECTOR_BYTES,
-            read_only: shared.is_read_only(),
-            cache: shared.cache,
-            failed: shared.has_failed(),
+        match self.stable.behind() {
+            Behind::Image(shared) => shared.info(),
+            Behind::Nothing(pause) => DiskInfo {
+                paused: Some(pause.status()),
+                ..pause.was.info.clone()
+            },
         }
     }
 
@@ -243,28 +255,31 @@ impl Disk {
 
     /// How its errors pass.
     pub fn retry_status(&self) -> RetryStatus {
-        let shared = self.stable.generation();
-        shared.retries.status(&shared.retry)
+        let policy = match self.stable.behind() {
+            Behind::Image(shared) => shared.retry,
+            Behind::Nothing(pause) => pause.was.retry,
+        };
+        self.stable.retries.status(&policy)
     }
 
-    /// From now on nothing is tried again: what waits for that ends with its error at once. For the disk's end.
+    /// From now on nobody waits for anything but storage that is at work: what is to be tried again ends with its error at
+    /// once, and what a [pause](Self::pause) holds with `ESHUTDOWN`. For the disk's end.
     pub fn end_retries(&self) {
-        self.stable.generation().retries.end();
-        self.stable.wake_all();
+        self.stable.end_waits();
     }
 
     /// What it is made of, from a sector on. Reads metadata, never data.
     pub fn extents(&self, from: Sector) -> Extents {
-        Extents::new(self.stable.generation(), from)
+        Extents::new(self.stable.image(), from)
     }
 
     /// What is known, without reading data, about the first sectors of `range`: a blocking look, for tools. It
     /// ends where another kind begins, or the range. Partly written blocks of other writers are data here.
     ///
     /// # Errors
-    /// `InvalidInput` for a range that is empty or not on the disk; the file system's own.
+    /// `InvalidInput` for a range that is empty or not on the disk; `EBUSY` while it is paused; the file system's own.
     pub fn block_status(&self, range: SectorRange) -> io::Result<BlockStatus> {
-        let shared = self.stable.generation();
+        let shared = self.stable.image().ok_or(Errno::BUSY)?;
         if range.is_empty() || !range.fits(shared.limits().size) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -273,29 +288,32 @@ impl Disk {
 
     /// The image's file, if it is a regular one.
     pub(crate) fn regular_file(&self) -> Option<FileHandle> {
-        let shared = self.stable.generation();
+        let shared = self.stable.image()?;
         (!shared.medium.storage().is_block_device()).then(|| shared.medium.handle())
     }
 
     /// The same, if the disk is the file's bytes from the first on.
     pub(crate) fn plain_file(&self) -> Option<FileHandle> {
-        let is_plain = matches!(&self.stable.generation().layout, Layout::Plain(plain) if plain.offset_bytes == 0);
+        let shared = self.stable.image()?;
+        let is_plain = matches!(&shared.layout, Layout::Plain(plain) if plain.offset_bytes == 0);
         is_plain.then(|| self.regular_file()).flatten()
     }
 
     /// Lets the page cache forget what is flushed, so that what is read next comes from the disk below.
     pub(crate) fn forget_cached(&self) {
-        let handle = self.stable.generation().medium.handle();
-        let Some(file) = handle.fd() else { return };
+        let handle = self.stable.image().map(|shared| shared.medium.handle());
+        let Some(file) = handle.as_ref().and_then(FileHandle::fd) else {
+            return;
+        };
         if let Err(error) = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed) {
             tracing::warn!(%error, "cache_kept: what is read may come from memory");
         }
     }
 
     /// Closes the image cleanly: flushes it and gives reserved space back. All queues must be closed before; without this
-    /// call the image is left as a crash would leave it, which is safe, too.
+    /// call the image is left as a crash would leave it, which is safe, too. A paused disk's is closed already, and now stays so.
     pub fn close(&self) -> Result<(), Error> {
-        self.stable.generation().close()
+        self.stable.change().close()
     }
 }
 
@@ -313,15 +331,17 @@ impl Shared {
         let layout = Layout::open(&file, format, options, &mut warnings).map_err(|error| error.at(path))?;
         let cache = choose_cache(&file, options.cache, &mut warnings)?;
         let name = options.name.clone().unwrap_or_else(|| default_name(path));
+        let origin = Origin::file(path, options, &name);
         let medium = Medium::File(file);
         Ok(Self {
             retry: options.retry,
-            ..Self::assemble(name, medium, layout, options.read_only, cache, warnings)
+            ..Self::assemble(name, origin, medium, layout, options.read_only, cache, warnings)
         })
     }
 
     pub(crate) fn assemble(
         name: String,
+        origin: Origin,
         medium: Medium,
         layout: Layout,
         read_only: bool,
@@ -347,6 +367,7 @@ impl Shared {
         let flush_board = Arc::new(FlushBoard::new());
         Self {
             name,
+            origin,
             size: AtomicU64::new(limits.size.0),
             limits,
             holes_made: AtomicU64::new(0),
@@ -360,6 +381,42 @@ impl Shared {
             retry: RetryPolicy::DEFAULT,
             retries: Arc::default(),
             warnings,
+        }
+    }
+
+    /// What it is.
+    pub(crate) fn info(&self) -> DiskInfo {
+        DiskInfo {
+            name: self.name.clone(),
+            path: self.medium.path().to_path_buf(),
+            format: self.layout.format_name().to_owned(),
+            size_bytes: self.limits().size.0 * SECTOR_BYTES,
+            read_only: self.is_read_only(),
+            cache: self.cache,
+            failed: self.has_failed(),
+            paused: None,
+        }
+    }
+
+    /// What is to be known of it while it is closed.
+    pub(crate) fn memory(&self) -> Memory {
+        // As clients were told. The file may have changed its size since.
+        let size = self.size();
+        Memory {
+            limits: Limits { size, ..self.limits },
+            info: self.info(),
+            origin: self.origin.clone(),
+            retry: self.retry,
+            warnings: self.warnings.clone(),
+        }
+    }
+
+    /// Lets others have the image, once it is closed.
+    pub(crate) fn unlock(&self) {
+        match &self.medium {
+            Medium::File(file) => file.unlock(),
+            #[cfg(feature = "test-utils")]
+            Medium::Simulated(_) => {}
         }
     }
 
@@ -445,7 +502,7 @@ impl Device for Disk {
     }
 
     fn limits(&self) -> Limits {
-        self.stable.generation().limits()
+        self.stable.limits()
     }
 
     fn open_queue(&self, cx: QueueContext<'_>) -> Result<Box<dyn DeviceQueue>, Box<dyn StdError + Send + Sync>> {

@@ -27,6 +27,8 @@ pub enum ErrorKind {
     Interrupted,
     /// A copy is not what its source is.
     Differs,
+    /// The disk is paused, or is not, or is being closed: what was asked for does not fit.
+    State,
     /// The queue of ops could not be set up.
     Queue,
     /// The frontend could not be set up.

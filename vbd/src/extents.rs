@@ -11,7 +11,7 @@
 use std::io;
 use std::sync::Arc;
 
-use iomgr_core::{SECTOR_BYTES, Sector, SectorCount, SectorRange};
+use iomgr_core::{Errno, SECTOR_BYTES, Sector, SectorCount, SectorRange};
 use serde::Serialize;
 use vhd::BitmapRef;
 
@@ -90,7 +90,8 @@ impl Extent {
 /// The extents of a disk, from some sector on; [`Disk::extents`](crate::Disk::extents) makes them.
 #[derive(Debug)]
 pub struct Extents {
-    shared: Arc<Shared>,
+    /// Nothing while the disk is paused.
+    shared: Option<Arc<Shared>>,
     at: u64,
     /// Found, and not joined with what follows yet.
     ahead: Option<Extent>,
@@ -98,7 +99,7 @@ pub struct Extents {
 }
 
 impl Extents {
-    pub(crate) fn new(shared: Arc<Shared>, from: Sector) -> Self {
+    pub(crate) fn new(shared: Option<Arc<Shared>>, from: Sector) -> Self {
         Self {
             shared,
             at: from.0,
@@ -109,7 +110,7 @@ impl Extents {
 
     /// The next piece of the disk, as the layout tells it; `None` at the end.
     fn piece(&mut self) -> io::Result<Option<Extent>> {
-        let shared = Arc::clone(&self.shared);
+        let shared = self.shared.clone().ok_or(Errno::BUSY)?;
         let left = shared.size().0.saturating_sub(self.at);
         if left == 0 {
             return Ok(None);

@@ -120,6 +120,13 @@ impl ImageFile {
         self.read_only
     }
 
+    /// Gives the lock up before the file is closed: nobody may read or write by this description any more.
+    pub(crate) fn unlock(&self) {
+        if let Err(error) = set_lock(&self.file, libc::F_UNLCK) {
+            tracing::warn!(path = %self.path.display(), %error, "image_still_locked: until nobody looks at it any more");
+        }
+    }
+
     /// Switches direct I/O (no page cache) on or off for everybody who uses this description.
     pub fn set_direct(&self, on: bool) -> io::Result<()> {
         let flags = rustix::fs::fcntl_getfl(&self.file)?;
@@ -333,6 +340,15 @@ fn is_block_device(file: &File, path: &Path) -> Result<bool, Error> {
 /// Tries for the lock; `Ok(None)`: somebody else has it.
 fn lock(file: &File, shared: bool) -> Result<Option<()>, Error> {
     let kind = if shared { libc::F_RDLCK } else { libc::F_WRLCK };
+    match set_lock(file, kind) {
+        Ok(()) => Ok(Some(())),
+        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(None),
+        Err(errno) => Err(Error::new(ErrorKind::Open, "cannot be locked").because(errno)),
+    }
+}
+
+/// Locks the whole file, or unlocks it.
+fn set_lock(file: &File, kind: libc::c_int) -> nix::Result<()> {
     let whole_file = libc::flock {
         l_type: i16::try_from(kind).expect("lock types are small"),
         l_whence: i16::try_from(libc::SEEK_SET).expect("SEEK_SET is 0"),
@@ -340,11 +356,7 @@ fn lock(file: &File, shared: bool) -> Result<Option<()>, Error> {
         l_len: 0,
         l_pid: 0,
     };
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file)) {
-        Ok(_) => Ok(Some(())),
-        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(None),
-        Err(errno) => Err(Error::new(ErrorKind::Open, "cannot be locked").because(errno)),
-    }
+    fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file)).map(drop)
 }
 
 /// Asks `attempt` until it has an answer or the deadline is over.

@@ -40,6 +40,7 @@ impl NullDevice {
             read_only: false,
             cache: Cache::None,
             failed: false,
+            paused: None,
         }
     }
 

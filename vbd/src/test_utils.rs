@@ -6,6 +6,7 @@ use tqueue::sim::SimDisk;
 use crate::disk::{Cache, Disk, Medium, Shared};
 use crate::error::Error;
 use crate::layout::Layout;
+use crate::origin::Origin;
 use crate::retry::RetryPolicy;
 
 /// A simulated file in the place of a real one.
@@ -22,12 +23,44 @@ impl SimMedium {
     }
 }
 
+/// A simulated image, to open it again.
+#[derive(Clone, Debug)]
+pub(crate) struct Simulated {
+    file: SimDisk,
+    read_only: bool,
+    cache: Cache,
+    retry: RetryPolicy,
+}
+
+impl Simulated {
+    pub(crate) fn open(&self) -> Result<Shared, Error> {
+        let origin = Origin::Simulated(self.clone());
+        let Self {
+            file,
+            read_only,
+            cache,
+            retry,
+        } = self.clone();
+        let mut warnings = Vec::new();
+        let layout = Layout::open_vhd(&file, read_only, &mut warnings)?;
+        let medium = Medium::Simulated(SimMedium(file));
+        let name = "simulated".into();
+        let mut shared = Shared::assemble(name, origin, medium, layout, read_only, cache, warnings);
+        shared.retry = retry;
+        Ok(shared)
+    }
+}
+
 impl Disk {
     /// The same as [`simulated`](Self::simulated), with errors that pass.
     pub fn simulated_retrying(file: SimDisk, retry: RetryPolicy, cache: Cache) -> Result<Self, Error> {
-        let mut shared = simulated(file, false, cache)?;
-        shared.retry = retry;
-        Ok(Self::over(shared))
+        let image = Simulated {
+            file,
+            read_only: false,
+            cache,
+            retry,
+        };
+        image.open().map(Self::over)
     }
 
     /// Opens the VHD on a simulated file.
@@ -37,14 +70,12 @@ impl Disk {
 
     /// The same, past the page cache or not: without one, FUA goes down with the writes themselves.
     pub fn simulated_with(file: SimDisk, read_only: bool, cache: Cache) -> Result<Self, Error> {
-        simulated(file, read_only, cache).map(Self::over)
+        let image = Simulated {
+            file,
+            read_only,
+            cache,
+            retry: RetryPolicy::DEFAULT,
+        };
+        image.open().map(Self::over)
     }
-}
-
-fn simulated(file: SimDisk, read_only: bool, cache: Cache) -> Result<Shared, Error> {
-    let mut warnings = Vec::new();
-    let layout = Layout::open_vhd(&file, read_only, &mut warnings)?;
-    let medium = Medium::Simulated(SimMedium(file));
-    let name = "simulated".into();
-    Ok(Shared::assemble(name, medium, layout, read_only, cache, warnings))
 }

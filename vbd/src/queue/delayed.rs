@@ -42,7 +42,7 @@ impl DiskQueue {
         if slot.is_refused || self.shared.retries.are_over() || self.refusal(request).is_some() {
             return false;
         }
-        let Some(due) = self.shared.retry.next_try(errno, slot.attempts(), now) else {
+        let Some(due) = self.shared.retry.next_try(errno, self.attempts(tag), now) else {
             return false;
         };
         let name = &self.shared.name;
@@ -71,6 +71,20 @@ impl DiskQueue {
             self.shared.retries.retry();
             self.slot(tag).restart();
             self.drive(pass, tag);
+        }
+    }
+
+    /// From now on requests are tried again as if none had come earlier: until now there was no image to serve them.
+    pub(crate) fn count_from(&mut self, now: Timestamp) {
+        self.counts_from = now;
+    }
+
+    /// How often a request was tried, for the policy.
+    pub(super) fn attempts(&self, tag: Tag) -> Attempts {
+        let attempts = self.slots[tag.0 as usize].attempts();
+        Attempts {
+            since: attempts.since.max(self.counts_from),
+            ..attempts
         }
     }
 

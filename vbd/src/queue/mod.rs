@@ -109,6 +109,8 @@ pub(crate) struct DiskQueue {
     /// When to look for room below again: what takes it may be others' ops, of whose end nobody tells us.
     room_at: Option<Timestamp>,
     delayed: Delayed,
+    /// Requests that came before were held; what they waited then is not held against them.
+    counts_from: Timestamp,
     done: VecDeque<Done>,
     flushes: Flushes,
     /// What the flush that is under way makes durable.
@@ -155,6 +157,7 @@ impl DiskQueue {
             stalled: VecDeque::with_capacity(depth as usize),
             room_at: None,
             delayed: Delayed::new(depth),
+            counts_from: Timestamp::from_nanos(0),
             done: VecDeque::with_capacity(depth as usize),
             flushes: Flushes::new(index.into(), depth),
             flush_mark: FlushMark::default(),
@@ -318,9 +321,9 @@ impl DiskQueue {
     }
 
     fn finish(&mut self, pass: &mut Pass<'_>, tag: Tag) {
+        let attempts = self.attempts(tag);
         let slot = self.slot(tag);
         let result = slot.error.map_or(Ok(()), Err);
-        let attempts = slot.attempts();
         let request = slot.end().expect("only a running request finishes");
         self.in_flight -= 1;
         if let Err(errno) = result

@@ -1,7 +1,6 @@
 //! One thread's queue of a disk: it serves whatever image is behind the disk, and holds requests while there is none.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use iomgr_core::{
@@ -10,7 +9,6 @@ use iomgr_core::{
 };
 
 use super::Stable;
-use super::attendance::{ABSENT, REFUSED};
 use crate::disk::Shared;
 use crate::error::{Error, ErrorKind};
 use crate::queue::{ALLOCATOR_LANE, DiskQueue};
@@ -28,7 +26,7 @@ pub(crate) struct StableQueue {
     stats: QueueStats,
     /// Accepted and not ended, by the generation that is served.
     in_flight: u32,
-    /// Requests that came while the old generation was being left.
+    /// Requests that came while there was no generation to serve them.
     held: VecDeque<Request>,
     /// Requests that no generation could be opened for.
     failed: VecDeque<Done>,
@@ -65,30 +63,34 @@ impl StableQueue {
             depth,
             waker,
         };
-        let stats = QueueStats::new();
-        let replacing = stable.replacing.lock().unwrap_or_else(PoisonError::into_inner);
-        let (turn, generation) = (stable.turn(), stable.generation());
-        let serving = seat.enter(&generation, &stats, io)?;
-        drop(replacing);
-        stable
-            .seats
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(index, seat.waker.clone());
-        stable
-            .stats
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(stats.clone());
-        Ok(Self {
-            stable,
-            serving: Some((serving, generation)),
-            turn,
-            stats,
+        let mut queue = Self {
+            serving: None,
+            // Not this turn: it has not entered yet.
+            turn: stable.turn().wrapping_sub(1),
+            stats: QueueStats::new(),
             in_flight: 0,
             held: VecDeque::with_capacity(depth as usize),
             failed: VecDeque::with_capacity(depth as usize),
             seat,
+            stable,
+        };
+        queue.sit_down(io)?;
+        let mut stats = queue.stable.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        stats.push(queue.stats.clone());
+        drop(stats);
+        Ok(queue)
+    }
+
+    /// Takes the seat, and enters if the door is open; a paused disk is entered when it is resumed.
+    fn sit_down(&mut self, io: &mut dyn OpQueue) -> Result<(), Error> {
+        // Seated first: who finds the door shut shall be woken when it opens.
+        let before = self.stable.seats().insert(self.seat.index, self.seat.waker.clone());
+        self.enter(io).inspect_err(|_| {
+            let mut seats = self.stable.seats();
+            match before {
+                Some(other) => seats.insert(self.seat.index, other),
+                None => seats.remove(&self.seat.index),
+            };
         })
     }
 
@@ -98,17 +100,30 @@ impl StableQueue {
 
     /// Goes where the door is, as far as that is possible now.
     fn go_over(&mut self, pass: &mut Pass<'_>) {
+        self.stay();
         if self.serving.is_some() && !self.is_current() {
             self.take_back(pass);
             self.leave(pass.io);
         }
         if self.serving.is_none() && !self.is_current() {
-            self.enter(pass.io);
+            self.enter_at(pass);
         }
         if self.is_current() {
             while let Some(request) = self.held.pop_front() {
                 self.begin(pass, request);
             }
+        } else if self.stable.is_given_up() {
+            while let Some(request) = self.held.pop_front() {
+                self.refuse(request.tag, Errno::SHUTDOWN);
+            }
+        }
+    }
+
+    /// An image that could not be taken away in time is served on by who has not left it.
+    fn stay(&mut self) {
+        let turn = self.stable.turn();
+        if self.serving.is_some() && turn.is_multiple_of(2) {
+            self.turn = turn;
         }
     }
 
@@ -136,41 +151,51 @@ impl StableQueue {
         self.stable.wake_all();
     }
 
-    /// Enters the current generation, if the door is open and it is our turn. Where that fails, requests fail until the next.
-    fn enter(&mut self, io: &mut dyn OpQueue) {
+    /// The same as [`enter`](Self::enter); where it fails, requests fail until the next generation.
+    fn enter_at(&mut self, pass: &mut Pass<'_>) {
+        if let Err(error) = self.enter(pass.io) {
+            tracing::error!(disk = self.stable.name, queue = self.seat.index, %error, "generation_refused");
+        }
+        if let Some((queue, _)) = &mut self.serving {
+            queue.count_from(pass.now);
+        }
+    }
+
+    /// Enters the current generation, if the door is open and it is our turn.
+    fn enter(&mut self, io: &mut dyn OpQueue) -> Result<(), Error> {
         let _door = self.stable.door.lock().unwrap_or_else(PoisonError::into_inner);
-        let (turn, generation) = (self.stable.turn(), self.stable.generation());
-        let first = generation.attendance.first.load(Ordering::Acquire);
-        if turn % 2 == 1 || (self.seat.index > 0 && first == ABSENT) {
-            return;
+        let turn = self.stable.turn();
+        let Some(generation) = self.stable.image().filter(|_| turn.is_multiple_of(2)) else {
+            return Ok(());
+        };
+        let is_first = self.seat.index == 0;
+        if !is_first && generation.attendance.awaits_first() && self.stable.seats().contains_key(&0) {
+            return Ok(());
         }
         self.turn = turn;
-        match self.seat.enter(&generation, &self.stats, io) {
-            Ok(queue) => self.serving = Some((queue, generation)),
-            Err(error) => {
-                tracing::error!(disk = self.stable.name, queue = self.seat.index, %error, "generation_refused");
-                if self.seat.index == 0 {
-                    generation.attendance.first.store(REFUSED, Ordering::Release);
-                }
-            }
-        }
-        if self.seat.index == 0 {
+        let entered = self.seat.enter(&generation, &self.stats, io);
+        if is_first {
+            generation.attendance.first_is_through();
             self.stable.wake_all();
         }
+        self.serving = Some((entered?, generation));
+        Ok(())
     }
 
     fn begin(&mut self, pass: &mut Pass<'_>, request: Request) {
         let Some((queue, _)) = &mut self.serving else {
-            self.failed.push_back(Done {
-                tag: request.tag,
-                result: Err(Errno::IO),
-            });
+            self.refuse(request.tag, Errno::IO);
             return;
         };
         self.in_flight += 1;
         queue
             .submit(pass, request)
             .expect("a disk's queue takes a request for every tag");
+    }
+
+    fn refuse(&mut self, tag: Tag, errno: Errno) {
+        let result = Err(errno);
+        self.failed.push_back(Done { tag, result });
     }
 }
 
@@ -243,8 +268,9 @@ impl DeviceQueue for StableQueue {
         Some(done)
     }
 
+    /// While there is no image requests had better wait where managers do not count them as begun.
     fn busy(&self) -> bool {
-        false
+        !self.is_current() && !self.stable.is_given_up()
     }
 
     /// While images are exchanged, nothing is known.
@@ -259,10 +285,7 @@ impl DeviceQueue for StableQueue {
     fn cancel(&mut self, pass: &mut Pass<'_>, tag: Tag) -> CancelOutcome {
         if let Some(at) = self.held.iter().position(|request| request.tag == tag) {
             self.held.remove(at);
-            self.failed.push_back(Done {
-                tag,
-                result: Err(Errno::CANCELED),
-            });
+            self.refuse(tag, Errno::CANCELED);
             return CancelOutcome::NeverStarted;
         }
         match &mut self.serving {
@@ -277,9 +300,7 @@ impl DeviceQueue for StableQueue {
     }
 
     fn close(mut self: Box<Self>, io: &mut dyn OpQueue) {
-        let mut seats = self.stable.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        seats.remove(&self.seat.index);
-        drop(seats);
+        self.stable.seats().remove(&self.seat.index);
         if let Some((queue, generation)) = self.serving.take() {
             Box::new(queue).close(io);
             generation.attendance.leave(self.seat.index == 0);
