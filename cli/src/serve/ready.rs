@@ -199,6 +199,7 @@ mod tests {
             read_only: false,
             cache: vbd::Cache::Writeback,
             failed: false,
+            paused: None,
         }
     }
 
