@@ -1,8 +1,10 @@
 //! How a server is made, and the numbers that follow from it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use iomgr_core::Waker;
+use tqueue::Watchdog;
 
 use crate::proto::{Handshake, PAYLOAD_BYTES_MAX};
 use crate::{Error, ErrorKind, Export, Listener};
@@ -28,6 +30,8 @@ pub struct ServerConfig {
     pub limits: ConnectionLimits,
     /// Woken when a thread has ended although nobody stopped the server ([`Server::failed`](crate::Server::failed)).
     pub on_failure: Waker,
+    /// Who tells of managers' hooks that do not return; the server has one of its own if not given.
+    pub watchdog: Option<Arc<Watchdog>>,
 }
 
 impl ServerConfig {
@@ -42,6 +46,7 @@ impl ServerConfig {
             queue: tqueue::Config::default(),
             limits: ConnectionLimits::default(),
             on_failure: Waker::none(),
+            watchdog: None,
         }
     }
 

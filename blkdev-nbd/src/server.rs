@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use tqueue::EventWake;
+use tqueue::{EventWake, Watchdog};
 
 use crate::config::ServerConfig;
 use crate::export::{Export, ExportTable, Listed};
@@ -26,6 +26,7 @@ pub struct Server {
     reports: Receiver<(u16, Report)>,
     /// Held while workers are told of a change, so that all of them are told of all changes in the same order.
     roster: Mutex<Roster>,
+    watchdog: Arc<Watchdog>,
 }
 
 /// How long requests in a device may take to end, after the clients' time is over.
@@ -56,16 +57,19 @@ impl Server {
     pub fn start(mut config: ServerConfig) -> Result<Self, Error> {
         config.check()?;
         let (reports_in, reports) = unbounded();
+        let watchdog = config.watchdog.clone().map_or_else(Watchdog::start, Ok);
+        let watchdog = watchdog.map_err(|error| Error::new(ErrorKind::Os, "thread").caused_by(error))?;
         let mut roster = Roster::new(config.exports_max(), config.payload_max());
         for export in std::mem::take(&mut config.exports) {
             let listed = roster.admit(export)?;
             roster.serve(listed.id);
         }
-        let plans = plan(config, &roster.table(), &reports_in)?;
+        let plans = plan(config, &roster.table(), &reports_in, &watchdog)?;
         let mut server = Self {
             workers: Vec::with_capacity(plans.len()),
             reports,
             roster: Mutex::new(roster),
+            watchdog,
         };
         for (handle, plan) in plans {
             server.start_worker(handle, plan)?;
@@ -140,7 +144,12 @@ impl Server {
 
     /// What it is doing.
     pub fn stats(&self) -> ServerStats {
-        let mut stats = ServerStats::default();
+        let hooks = self.watchdog.watch().counts();
+        let mut stats = ServerStats {
+            slow_passes_total: hooks.slow_passes,
+            stuck_passes_total: hooks.stuck_passes,
+            ..ServerStats::default()
+        };
         for WorkerState { handle, .. } in &self.workers {
             stats.connections += handle.gauges.connections.load(Ordering::Relaxed);
             stats.connections_total += handle.gauges.accepted.load(Ordering::Relaxed);
@@ -301,6 +310,7 @@ fn plan(
     config: ServerConfig,
     exports: &Arc<ExportTable>,
     reports: &Sender<(u16, Report)>,
+    watchdog: &Watchdog,
 ) -> Result<Vec<(Handle, WorkerPlan)>, Error> {
     let (queue, memory) = (config.queue_config(), config.memory_sizes());
     let connections = config.connections_per_thread();
@@ -321,6 +331,7 @@ fn plan(
         connections,
         limits: config.limits.clone(),
         on_failure: config.on_failure.clone(),
+        watch: Arc::clone(watchdog.watch()),
     };
     let plans = (0..config.threads).zip(ends).map(plan);
     Ok(handles.iter().cloned().zip(plans).collect())

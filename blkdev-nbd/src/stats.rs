@@ -16,6 +16,10 @@ pub struct ServerStats {
     pub in_flight: u32,
     /// Requests that ended so far.
     pub requests_total: u64,
+    /// Passes of the threads' loops whose managers' hooks took above 1 ms.
+    pub slow_passes_total: u64,
+    /// Times that a thread was in managers' hooks for a second or longer.
+    pub stuck_passes_total: u64,
 }
 
 /// What one connection is doing and has done ([`Server::connections`](crate::Server::connections)).

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use iomgr_core::manager::ManagedDevice;
 use iomgr_core::{Device, Waker};
-use tqueue::EngineKind;
+use tqueue::{EngineKind, Watchdog};
 
 use crate::{Error, ErrorKind, MAX_QUEUE_DEPTH};
 
@@ -26,6 +26,8 @@ pub struct ServerConfig {
     pub queue: tqueue::Config,
     /// Woken when the device has ended without being stopped here: somebody else stopped it, or its thread failed.
     pub on_end: Waker,
+    /// Who tells of managers' hooks that do not return; the server has one of its own if not given.
+    pub watchdog: Option<Arc<Watchdog>>,
 }
 
 /// Of all buffers together.

@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, unbounded};
-use tqueue::EventWake;
+use tqueue::{EventWake, Watchdog};
 
 use crate::abi::{DeviceInfo, DeviceState, Params};
 use crate::config::ServerConfig;
@@ -39,6 +39,7 @@ pub struct Server {
     /// How the thread has ended.
     ended: Option<Result<(), Error>>,
     gauges: Arc<Gauges>,
+    watchdog: Arc<Watchdog>,
     stage: Stage,
 }
 
@@ -70,6 +71,10 @@ pub struct ServerStats {
     pub enters_total: u64,
     /// Entries submitted on its thread: commands, and what the device behind asks of its files.
     pub sqes_total: u64,
+    /// Passes of the thread's loop whose managers' hooks took above 1 ms.
+    pub slow_passes_total: u64,
+    /// Times that the thread was in managers' hooks for a second or longer.
+    pub stuck_passes_total: u64,
 }
 
 impl Server {
@@ -82,6 +87,8 @@ impl Server {
     pub(crate) fn start_on(driver: &dyn Driver, config: ServerConfig) -> Result<Self, Error> {
         config.check()?;
         let mut control = Control::on(driver)?;
+        let watchdog = config.watchdog.clone().map_or_else(Watchdog::start, Ok);
+        let watchdog = watchdog.map_err(|error| Error::new(ErrorKind::Os, "thread").caused_by(error))?;
         let wanted = wanted(&config);
         let info = control.add(&wanted)?;
         let (reports_in, reports) = unbounded();
@@ -93,6 +100,7 @@ impl Server {
             reports,
             ended: None,
             gauges: Arc::default(),
+            watchdog,
             stage: Stage::Added,
         };
         // From here on, dropping `server` takes everything back.
@@ -114,6 +122,7 @@ impl Server {
             gauges: Arc::clone(&server.gauges),
             reports: reports_in,
             on_end: config.on_end,
+            watch: Arc::clone(server.watchdog.watch()),
         })?;
         server.control.start(server.info.id)?;
         server.stage = Stage::Serving;
@@ -137,12 +146,14 @@ impl Server {
 
     /// What it has done.
     pub fn stats(&self) -> ServerStats {
-        let gauges = &self.gauges;
+        let (gauges, hooks) = (&self.gauges, self.watchdog.watch().counts());
         ServerStats {
             in_flight: gauges.in_flight.load(Ordering::Relaxed),
             requests_total: gauges.requests.load(Ordering::Relaxed),
             enters_total: gauges.enters.load(Ordering::Relaxed),
             sqes_total: gauges.sqes.load(Ordering::Relaxed),
+            slow_passes_total: hooks.slow_passes,
+            stuck_passes_total: hooks.stuck_passes,
         }
     }
 

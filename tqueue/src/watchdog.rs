@@ -39,23 +39,23 @@ impl Wake for Bed {
 
 impl Watchdog {
     /// One that writes to the log what it sees.
-    pub fn start() -> io::Result<Self> {
+    pub fn start() -> io::Result<Arc<Self>> {
         Self::start_with(|_| ())
     }
 
     /// One that says it to `on_stuck` as well.
-    pub fn start_with(on_stuck: impl FnMut(&Stuck) + Send + 'static) -> io::Result<Self> {
+    pub fn start_with(on_stuck: impl FnMut(&Stuck) + Send + 'static) -> io::Result<Arc<Self>> {
         let bed = Arc::new(Bed::default());
         let watch = Arc::new(HookWatch::new(Waker::new(Arc::clone(&bed) as Arc<dyn Wake>)));
         let (its_watch, its_bed) = (Arc::clone(&watch), Arc::clone(&bed));
         let thread = thread::Builder::new()
             .name("watchdog".into())
             .spawn(move || its_bed.live(&its_watch, on_stuck))?;
-        Ok(Self {
+        Ok(Arc::new(Self {
             watch,
             bed,
             thread: Some(thread),
-        })
+        }))
     }
 
     /// What it looks at.

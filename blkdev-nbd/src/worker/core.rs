@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use iomgr_core::manager::HookMeter;
 use iomgr_core::{OpDone, Owner, Pass, Timestamp};
 use tqueue::Queue;
 
@@ -19,6 +20,8 @@ pub(super) struct Core {
     pub(super) exports: Arc<ExportTable>,
     /// When the pass began.
     pub(super) now: Timestamp,
+    /// How long this pass is in managers' hooks.
+    pub(super) hooks: HookMeter,
     /// Commands of one connection that may be unanswered.
     pub(super) in_flight_max: u32,
     /// Connections that are not received from until their sockets take more.
@@ -29,8 +32,26 @@ impl Core {
     /// Lets the lanes see a swap of managers, and the time. Once a pass.
     pub(super) fn begin_pass(&mut self) {
         self.now = self.queue.now();
+        self.enter_hooks();
         let (lanes, mut pass) = self.lanes();
         lanes.iter_mut().for_each(|lane| lane.requests.begin_pass(&mut pass));
+        self.leave_hooks();
+        let manager = self.lanes.iter().find_map(|lane| lane.requests.manager());
+        self.hooks.follow(manager);
+    }
+
+    /// Managers' hooks may be called from here on, if there are any: the clock runs.
+    pub(super) fn enter_hooks(&mut self) {
+        if self.hooks.is_needed() {
+            self.hooks.enter(self.queue.now());
+        }
+    }
+
+    /// None are called from here on.
+    pub(super) fn leave_hooks(&mut self) {
+        if self.hooks.is_needed() {
+            self.hooks.leave(self.queue.now());
+        }
     }
 
     /// An op of a device's has ended.

@@ -99,6 +99,7 @@ impl Worker {
             self.follow_stage()?;
             self.keep_ticking(self.core.memory.has_line())?;
             self.keep_resuming()?;
+            self.core.hooks.end_pass();
             self.publish();
         }
         Ok(())
@@ -265,12 +266,14 @@ impl Worker {
     fn work(&mut self) {
         loop {
             while self.conns.process(&mut self.core) {}
+            self.core.enter_hooks();
             self.core.admit();
             while let Some(finished) = self.core.poll_finished() {
                 let conn = self.conns.touch(finished.conn);
                 let conn = conn.expect("a connection stays until its requests have ended");
                 conn.finished(&mut self.core, finished);
             }
+            self.core.leave_hooks();
             while let Some(id) = self.core.poll_unblocked() {
                 self.conns.list(id);
             }

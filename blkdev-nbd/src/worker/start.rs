@@ -1,8 +1,10 @@
 //! How a worker comes to be, and what is left when it ends.
 
 use std::sync::Arc;
+use std::thread;
 
 use crossbeam_channel::{Receiver, Sender};
+use iomgr_core::manager::{HookMeter, HookWatch};
 use iomgr_core::{OpQueue, Waker};
 use tqueue::{EventWake, Queue};
 
@@ -37,6 +39,7 @@ pub(crate) struct WorkerPlan {
     pub(crate) connections: u32,
     pub(crate) limits: ConnectionLimits,
     pub(crate) on_failure: Waker,
+    pub(crate) watch: Arc<HookWatch>,
 }
 
 /// The whole life of a worker's thread.
@@ -111,6 +114,7 @@ impl WorkerPlan {
             memory,
             exports: self.exports,
             now: tqueue::monotonic_now(),
+            hooks: HookMeter::new(&self.watch, thread::current().name().unwrap_or("nbd")),
             in_flight_max: self.limits.in_flight,
             paused: 0,
         };

@@ -1,6 +1,7 @@
 //! The hooks of I/O request managers, called as their contract says whatever clients do.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 
 use blkdev_nbd::proto::CommandType;
@@ -8,6 +9,7 @@ use blkdev_nbd::test_utils::MemDevice;
 use iomgr_core::Class;
 use iomgr_core::manager::test_utils::CountingManager;
 use iomgr_core::manager::{Verdict, Wait};
+use tqueue::Watchdog;
 
 use crate::client::{Client, header};
 use crate::server::TestServer;
@@ -93,5 +95,39 @@ fn held_writes_hold_neither_reads_nor_flushes() {
     server.registry.replace(CountingManager::new("free") as _).unwrap();
     assert_eq!(writer.reply(), (1, 0));
     assert_eq!(other.read(0, 512), [1; 512]);
+    server.stop();
+}
+
+#[test]
+fn a_hook_that_does_not_return_is_told_of_and_requests_go_on_when_it_does() {
+    let (gate, is_shut) = (Arc::new(Barrier::new(2)), AtomicBool::new(true));
+    let its_gate = Arc::clone(&gate);
+    let manager = CountingManager::with_policy("blocking", move |_| {
+        if is_shut.swap(false, Ordering::Relaxed) {
+            its_gate.wait();
+        }
+        Verdict::Go
+    });
+    let (tell, told) = mpsc::channel();
+    let watchdog = Watchdog::start_with(move |stuck| tell.send(stuck.clone()).unwrap()).unwrap();
+    let given = Some(Arc::clone(&watchdog));
+    let server = TestServer::start(MemDevice::new("disk", 1 << 20), manager, |config| {
+        config.watchdog = given
+    })
+    .unwrap();
+    let mut client = server.client();
+    client.command(header(CommandType::Read, 1, 0, 512), &[]);
+    let stuck = told.recv().unwrap();
+    assert_eq!((&*stuck.manager, &*stuck.thread), ("blocking", "nbd-0"));
+    assert_eq!(server.server.as_ref().unwrap().stats().stuck_passes_total, 1);
+    gate.wait();
+    assert_eq!(client.reply(), (1, 0));
+    client.receive_vec(512);
+    assert_eq!(client.read(512, 512), [0; 512]);
+    assert_eq!(
+        watchdog.watch().counts().slow_passes,
+        1,
+        "the pass is over, and was slow"
+    );
     server.stop();
 }

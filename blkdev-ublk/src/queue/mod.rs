@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use iomgr_core::manager::HookMeter;
 use iomgr_core::{Data, Ended, Errno, FileSlot, Lane, Pass, Request, RequestFlags, SECTOR_BYTES, Tag, Timestamp};
 use tqueue::{Completion, EventWake, Interest, NetFull, Queue};
 
@@ -61,6 +62,8 @@ pub(crate) struct Worker {
     wake: Arc<EventWake>,
     wake_file: FileSlot,
     gauges: Arc<Gauges>,
+    /// How long this pass is in managers' hooks.
+    hooks: HookMeter,
     /// When the pass began.
     now: Timestamp,
 }
@@ -70,14 +73,37 @@ impl Worker {
     fn run(&mut self) -> Result<(), Error> {
         while !(self.tags.are_gone() && self.lane.is_idle()) {
             self.wait()?;
-            self.now = self.queue.now();
-            let (lane, mut pass) = self.lane();
-            lane.begin_pass(&mut pass);
+            self.begin_pass();
             self.deliver()?;
             self.work()?;
+            self.hooks.end_pass();
             self.publish();
         }
         Ok(())
+    }
+
+    /// Lets the lane see a swap of managers, and the time.
+    fn begin_pass(&mut self) {
+        self.now = self.queue.now();
+        self.enter_hooks();
+        let (lane, mut pass) = self.lane();
+        lane.begin_pass(&mut pass);
+        self.leave_hooks();
+        self.hooks.follow(self.lane.manager());
+    }
+
+    /// Managers' hooks may be called from here on, if there are any: the clock runs.
+    fn enter_hooks(&mut self) {
+        if self.hooks.is_needed() {
+            self.hooks.enter(self.queue.now());
+        }
+    }
+
+    /// None are called from here on.
+    fn leave_hooks(&mut self) {
+        if self.hooks.is_needed() {
+            self.hooks.leave(self.queue.now());
+        }
     }
 
     /// Submits what was queued, and sleeps until something ends, or a held request is due.
@@ -146,6 +172,7 @@ impl Worker {
     /// Everything that can be done without waiting: what ends may let others start.
     fn work(&mut self) -> Result<(), Error> {
         loop {
+            self.enter_hooks();
             let (lane, mut pass) = self.lane();
             lane.admit(&mut pass);
             let mut any = false;
@@ -153,6 +180,7 @@ impl Worker {
                 any = true;
                 self.ended(&ended)?;
             }
+            self.leave_hooks();
             if !any {
                 return Ok(());
             }

@@ -1,9 +1,10 @@
 //! How a queue thread comes to be, and what is left when it ends.
 
 use std::sync::Arc;
+use std::thread;
 
 use crossbeam_channel::Sender;
-use iomgr_core::manager::{Intake, ManagedDevice};
+use iomgr_core::manager::{HookMeter, HookWatch, Intake, ManagedDevice};
 use iomgr_core::{Device, Lane, OpQueue, Owner, QueueContext, Timestamp, Wake, Waker};
 use tqueue::{EventWake, Queue};
 
@@ -27,6 +28,7 @@ pub(crate) struct WorkerPlan {
     pub(crate) gauges: Arc<Gauges>,
     pub(crate) reports: Sender<Report>,
     pub(crate) on_end: Waker,
+    pub(crate) watch: Arc<HookWatch>,
 }
 
 /// The whole life of a queue thread.
@@ -129,6 +131,7 @@ impl WorkerPlan {
             wake: self.wake,
             wake_file,
             gauges: self.gauges,
+            hooks: HookMeter::new(&self.watch, thread::current().name().unwrap_or("ublk")),
             now: Timestamp::ZERO,
         })
     }

@@ -79,6 +79,7 @@ impl Rig {
                 ..tqueue::Config::default()
             },
             on_end: Waker::new(Arc::clone(&self.ends) as Arc<dyn Wake>),
+            watchdog: None,
         }
     }
 

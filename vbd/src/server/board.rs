@@ -51,6 +51,7 @@ impl Board {
             queue,
             limits: options.limits.clone(),
             on_failure,
+            watchdog: None,
         };
         let frontend = blkdev_nbd::Server::start(config)
             .map_err(|error| Error::new(ErrorKind::Server, "the NBD frontend cannot be started").because(error))?;

@@ -271,6 +271,7 @@ fn start_frontend(
             ..tqueue::Config::default()
         },
         on_end: end.on_failure(),
+        watchdog: None,
     };
     Frontend::start(config).map_err(failed)
 }
