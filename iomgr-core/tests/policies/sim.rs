@@ -437,7 +437,6 @@ impl Sim {
         );
         thread.last = self.now;
         thread.busy_until = self.now + self.rules.pass;
-        self.passes += 1;
         let granted = self.pass(index);
         self.granted += granted;
         if is_timer && granted == 0 {
@@ -509,6 +508,7 @@ impl Sim {
     /// Starts what may start; says how much did.
     fn admit(&mut self, index: usize) -> u64 {
         let mut granted = 0;
+        self.passes += 1;
         let queue = &mut self.queues[index];
         queue.intake.begin_pass(self.now);
         if queue.intake.is_closed() {
