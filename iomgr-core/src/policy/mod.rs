@@ -15,6 +15,8 @@
 
 mod config;
 mod governor;
+mod per_device;
+mod wfq;
 
 use std::sync::Arc;
 
@@ -41,6 +43,7 @@ fn build(config: &PolicyConfig) -> Result<Option<Arc<dyn Policy>>, BadConfig> {
     config.check()?;
     match config {
         PolicyConfig::None => Ok(None),
+        PolicyConfig::Wfq(config) => Ok(Some(Arc::new(wfq::Wfq::new(config.clone())))),
         other => Err(BadConfig::new(format!(
             "policy {} is not in this version",
             other.name()

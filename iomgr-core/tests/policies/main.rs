@@ -21,3 +21,4 @@ mod server;
 mod sim;
 
 mod none;
+mod wfq;

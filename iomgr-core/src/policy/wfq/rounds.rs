@@ -1,0 +1,278 @@
+//! The rounds: who may spend how much, and when the next one begins.
+
+use std::time::Duration;
+
+use super::super::per_device::PerDevice;
+use crate::manager::{DeviceId, Head, Verdict, Wait};
+use crate::policy::WfqConfig;
+use crate::{Class, Operation, Timestamp};
+
+/// How long a device that was woken, and has something left, keeps the others waiting before it asks.
+pub(super) const GRACE: Duration = Duration::from_millis(1);
+
+/// Fractions of the unit of cost in which accounts are kept, so that the smallest weight beside the largest has a quantum.
+const FRACTIONS: i64 = 1 << 14;
+/// More than any request costs, and far enough from overflow.
+const CHARGE_MAX: i64 = 1 << 60;
+/// What a quantum is measured by: a request of so many sectors.
+const NOMINAL_SECTORS: i64 = 8;
+const SECTORS_PER_KIB: i64 = 2;
+
+/// All devices' accounts.
+#[derive(Debug)]
+pub(super) struct Rounds {
+    config: WfqConfig,
+    devices: PerDevice<Account>,
+    /// Of any device that is started.
+    weight_max: u16,
+    /// Reads and writes granted and not freed.
+    in_flight: u32,
+    /// Rounds begun, and one: an account's 0 is before all of them.
+    round: u64,
+    /// Requests freed or given back: each wakes all who were told no before.
+    freed: u64,
+    /// Who looks again after a grace, if nothing was freed since.
+    guard: Option<(DeviceId, u64)>,
+}
+
+/// One device's.
+#[derive(Debug)]
+struct Account {
+    name: String,
+    weight: u16,
+    in_flight: u32,
+    /// What is left of its quantum, in fractions; below zero it is owed.
+    left: i64,
+    /// The classes that were told no and got no grant since: it has a backlog if there are any.
+    held: u8,
+    /// The round in which it asked last.
+    asked: u64,
+    /// What [`Rounds::freed`] was when it was told no last.
+    told: u64,
+    /// Since when somebody waits for it to ask, after it was woken.
+    silent: Option<Timestamp>,
+}
+
+/// Whom a device that has nothing left finds before it.
+enum Ahead {
+    /// Somebody who was woken and is yet to ask, at the latest at this instant.
+    Awake(Timestamp),
+    /// Somebody who sleeps until something is freed.
+    Asleep,
+    Nobody,
+}
+
+impl Rounds {
+    pub(super) fn new(config: WfqConfig) -> Self {
+        Self {
+            config,
+            devices: PerDevice::default(),
+            weight_max: 1,
+            in_flight: 0,
+            round: 1,
+            freed: 0,
+            guard: None,
+        }
+    }
+
+    pub(super) fn config(&self) -> &WfqConfig {
+        &self.config
+    }
+
+    pub(super) fn reconfigure(&mut self, config: WfqConfig) {
+        self.config = config;
+        for account in self.devices.iter_mut() {
+            account.weight = weight(&self.config, &account.name);
+        }
+        self.find_weight_max();
+        let unit = self.unit();
+        for account in self.devices.iter_mut() {
+            account.left = account.left.min(account.quantum(unit).saturating_mul(2));
+        }
+    }
+
+    pub(super) fn start(&mut self, id: DeviceId, name: &str) {
+        let account = Account {
+            name: name.to_owned(),
+            weight: weight(&self.config, name),
+            in_flight: 0,
+            left: 0,
+            held: 0,
+            asked: 0,
+            told: 0,
+            silent: None,
+        };
+        self.devices.insert(id, account);
+        self.find_weight_max();
+    }
+
+    pub(super) fn stop(&mut self, id: DeviceId) {
+        let gone = self.devices.remove(id);
+        self.in_flight -= gone.map_or(0, |account| account.in_flight);
+        self.find_weight_max();
+    }
+
+    /// May this request go?
+    pub(super) fn ask(&mut self, id: DeviceId, head: &Head, now: Timestamp) -> Verdict {
+        let (charge, freed) = (self.charge(head), self.freed);
+        let account = self.devices.of(id);
+        account.silent = None;
+        if is_flush(head) {
+            account.spend(charge);
+            return Verdict::Go;
+        }
+        let wait = match self.in_flight >= self.config.depth {
+            true => Some(Wait::Freed),
+            false if account.left > 0 => None,
+            false => self.ahead_of(id, head, now),
+        };
+        let account = self.devices.of(id);
+        account.asked = self.round;
+        let class = class_bit(head);
+        if let Some(wait) = wait {
+            account.held |= class;
+            account.told = freed;
+            return Verdict::No(wait);
+        }
+        account.held &= !class;
+        account.spend(charge);
+        account.in_flight += 1;
+        self.in_flight += 1;
+        Verdict::Go
+    }
+
+    /// What was granted did not start.
+    pub(super) fn give_back(&mut self, id: DeviceId, head: &Head) {
+        let charge = self.charge(head);
+        self.devices.of(id).spend(-charge);
+        self.free(id, head);
+    }
+
+    pub(super) fn free(&mut self, id: DeviceId, head: &Head) {
+        self.freed += 1;
+        if !is_flush(head) {
+            self.devices.of(id).in_flight -= 1;
+            self.in_flight -= 1;
+        }
+    }
+
+    /// What a device with nothing left waits for, if it waits: new rounds begin until somebody has something left.
+    fn ahead_of(&mut self, id: DeviceId, head: &Head, now: Timestamp) -> Option<Wait> {
+        self.devices.of(id).held |= class_bit(head);
+        if let Ahead::Nobody = self.ahead(id, now) {
+            self.turn();
+        }
+        if self.devices.of(id).left > 0 {
+            return None;
+        }
+        match self.ahead(id, now) {
+            Ahead::Awake(until) => Some(self.wait(id, until)),
+            Ahead::Asleep | Ahead::Nobody => None,
+        }
+    }
+
+    /// One who looks at the clock is enough where a free will come to wake the others.
+    fn wait(&mut self, id: DeviceId, until: Timestamp) -> Wait {
+        match self.guard {
+            Some((guard, freed)) if guard != id && freed == self.freed && self.in_flight > 0 => Wait::Freed,
+            _ => {
+                self.guard = Some((id, self.freed));
+                Wait::FreedOr(until)
+            }
+        }
+    }
+
+    /// Who has a backlog and something left, besides this device? One who kept silent for too long has no backlog.
+    fn ahead(&mut self, id: DeviceId, now: Timestamp) -> Ahead {
+        let freed = self.freed;
+        let mut ahead = Ahead::Nobody;
+        for other in self
+            .devices
+            .others(id)
+            .filter(|other| other.held != 0 && other.left > 0)
+        {
+            if other.told == freed {
+                ahead = match ahead {
+                    Ahead::Nobody => Ahead::Asleep,
+                    awake => awake,
+                };
+                continue;
+            }
+            let until = *other.silent.get_or_insert(now) + GRACE;
+            match until <= now {
+                true => other.held = 0,
+                false => ahead = Ahead::Awake(until),
+            }
+        }
+        ahead
+    }
+
+    /// Begins as many rounds as it takes until a device with a backlog has something left. Who asked in the last one, and
+    /// is perhaps between two requests, keeps what it has left of it; who did not has nothing to keep.
+    fn turn(&mut self) {
+        let (unit, round) = (self.unit(), self.round);
+        let backlogged = self.devices.iter().filter(|account| account.held != 0);
+        let rounds = backlogged.map(|account| account.rounds_owed(unit)).min().unwrap_or(1);
+        for account in self.devices.iter_mut() {
+            let quantum = account.quantum(unit);
+            let takes_part = account.held != 0 || account.asked == round;
+            let more = quantum.saturating_mul(rounds);
+            account.left = match takes_part {
+                true => account.left.min(quantum).saturating_add(more),
+                false => account.left.saturating_add(more).min(0),
+            };
+        }
+        self.round += 1;
+    }
+
+    /// What one of weight 1 may spend in a round, in fractions.
+    fn unit(&self) -> i64 {
+        let nominal = i64::from(self.config.cost_base)
+            + i64::from(self.config.cost_per_kib) * (NOMINAL_SECTORS / SECTORS_PER_KIB);
+        let depth = i64::from(self.config.depth.min(1024));
+        (nominal * depth * FRACTIONS / i64::from(self.weight_max)).max(1)
+    }
+
+    fn charge(&self, head: &Head) -> i64 {
+        let sectors = match head.op {
+            Operation::Read | Operation::Write | Operation::Prefetch => head.range.count().0,
+            Operation::Flush | Operation::Discard | Operation::WriteZeroes => 0,
+        };
+        let sectors = i64::try_from(sectors).unwrap_or(i64::MAX);
+        let moved = (i64::from(self.config.cost_per_kib) * (FRACTIONS / SECTORS_PER_KIB)).saturating_mul(sectors);
+        moved
+            .saturating_add(i64::from(self.config.cost_base) * FRACTIONS)
+            .min(CHARGE_MAX)
+    }
+
+    fn find_weight_max(&mut self) {
+        self.weight_max = self.devices.iter().map(|account| account.weight).max().unwrap_or(1);
+    }
+}
+
+impl Account {
+    fn spend(&mut self, charge: i64) {
+        self.left = self.left.saturating_sub(charge);
+    }
+
+    fn quantum(&self, unit: i64) -> i64 {
+        unit.saturating_mul(i64::from(self.weight))
+    }
+
+    /// The fewest rounds after which something is left.
+    fn rounds_owed(&self, unit: i64) -> i64 {
+        self.left.min(0).saturating_neg() / self.quantum(unit) + 1
+    }
+}
+
+fn weight(config: &WfqConfig, name: &str) -> u16 {
+    config.weights.get(name).copied().unwrap_or(config.default_weight)
+}
+
+fn is_flush(head: &Head) -> bool {
+    head.class == Class::Other
+}
+
+fn class_bit(head: &Head) -> u8 {
+    1 << head.class.index()
+}
