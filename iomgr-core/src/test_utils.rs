@@ -32,6 +32,8 @@ struct Shared {
     held: AtomicBool,
     wakers: Mutex<Vec<Waker>>,
     open_queues: AtomicU64,
+    /// The numbers of the queues that were closed, in that order.
+    closed_queues: Mutex<Vec<u16>>,
     /// Requests of this kind panic.
     bomb: Mutex<Option<Operation>>,
     /// Each queue reads from this for itself.
@@ -202,6 +204,11 @@ impl MemDevice {
     pub fn open_queues(&self) -> u64 {
         self.shared.open_queues.load(Ordering::SeqCst)
     }
+
+    /// The numbers of the queues that were closed so far, in that order.
+    pub fn closed_queues(&self) -> Vec<u16> {
+        lock(&self.shared.closed_queues).clone()
+    }
 }
 
 impl Device for MemDevice {
@@ -223,6 +230,7 @@ impl Device for MemDevice {
         let background = lock(&self.shared.background).clone();
         let background = background.map(|file| read_byte(cx.io, cx.owner, &file)).transpose()?;
         Ok(Box::new(MemQueue {
+            index: cx.index,
             background,
             shared: Arc::clone(&self.shared),
             held: VecDeque::with_capacity(depth),
@@ -263,6 +271,7 @@ fn read_byte(io: &mut dyn OpQueue, owner: Owner, file: &FileHandle) -> Result<(F
 }
 
 struct MemQueue {
+    index: u16,
     shared: Arc<Shared>,
     background: Option<(FileSlot, Lease)>,
     held: VecDeque<Request>,
@@ -407,6 +416,7 @@ impl DeviceQueue for MemQueue {
             self.held.is_empty() && self.done.is_empty() && self.background.is_none(),
             "a queue is closed when nothing is outstanding"
         );
+        lock(&self.shared.closed_queues).push(self.index);
         self.shared.open_queues.fetch_sub(1, Ordering::SeqCst);
     }
 }
