@@ -361,6 +361,74 @@ fn nothing_is_taken_while_a_reply_waits() {
     assert_eq!(machine.handle_bytes(&FIXED.to_be_bytes(), &Shelf), Ok(4));
 }
 
+/// A shelf whose exports are those of these numbers.
+struct Changing(Vec<usize>);
+
+impl Catalog for Changing {
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn next(&self, from: ExportId) -> Option<ExportId> {
+        self.0.iter().copied().map(ExportId).find(|id| *id >= from)
+    }
+
+    fn name(&self, id: ExportId) -> Option<&str> {
+        self.0.contains(&id.0).then(|| Shelf.name(id)).flatten()
+    }
+
+    fn description(&self, id: ExportId) -> Option<&str> {
+        self.name(id).map(|_| "")
+    }
+
+    fn facts(&self, id: ExportId) -> Option<ExportFacts> {
+        self.0.contains(&id.0).then(|| Shelf.facts(id)).flatten()
+    }
+}
+
+/// The types of what is replied to an option while the exports change from message to message; the last ones stay.
+fn replies(option: &[u8], exports: [&[usize]; 4]) -> (Handshake, Vec<u32>) {
+    let mut machine = Handshake::new();
+    let (mut out, both) = ([0; Handshake::OUTPUT_BYTES], Changing(vec![0, 1]));
+    machine.poll_transmit(&mut out, &both);
+    machine.handle_bytes(&FIXED.to_be_bytes(), &both).unwrap();
+    assert_eq!(machine.handle_bytes(option, &both), Ok(option.len()));
+    let mut kinds = Vec::new();
+    let mut exports = exports.into_iter().map(|exports| Changing(exports.to_vec()));
+    let mut now = exports.next().unwrap();
+    while machine.poll_transmit(&mut out, &now) > 0 {
+        kinds.push(OptionReplyHeader::parse(out.first_chunk().unwrap()).unwrap().kind);
+        now = exports.next().unwrap_or(now);
+    }
+    (machine, kinds)
+}
+
+#[test]
+fn an_export_that_goes_while_it_is_told_of_is_unknown_and_another_can_be_chosen() {
+    const UNKNOWN: u32 = OptionError::Unknown as u32;
+    for code in [OptionCode::Info, OptionCode::Go] {
+        let ask = go(code, "zweite", &[1, 2]);
+        let (mut machine, kinds) = replies(&ask, [&[0, 1], &[0], &[0], &[0]]);
+        assert_eq!((kinds, machine.poll_outcome()), (vec![3, UNKNOWN], None));
+        let next = go(OptionCode::Go, "", &[]);
+        assert_eq!(machine.handle_bytes(&next, &Changing(vec![0])), Ok(next.len()));
+        assert_eq!(
+            replies(&ask, [&[], &[0, 1], &[0, 1], &[0, 1]]).1,
+            [UNKNOWN],
+            "it does not come back"
+        );
+    }
+}
+
+#[test]
+fn a_list_has_each_export_once_that_is_there_all_the_time() {
+    let list = option(3, b"");
+    assert_eq!(replies(&list, [&[0, 1], &[1], &[1], &[1]]).1, [2, 2, 1]);
+    assert_eq!(replies(&list, [&[0, 1], &[0], &[0], &[0]]).1, [2, 1]);
+    assert_eq!(replies(&list, [&[1], &[0, 1], &[0, 1], &[0, 1]]).1, [2, 1]);
+    assert_eq!(replies(&list, [&[], &[0, 1], &[0, 1], &[0, 1]]).1, [1]);
+}
+
 fn an_option() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         Just(option(3, b"")),
