@@ -3,6 +3,7 @@
 mod crowd;
 mod habits;
 mod holes;
+mod pause;
 mod views;
 
 use iomgr_tests::nbd::{Command, EIO, FUA, Span};
