@@ -112,6 +112,16 @@ impl Figures {
             .expect("both histograms have the same bounds");
     }
 
+    /// Takes away what `past`, an earlier state of these figures, had counted: what is left was done since.
+    pub fn subtract(&mut self, past: &Self) {
+        self.ops = self.ops.saturating_sub(past.ops);
+        self.bytes = self.bytes.saturating_sub(past.bytes);
+        self.errors = self.errors.saturating_sub(past.errors);
+        if self.latency_ns.subtract(&past.latency_ns).is_err() {
+            self.latency_ns.reset();
+        }
+    }
+
     /// Requests ended.
     pub fn ops(&self) -> u64 {
         self.ops
@@ -159,6 +169,24 @@ mod tests {
                 assert!((seen - us).abs() <= us * error, "{precision:?}: {seen} for {us}");
             }
         }
+    }
+
+    #[test]
+    fn what_was_done_since_is_a_difference() {
+        let mut figures = Figures::new(Precision::Percent);
+        (0..100).for_each(|_| figures.record(512, true, Duration::from_secs(1)));
+        let past = figures.clone();
+        figures.record(4096, true, Duration::from_micros(10));
+        figures.record(4096, false, Duration::from_micros(10));
+        figures.subtract(&past);
+        assert_eq!((figures.ops(), figures.bytes(), figures.errors()), (2, 4096, 1));
+        assert!(
+            figures.latency(1.0) < Duration::from_micros(11),
+            "{:?}",
+            figures.latency(1.0)
+        );
+        figures.subtract(&past);
+        assert_eq!((figures.ops(), figures.latency(1.0)), (0, Duration::ZERO));
     }
 
     #[test]

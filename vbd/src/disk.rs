@@ -5,8 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use iomgr_core::stats::Figures;
 use iomgr_core::{
     BlockStatus, Device, DeviceQueue, Errno, FileHandle, Limits, QueueContext, SECTOR_BYTES, Sector, SectorCount,
     SectorRange, Storage,
@@ -250,7 +251,16 @@ impl Disk {
 
     /// What it has done since it was opened.
     pub fn stats(&self) -> Stats {
-        self.stable.stats()
+        Stats::new(&self.figures())
+    }
+
+    /// When its figures were zero.
+    pub(crate) fn since(&self) -> Instant {
+        self.stable.since
+    }
+
+    pub(crate) fn figures(&self) -> [Figures; 4] {
+        self.stable.figures()
     }
 
     /// How its errors pass.

@@ -3,8 +3,11 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// What went wrong, for handling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+use serde::{Deserialize, Serialize};
+
+/// What went wrong, for handling. In JSON it is a word, as `needs-repair`, which stays the same from version to version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The file or its content cannot be opened as asked.
@@ -33,8 +36,18 @@ pub enum ErrorKind {
     Queue,
     /// The frontend could not be set up.
     Server,
-    /// A server's control socket does not answer, or says no.
+    /// A server's control socket does not answer, or its answer makes no sense.
     Control,
+    /// What a client says on a control socket is no request.
+    Request,
+    /// The server has no such disk.
+    NotFound,
+    /// This server, or this disk, cannot do that.
+    Unsupported,
+    /// A manager is refused: by a device, or because of its name.
+    Manager,
+    /// Another manager is the current one.
+    NotCurrent,
 }
 
 /// What an error's words are made of.
@@ -85,6 +98,16 @@ impl Error {
     #[must_use]
     pub fn field(mut self, field: impl Into<String>) -> Self {
         self.field = Some(field.into());
+        self
+    }
+
+    /// Names what the field is a part of.
+    #[must_use]
+    pub(crate) fn within(mut self, whole: &str) -> Self {
+        self.field = Some(match self.field {
+            Some(part) => format!("{whole}.{part}"),
+            None => whole.to_owned(),
+        });
         self
     }
 

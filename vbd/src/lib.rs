@@ -59,7 +59,10 @@ pub use blkdev_nbd::ConnectionLimits;
 pub use blkdev_ublk::{is_bad_release as is_bad_for_ublk, parse_release};
 pub use blocking::BlockingDisk;
 pub use compare::{CompareOptions, Comparison, Difference, compare};
-pub use control::{ControlAnswer, ControlClient, ControlRequest, Verb};
+pub use control::{
+    ControlAnswer, ControlClient, ControlRequest, DiskSample, GenerationStatus, HookStatus, ManagerSet, ManagerStatus,
+    ManagerUnset, NgStatus, Nothing, ParameterInfo, PolicyInfo, Sample, StatsRequest, Verb, WaitStatus, policies,
+};
 pub use convert::{ConvertOptions, Copied, Means, convert};
 pub use create::{CreateOptions, create};
 pub use disk::{Cache, Disk, DiskInfo, DiskOptions};
@@ -75,8 +78,8 @@ pub use progress::{Phase, Progress};
 pub use retry::{RetryOn, RetryPolicy, RetryStatus};
 pub use runtime::{control_sockets, default_name, make_runtime_dir, runtime_dir};
 pub use server::{
-    Address, ConnectionStatus, DeviceStatus, DiskExport, Inherited, LimitsStatus, NbdStatus, Server, ServerOptions,
-    Status, Stopper, UblkOptions, UblkServer, UblkStatus, UblkTarget,
+    Address, ConnectionStatus, DeviceStatus, DiskEntry, DiskExport, Inherited, LimitsStatus, NbdStatus, Server,
+    ServerOptions, Status, Stopper, UblkOptions, UblkServer, UblkStatus, UblkTarget,
 };
 pub use socket::BoundSocket;
 pub use stats::{Direction, DirectionStats, LatencyStats, Stats};

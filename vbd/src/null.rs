@@ -3,14 +3,16 @@
 use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
+use iomgr_core::stats::Figures;
 use iomgr_core::{
     Busy, CancelOutcome, Device, DeviceQueue, Done, Limits, OpDone, OpQueue, Operation, Pass, QueueContext, Request,
     SECTOR_BYTES, SectorCount, Tag,
 };
 
 use crate::disk::{Cache, DiskInfo};
-use crate::stats::{QueueStats, Stats};
+use crate::stats::{self, QueueStats, Stats};
 
 /// A device without storage. What is read from it may be anything that was written to it, or zeros.
 #[derive(Debug)]
@@ -18,6 +20,7 @@ pub struct NullDevice {
     name: String,
     size: SectorCount,
     queues: Mutex<Vec<QueueStats>>,
+    since: Instant,
 }
 
 impl NullDevice {
@@ -27,6 +30,7 @@ impl NullDevice {
             name: name.into(),
             size: SectorCount::from_bytes_floor(size_bytes),
             queues: Mutex::default(),
+            since: Instant::now(),
         }
     }
 
@@ -46,7 +50,15 @@ impl NullDevice {
 
     /// What it has done.
     pub fn stats(&self) -> Stats {
-        Stats::sum(&self.queues.lock().unwrap_or_else(PoisonError::into_inner))
+        Stats::new(&self.figures())
+    }
+
+    pub(crate) fn since(&self) -> Instant {
+        self.since
+    }
+
+    pub(crate) fn figures(&self) -> [Figures; 4] {
+        stats::sum(&self.queues.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

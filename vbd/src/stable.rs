@@ -22,8 +22,10 @@ mod queue;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use iomgr_core::stats::Figures;
 use iomgr_core::{Errno, Limits, Waker};
 
 pub(crate) use self::attendance::Attendance;
@@ -32,7 +34,7 @@ use crate::disk::Shared;
 use crate::error::{Error, ErrorKind};
 use crate::pause::Pause;
 use crate::retry::Retries;
-use crate::stats::{QueueStats, Stats};
+use crate::stats::{self, QueueStats};
 
 /// See the module.
 #[derive(Debug)]
@@ -50,6 +52,8 @@ pub(crate) struct Stable {
     /// By queue. The innermost lock.
     seats: Mutex<BTreeMap<u16, Waker>>,
     stats: Mutex<Vec<QueueStats>>,
+    /// When counting began.
+    pub(crate) since: Instant,
 }
 
 /// What is behind a disk.
@@ -79,6 +83,7 @@ impl Stable {
             changing: Mutex::default(),
             seats: Mutex::default(),
             stats: Mutex::default(),
+            since: Instant::now(),
         }
     }
 
@@ -102,8 +107,8 @@ impl Stable {
         }
     }
 
-    pub(crate) fn stats(&self) -> Stats {
-        Stats::sum(&self.stats.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn figures(&self) -> [Figures; 4] {
+        stats::sum(&self.stats.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Waits until nobody else changes anything.

@@ -28,6 +28,16 @@ impl QueueStats {
     }
 }
 
+/// Sums the queues' figures.
+pub(crate) fn sum(queues: &[QueueStats]) -> [Figures; 4] {
+    let mut sum: [Figures; 4] = std::array::from_fn(|_| Figures::new(Precision::Percent));
+    for queue in queues {
+        let figures = queue.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sum.iter_mut().zip(figures.iter()).for_each(|(sum, part)| sum.add(part));
+    }
+    sum
+}
+
 /// What was done, per direction: a disk's, summed over its queues, or a connection's.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Stats {
@@ -81,16 +91,6 @@ impl Stats {
         }
     }
 
-    /// Sums the queues' figures.
-    pub(crate) fn sum(queues: &[QueueStats]) -> Self {
-        let mut sum: [Figures; 4] = std::array::from_fn(|_| Figures::new(Precision::Percent));
-        for queue in queues {
-            let figures = queue.0.lock().unwrap_or_else(PoisonError::into_inner);
-            sum.iter_mut().zip(figures.iter()).for_each(|(sum, part)| sum.add(part));
-        }
-        Self::new(&sum)
-    }
-
     /// The figures of one direction.
     pub fn of(&self, direction: Direction) -> &DirectionStats {
         match direction {
@@ -131,7 +131,7 @@ mod tests {
         queues[0].record(Operation::Read, 8, true, Duration::from_micros(10));
         queues[1].record(Operation::Read, 8, true, Duration::from_micros(30));
         queues[1].record(Operation::WriteZeroes, 8, false, Duration::from_secs(3600));
-        let stats = Stats::sum(&queues);
+        let stats = Stats::new(&sum(&queues));
         assert_eq!((stats.read.ops, stats.read.bytes, stats.read.errors), (2, 8192, 0));
         assert!(
             (29.0..31.0).contains(&stats.read.latency.max_us),

@@ -5,9 +5,15 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{ControlAnswer, ControlRequest, VERSION, Verb};
+use iomgr_core::policy::ManagerConfig;
+use serde_json::Value;
+
+use super::{
+    ControlAnswer, ControlRequest, ManagerSet, ManagerStatus, ManagerUnset, Nothing, PolicyInfo, Sample, StatsRequest,
+    Verb,
+};
 use crate::error::{Error, ErrorKind};
-use crate::server::Status;
+use crate::server::{DiskEntry, Status};
 
 /// The client's side of a control socket.
 #[derive(Debug)]
@@ -36,22 +42,65 @@ impl ControlClient {
 
     /// Asks for the server's status.
     pub fn status(&mut self) -> Result<Status, Error> {
-        self.ask(Verb::Status)?
-            .status
-            .ok_or_else(|| Error::new(ErrorKind::Control, "the answer holds no status"))
+        held(self.ask(Verb::Status(Nothing {}))?.status)
     }
 
     /// Has the server end, and waits until it has closed everything.
     pub fn stop(&mut self) -> Result<(), Error> {
-        let mut answer = self.ask(Verb::Stop)?;
+        let mut answer = self.ask(Verb::Stop(Nothing {}))?;
         while !answer.stopped {
             answer = self.answer()?;
         }
         Ok(())
     }
 
+    /// Asks for the disks.
+    pub fn disks(&mut self) -> Result<Vec<DiskEntry>, Error> {
+        held(self.ask(Verb::List(Nothing {}))?.disks)
+    }
+
+    /// What was done since this client last asked, on one disk or on all.
+    pub fn sample(&mut self, disk: Option<&str>) -> Result<Sample, Error> {
+        let disk = disk.map(str::to_owned);
+        held(self.ask(Verb::Stats(StatsRequest { disk }))?.stats)
+    }
+
+    /// Asks for the current manager.
+    pub fn manager(&mut self) -> Result<ManagerStatus, Error> {
+        held(self.ask(Verb::ManagerShow(Nothing {}))?.manager)
+    }
+
+    /// Makes a policy with these parameters the current manager.
+    pub fn set_manager(&mut self, config: &ManagerConfig) -> Result<ManagerStatus, Error> {
+        let manager = serde_json::to_value(config).expect("parameters are plain data with text for keys");
+        self.set(ManagerSet { manager, merge: false })
+    }
+
+    /// Changes what a merge patch (RFC 7396) of [`ManagerConfig`] names; see [`ManagerSet::merge`].
+    pub fn change_manager(&mut self, patch: Value) -> Result<ManagerStatus, Error> {
+        self.set(ManagerSet {
+            manager: patch,
+            merge: true,
+        })
+    }
+
+    fn set(&mut self, wish: ManagerSet) -> Result<ManagerStatus, Error> {
+        held(self.ask(Verb::ManagerSet(wish))?.manager)
+    }
+
+    /// Goes back to "none"; only from the manager of that name, if there is one.
+    pub fn unset_manager(&mut self, name: Option<&str>) -> Result<ManagerStatus, Error> {
+        let name = name.map(str::to_owned);
+        held(self.ask(Verb::ManagerUnset(ManagerUnset { name }))?.manager)
+    }
+
+    /// Asks for the policies that the server knows.
+    pub fn managers(&mut self) -> Result<Vec<PolicyInfo>, Error> {
+        held(self.ask(Verb::ManagerList(Nothing {}))?.managers)
+    }
+
     fn ask(&mut self, verb: Verb) -> Result<ControlAnswer, Error> {
-        let mut line = serde_json::to_vec(&ControlRequest { v: VERSION, verb }).expect("a request is plain data");
+        let mut line = serde_json::to_vec(&ControlRequest::new(verb)).expect("a request is plain data");
         line.push(b'\n');
         self.stream
             .get_mut()
@@ -77,9 +126,11 @@ impl ControlClient {
         }
         let answer: ControlAnswer =
             serde_json::from_str(&line).map_err(|error| fail("the answer makes no sense").because(error))?;
-        match answer.error {
-            Some(error) if !answer.ok => Err(fail("the server says no").because(error)),
-            _ => Ok(answer),
-        }
+        answer.into_result()
     }
+}
+
+/// What an answer must hold.
+fn held<T>(part: Option<T>) -> Result<T, Error> {
+    part.ok_or_else(|| Error::new(ErrorKind::Control, "the answer does not hold what was asked for"))
 }

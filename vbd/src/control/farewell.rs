@@ -3,7 +3,8 @@
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{ControlAnswer, answer};
+use super::ControlAnswer;
+use crate::error::Error;
 
 /// Clients that asked for the end and wait for it. They are answered by who has ended the server, not by threads of
 /// their own: those would race the end of the process.
@@ -21,7 +22,7 @@ impl Farewell {
     pub(super) fn wait(&self, mut client: UnixStream) -> std::io::Result<()> {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &waiting.last {
-            Some(last) => answer(&mut client, last),
+            Some(last) => last.write(&mut client),
             None => {
                 waiting.clients.push(client);
                 Ok(())
@@ -30,12 +31,15 @@ impl Farewell {
     }
 
     /// Tells all of them how the server ended.
-    pub(crate) fn tell(&self, error: Option<String>) {
-        let last = error.map_or_else(ControlAnswer::stopped, ControlAnswer::error);
+    pub(crate) fn tell(&self, result: &Result<(), Error>) {
+        let last = match result {
+            Ok(()) => ControlAnswer::stopped(),
+            Err(error) => ControlAnswer::error(error),
+        };
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for mut client in waiting.clients.drain(..) {
             // Who went away does not want to know.
-            let _ = answer(&mut client, &last);
+            let _ = last.write(&mut client);
         }
         waiting.last = Some(last);
     }

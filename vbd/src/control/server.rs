@@ -2,15 +2,21 @@
 
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::{ControlAnswer, Farewell, Verb, answer, parse};
-use crate::server::{Status, Stopper};
+use super::farewell::Farewell;
+use super::request::{ControlRequest, refuse};
+use super::service::Session;
+use super::{ControlAnswer, Service};
+use crate::error::{Error, ErrorKind};
+use crate::server::ControlDoor;
+use crate::socket::BoundSocket;
 
 /// A request line is at most so long.
 const LINE_BYTES_MAX: u64 = 64 << 10;
@@ -21,45 +27,59 @@ const IDLE_MAX: Duration = Duration::from_secs(60);
 /// A client that wants the end must take its answers in this time.
 const LAST_ANSWER_MAX: Duration = Duration::from_secs(1);
 
-/// What clients can reach.
-pub(crate) struct ControlContext {
-    pub(crate) status: Arc<dyn Fn() -> Status + Send + Sync>,
-    pub(crate) stopper: Stopper,
-    pub(crate) farewell: Farewell,
-}
-
 /// A control socket that is served, until this is dropped.
 pub(crate) struct Control {
     /// Closing it ends the thread. (Shutting the listener down would do that as well, and would also end it for who has
     /// passed it to this process, and keeps it for the next.)
     end: Option<PipeWriter>,
     thread: Option<JoinHandle<()>>,
-    /// The only lasting hold on it: clients that say nothing must not keep a disk open.
-    _context: Arc<ControlContext>,
+    reach: Arc<Reach>,
+    path: PathBuf,
+    /// Goes away last.
+    _socket: Option<BoundSocket>,
+}
+
+/// What clients can reach, as long as there is a server. They hold it while they are answered, and only then: who says
+/// nothing must not keep a disk open.
+struct Reach {
+    service: RwLock<Option<Arc<dyn Service>>>,
+    farewell: Farewell,
 }
 
 impl std::fmt::Debug for Control {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Control").finish_non_exhaustive()
+        f.debug_struct("Control")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 
 impl Control {
-    /// Serves `listener`; clients are few and cheap, a thread each.
-    pub(crate) fn start(listener: UnixListener, context: ControlContext) -> std::io::Result<Self> {
-        let (ended, end) = std::io::pipe()?;
-        // Who was announced may be gone before it is accepted.
-        listener.set_nonblocking(true)?;
-        let context = Arc::new(context);
-        let reach = Arc::downgrade(&context);
-        let thread = thread::Builder::new()
-            .name("control".into())
-            .spawn(move || accept_all(&listener, &ended, &reach))?;
+    /// Serves clients behind `door`; they are few and cheap, a thread each.
+    pub(crate) fn start(door: ControlDoor, service: Arc<dyn Service>) -> Result<Self, Error> {
+        let reach = Arc::new(Reach {
+            service: RwLock::new(Some(service)),
+            farewell: Farewell::default(),
+        });
+        let (end, thread) = spawn(door.listener, Arc::clone(&reach))
+            .map_err(|error| Error::new(ErrorKind::Server, "no thread for the control socket").because(error))?;
         Ok(Self {
             end: Some(end),
             thread: Some(thread),
-            _context: context,
+            reach,
+            path: door.path,
+            _socket: door.socket,
         })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// To tell those who asked for the end how that went.
+    pub(crate) fn farewell(&self) -> Farewell {
+        self.reach.farewell.clone()
     }
 }
 
@@ -68,10 +88,28 @@ impl Drop for Control {
         self.end = None;
         // It ends at once: it only lets clients in. If it panicked, its last words said so.
         let _ended = self.thread.take().map(JoinHandle::join);
+        // Whoever is being answered is waited for. The frontend has ended, so nothing that they wait for lasts.
+        let service = self
+            .reach
+            .service
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        drop(service);
     }
 }
 
-fn accept_all(listener: &UnixListener, ended: &PipeReader, context: &Weak<ControlContext>) {
+fn spawn(listener: UnixListener, reach: Arc<Reach>) -> std::io::Result<(PipeWriter, JoinHandle<()>)> {
+    let (ended, end) = std::io::pipe()?;
+    // Who was announced may be gone before it is accepted.
+    listener.set_nonblocking(true)?;
+    let thread = thread::Builder::new()
+        .name("control".into())
+        .spawn(move || accept_all(&listener, &ended, &reach))?;
+    Ok((end, thread))
+}
+
+fn accept_all(listener: &UnixListener, ended: &PipeReader, reach: &Arc<Reach>) {
     let clients = Arc::new(AtomicUsize::new(0));
     loop {
         let mut waited = [PollFd::new(ended, PollFlags::IN), PollFd::new(listener, PollFlags::IN)];
@@ -83,7 +121,7 @@ fn accept_all(listener: &UnixListener, ended: &PipeReader, context: &Weak<Contro
             return;
         }
         match listener.accept() {
-            Ok((stream, _)) => admit(stream, context, &clients),
+            Ok((stream, _)) => admit(stream, reach, &clients),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(error) => {
                 tracing::warn!(%error, "control_accept: failed");
@@ -110,16 +148,16 @@ impl Drop for Place {
     }
 }
 
-fn admit(mut stream: UnixStream, context: &Weak<ControlContext>, clients: &Arc<AtomicUsize>) {
+fn admit(mut stream: UnixStream, reach: &Arc<Reach>, clients: &Arc<AtomicUsize>) {
     let Some(place) = Place::take(clients) else {
-        let full = ControlAnswer::error(format!("{CLIENTS_MAX} clients are connected already"));
+        let what = format!("{CLIENTS_MAX} clients are connected already; try again when one has gone");
         // Who was turned away may be gone already.
-        let _ = answer(&mut stream, &full);
+        let _ = ControlAnswer::error(&Error::new(ErrorKind::Control, what)).write(&mut stream);
         return;
     };
-    let context = Weak::clone(context);
+    let reach = Arc::clone(reach);
     let served = thread::Builder::new().name("control-client".into()).spawn(move || {
-        if let Err(error) = serve(stream, &context) {
+        if let Err(error) = serve(stream, &reach) {
             tracing::debug!(%error, "control_client: gone");
         }
         drop(place);
@@ -129,47 +167,48 @@ fn admit(mut stream: UnixStream, context: &Weak<ControlContext>, clients: &Arc<A
     }
 }
 
-fn serve(mut stream: UnixStream, context: &Weak<ControlContext>) -> std::io::Result<()> {
+fn serve(mut stream: UnixStream, reach: &Reach) -> std::io::Result<()> {
     stream.set_read_timeout(Some(IDLE_MAX))?;
     stream.set_write_timeout(Some(IDLE_MAX))?;
     let mut lines = BufReader::new(stream.try_clone()?);
+    let mut session = Session::default();
     let mut line = Vec::new();
     loop {
         line.clear();
         let len = lines.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
-        let Some(context) = context.upgrade().filter(|_| len > 0) else {
+        if len == 0 {
             return Ok(());
-        };
-        if len as u64 == LINE_BYTES_MAX && !line.ends_with(b"\n") {
-            return answer(&mut stream, &ControlAnswer::error("the line is too long"));
         }
-        match parse(&line) {
-            Ok(Verb::Status) => {
-                let status = ControlAnswer {
-                    status: Some((context.status)()),
-                    ..ControlAnswer::ok()
-                };
-                drop(context);
-                answer(&mut stream, &status)?;
-            }
-            Ok(Verb::Stop) => return stop(stream, &context),
-            Err(what) => {
-                drop(context);
-                answer(&mut stream, &ControlAnswer::error(what))?;
-            }
+        if len as u64 == LINE_BYTES_MAX && !line.ends_with(b"\n") {
+            let what = format!("the line is too long; {LINE_BYTES_MAX} bytes are taken");
+            return ControlAnswer::error(&refuse(what)).write(&mut stream);
+        }
+        match reach.answer(&mut session, &line) {
+            Some(answer) if answer.stopping => return reach.stop(stream, &answer),
+            Some(answer) => answer.write(&mut stream)?,
+            None => return Ok(()),
         }
     }
 }
 
-fn stop(mut stream: UnixStream, context: &ControlContext) -> std::io::Result<()> {
-    let stopping = ControlAnswer {
-        stopping: true,
-        ..ControlAnswer::ok()
-    };
-    let told = stream
-        .set_write_timeout(Some(LAST_ANSWER_MAX))
-        .and_then(|()| answer(&mut stream, &stopping))
-        .and_then(|()| context.farewell.wait(stream));
-    context.stopper.stop();
-    told
+impl Reach {
+    /// Nothing, if the server has ended.
+    fn answer(&self, session: &mut Session, line: &[u8]) -> Option<ControlAnswer> {
+        let service = self.service.read().unwrap_or_else(PoisonError::into_inner);
+        let service = service.as_deref()?;
+        let answer = ControlRequest::parse(line).and_then(|request| session.answer(service, request.verb));
+        Some(answer.unwrap_or_else(|error| ControlAnswer::error(&error)))
+    }
+
+    fn stop(&self, mut stream: UnixStream, stopping: &ControlAnswer) -> std::io::Result<()> {
+        let told = stream
+            .set_write_timeout(Some(LAST_ANSWER_MAX))
+            .and_then(|()| stopping.write(&mut stream))
+            .and_then(|()| self.farewell.wait(stream));
+        let service = self.service.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(service) = service.as_deref() {
+            service.stopper().stop();
+        }
+        told
+    }
 }

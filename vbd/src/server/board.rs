@@ -107,11 +107,6 @@ impl Board {
         self.lock().iter().find(|disk| disk.name() == name).cloned()
     }
 
-    /// The managers.
-    pub(crate) fn registry(&self) -> &Registry {
-        &self.registry
-    }
-
     /// The frontend; nothing once it was stopped. Not to be held while one waits for anything else.
     pub(super) fn frontend(&self) -> RwLockReadGuard<'_, Option<blkdev_nbd::Server>> {
         self.frontend.read().unwrap_or_else(PoisonError::into_inner)

@@ -66,10 +66,11 @@ impl Doors {
 
 /// The control socket.
 #[derive(Debug)]
-pub(super) struct ControlDoor {
-    pub(super) path: PathBuf,
-    pub(super) listener: UnixListener,
-    pub(super) socket: Option<BoundSocket>,
+pub(crate) struct ControlDoor {
+    pub(crate) path: PathBuf,
+    pub(crate) listener: UnixListener,
+    /// If it was made here.
+    pub(crate) socket: Option<BoundSocket>,
 }
 
 impl ControlDoor {

@@ -5,31 +5,36 @@ mod board;
 mod doors;
 mod end;
 mod options;
+mod served;
 mod status;
 mod ublk;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use iomgr_core::Device;
 use iomgr_core::manager::Registry;
+use iomgr_core::policy::Governor;
 
 pub use address::Address;
 pub(crate) use board::Board;
+pub(crate) use doors::ControlDoor;
 pub use doors::Inherited;
 pub use end::Stopper;
 pub use options::{DiskExport, ServerOptions};
+pub use served::DiskEntry;
+pub(crate) use served::Served;
 pub use status::{ConnectionStatus, DeviceStatus, LimitsStatus, NbdStatus, Status};
 pub(crate) use ublk::failed;
 pub use ublk::{UblkOptions, UblkServer, UblkStatus, UblkTarget};
 
-use crate::control::{Control, ControlContext, Farewell};
+use crate::control::Control;
 use crate::disk::Disk;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::pidfile::PidFile;
 use crate::socket::BoundSocket;
-use doors::{ControlDoor, Doors};
+use doors::Doors;
 use end::End;
 use status::Source;
 
@@ -39,17 +44,13 @@ use status::Source;
 pub struct Server {
     /// What is served. Shared with clients of the control socket.
     board: Arc<Board>,
+    governor: Governor,
     addresses: Vec<Address>,
     filters: Vec<String>,
     socket: Option<BoundSocket>,
-    control_path: PathBuf,
-    /// Ends before its socket goes away.
-    _control: Control,
-    _control_socket: Option<BoundSocket>,
+    control: Control,
     _pidfile: Option<PidFile>,
     end: End,
-    /// Says how it ended, to whoever asked for it on the control socket.
-    farewell: Farewell,
 }
 
 impl Server {
@@ -65,35 +66,34 @@ impl Server {
         let name = exports[0].disk.name();
         let doors = Doors::open(options, name)?;
         let control = ControlDoor::open(options, name)?;
-        let (end, farewell) = (End::new(), Farewell::default());
-        let board = Board::start(exports, Registry::new(), doors.listeners, options, end.on_failure())?;
+        let (governor, end) = (Governor::new(Registry::new()), End::new());
+        let board = Board::start(
+            exports,
+            governor.registry().clone(),
+            doors.listeners,
+            options,
+            end.on_failure(),
+        )?;
         let board = Arc::new(board);
         let filters: Vec<_> = options.filters.iter().map(ToString::to_string).collect();
         let source = Source {
             board: Arc::clone(&board),
+            governor: governor.clone(),
             addresses: doors.addresses.clone(),
             filters: filters.clone(),
             limits: LimitsStatus::from(&options.limits),
             started: Instant::now(),
-        };
-        let context = ControlContext {
-            status: Arc::new(move || source.status()),
             stopper: end.stopper(),
-            farewell: farewell.clone(),
         };
-        let served = Control::start(control.listener, context)
-            .map_err(|error| Error::new(ErrorKind::Server, "no thread for the control socket").because(error))?;
         Ok(Self {
             board,
+            governor,
             addresses: doors.addresses,
             filters,
             socket: doors.socket,
-            control_path: control.path,
-            _control: served,
-            _control_socket: control.socket,
+            control: Control::start(control, Arc::new(source))?,
             _pidfile: options.pidfile.as_deref().map(PidFile::write).transpose()?,
             end,
-            farewell,
         })
     }
 
@@ -119,7 +119,7 @@ impl Server {
 
     /// The control socket.
     pub fn control(&self) -> &Path {
-        &self.control_path
+        self.control.path()
     }
 
     /// The disk of that name.
@@ -153,7 +153,12 @@ impl Server {
 
     /// The managers.
     pub fn registry(&self) -> &Registry {
-        self.board.registry()
+        self.governor.registry()
+    }
+
+    /// Who governs its requests: sets policies and their parameters.
+    pub fn governor(&self) -> &Governor {
+        &self.governor
     }
 
     /// For signal handlers and other threads.
@@ -180,10 +185,10 @@ impl Server {
     /// Ends: no new requests, those in flight finish, the images are flushed and closed, the sockets go away.
     pub fn stop(self) -> Result<(), Error> {
         let result = self.board.stop();
-        let farewell = self.farewell.clone();
+        let farewell = self.control.farewell();
         // Who hears of the end may start the next server at once: the sockets and the images must be free.
         drop(self);
-        farewell.tell(result.as_ref().err().map(Error::line));
+        farewell.tell(&result);
         result
     }
 }

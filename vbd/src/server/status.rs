@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use blkdev_nbd::{ConnectionLimits, ConnectionStats};
+use iomgr_core::Device;
+use iomgr_core::policy::Governor;
 use serde::{Deserialize, Serialize};
 
-use super::{Address, Board, UblkStatus};
+use super::{Address, Board, Served, Stopper, UblkStatus, UblkTarget};
+use crate::control::{HookStatus, ManagerStatus, Service};
 use crate::disk::{Disk, DiskInfo};
 use crate::retry::RetryStatus;
 use crate::stats::Stats;
@@ -22,8 +25,11 @@ pub struct Status {
     pub uri: String,
     /// Seconds since the start.
     pub uptime_s: f64,
-    /// The current manager.
+    /// The current manager's name.
     pub manager: String,
+    /// The current manager, its parameters and counts.
+    #[serde(default)]
+    pub managing: ManagerStatus,
     /// The filters between the queues and the images, in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub filters: Vec<String>,
@@ -82,6 +88,9 @@ pub struct DeviceStatus {
     /// How its errors pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetryStatus>,
+    /// How its requests fare at the manager's hooks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<HookStatus>,
 }
 
 /// How a connection is.
@@ -150,45 +159,54 @@ impl From<&ConnectionLimits> for LimitsStatus {
     }
 }
 
-/// Whatever a status is made from, as long as the server runs.
+/// What clients of the control socket can reach of an NBD server.
 pub(super) struct Source {
     pub(super) board: Arc<Board>,
+    pub(super) governor: Governor,
     pub(super) addresses: Vec<Address>,
     pub(super) filters: Vec<String>,
     pub(super) limits: LimitsStatus,
     pub(super) started: Instant,
+    pub(super) stopper: Stopper,
 }
 
-impl Source {
-    pub(super) fn status(&self) -> Status {
+impl Service for Source {
+    fn status(&self) -> Status {
         let nbd = self.board.frontend();
         let stats = nbd.as_ref().map(blkdev_nbd::Server::stats);
         let connections = nbd.as_ref().map(blkdev_nbd::Server::connections);
         drop(nbd);
-        let registry = self.board.registry();
+        let registry = self.governor.registry();
         Status {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uri: self.addresses[0].uri(""),
             uptime_s: self.started.elapsed().as_secs_f64(),
-            manager: registry.current().name().to_owned(),
+            manager: self.governor.name(),
+            managing: ManagerStatus::of(&self.governor),
             filters: self.filters.clone(),
             pending: registry.pending_total(),
             nbd: stats.map(NbdStatus::from).unwrap_or_default(),
             ublk: None,
-            devices: self.board.disks().iter().map(|disk| self.device(disk)).collect(),
+            devices: self.disks().iter().map(|disk| disk.status(registry)).collect(),
             connections: connections.into_iter().flatten().map(Into::into).collect(),
             limits: Some(self.limits),
         }
     }
 
-    fn device(&self, disk: &Disk) -> DeviceStatus {
-        let info = disk.info();
-        DeviceStatus {
-            uris: self.addresses.iter().map(|address| address.uri(&info.name)).collect(),
-            info,
-            stats: disk.stats(),
-            retry: Some(disk.retry_status()),
-        }
+    fn disks(&self) -> Vec<Served> {
+        let served = |disk: Disk| Served {
+            uris: self.addresses.iter().map(|address| address.uri(disk.name())).collect(),
+            target: UblkTarget::Disk(disk),
+        };
+        self.board.disks().into_iter().map(served).collect()
+    }
+
+    fn governor(&self) -> &Governor {
+        &self.governor
+    }
+
+    fn stopper(&self) -> Stopper {
+        self.stopper.clone()
     }
 }

@@ -7,18 +7,20 @@ use std::time::Instant;
 use blkdev_ublk::{Server as Frontend, ServerConfig};
 use iomgr_core::Device;
 use iomgr_core::manager::Registry;
+use iomgr_core::policy::Governor;
+use iomgr_core::stats::Figures;
 use serde::{Deserialize, Serialize};
 use tqueue::filter::FilterConfig;
 
 use super::doors::ControlDoor;
 use super::end::{End, Stopper};
-use super::status::{DeviceStatus, NbdStatus, Status};
-use crate::control::{Control, ControlContext, Farewell};
+use super::served::Served;
+use super::status::{NbdStatus, Status};
+use crate::control::{Control, ManagerStatus, Service};
 use crate::disk::{Disk, DiskInfo};
 use crate::error::{Error, ErrorKind};
 use crate::null::NullDevice;
 use crate::retry::RetryStatus;
-use crate::socket::BoundSocket;
 use crate::stats::Stats;
 use crate::ublk::ublk_name;
 
@@ -89,12 +91,9 @@ pub struct UblkServer {
     target: UblkTarget,
     id: u32,
     path: PathBuf,
-    control_path: PathBuf,
-    /// Ends before its socket goes away.
-    _control: Control,
-    _control_socket: Option<BoundSocket>,
+    governor: Governor,
+    control: Control,
     end: End,
-    farewell: Farewell,
 }
 
 type Shared = Arc<Mutex<Option<Frontend>>>;
@@ -121,17 +120,28 @@ impl UblkTarget {
         }
     }
 
-    fn retry_status(&self) -> Option<RetryStatus> {
+    pub(super) fn retry_status(&self) -> Option<RetryStatus> {
         match self {
             Self::Disk(disk) => Some(disk.retry_status()),
             Self::Null(_) => None,
         }
     }
 
-    fn stats(&self) -> Stats {
+    pub(super) fn stats(&self) -> Stats {
+        Stats::new(&self.figures())
+    }
+
+    pub(super) fn since(&self) -> Instant {
         match self {
-            Self::Null(device) => device.stats(),
-            Self::Disk(disk) => disk.stats(),
+            Self::Null(device) => device.since(),
+            Self::Disk(disk) => disk.since(),
+        }
+    }
+
+    pub(super) fn figures(&self) -> [Figures; 4] {
+        match self {
+            Self::Null(device) => device.figures(),
+            Self::Disk(disk) => disk.figures(),
         }
     }
 
@@ -154,36 +164,28 @@ impl UblkServer {
     /// Adds a block device, and serves it; returns when it can be used.
     pub fn start(target: UblkTarget, options: &UblkOptions) -> Result<Self, Error> {
         options.check()?;
-        let (registry, end, farewell) = (Registry::new(), End::new(), Farewell::default());
-        let frontend = start_frontend(&target, &registry, options, &end)?;
+        let (governor, end) = (Governor::new(Registry::new()), End::new());
+        let frontend = start_frontend(&target, governor.registry(), options, &end)?;
         let (id, path) = (frontend.id(), frontend.path());
         let frontend: Shared = Arc::new(Mutex::new(Some(frontend)));
         let door = ControlDoor::make(options.control.as_deref(), &ublk_name(id))?;
         let source = Source {
             frontend: Arc::clone(&frontend),
             target: target.clone(),
-            registry,
+            governor: governor.clone(),
             path: path.clone(),
             filters: options.filters.iter().map(ToString::to_string).collect(),
             started: Instant::now(),
-        };
-        let context = ControlContext {
-            status: Arc::new(move || source.status()),
             stopper: end.stopper(),
-            farewell: farewell.clone(),
         };
-        let control = Control::start(door.listener, context)
-            .map_err(|error| Error::new(ErrorKind::Server, "no thread for the control socket").because(error))?;
         Ok(Self {
             frontend,
             target,
             id,
             path,
-            control_path: door.path,
-            _control: control,
-            _control_socket: door.socket,
+            governor,
+            control: Control::start(door, Arc::new(source))?,
             end,
-            farewell,
         })
     }
 
@@ -199,7 +201,12 @@ impl UblkServer {
 
     /// The control socket.
     pub fn control(&self) -> &Path {
-        &self.control_path
+        self.control.path()
+    }
+
+    /// Who governs its requests.
+    pub fn governor(&self) -> &Governor {
+        &self.governor
     }
 
     /// What is served.
@@ -222,9 +229,9 @@ impl UblkServer {
     /// device by the kernel's own means waits for all of that.
     pub fn stop(mut self) -> Result<(), Error> {
         let result = self.shut_down();
-        let farewell = self.farewell.clone();
+        let farewell = self.control.farewell();
         drop(self);
-        farewell.tell(result.as_ref().err().map(Error::line));
+        farewell.tell(&result);
         result
     }
 
@@ -276,39 +283,50 @@ fn start_frontend(
     Frontend::start(config).map_err(failed)
 }
 
-/// Whatever a status is made from, as long as the server runs.
+/// What clients of the control socket can reach.
 struct Source {
     frontend: Shared,
     target: UblkTarget,
-    registry: Registry,
+    governor: Governor,
     path: PathBuf,
     filters: Vec<String>,
     started: Instant,
+    stopper: Stopper,
 }
 
-impl Source {
+impl Service for Source {
     fn status(&self) -> Status {
-        let path = self.path.display().to_string();
-        let device = DeviceStatus {
-            info: self.target.info(),
-            uris: vec![path.clone()],
-            stats: self.target.stats(),
-            retry: self.target.retry_status(),
-        };
+        let registry = self.governor.registry();
         Status {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            uri: path,
+            uri: self.path.display().to_string(),
             uptime_s: self.started.elapsed().as_secs_f64(),
-            manager: self.registry.current().name().to_owned(),
-            pending: self.registry.pending_total(),
+            manager: self.governor.name(),
+            managing: ManagerStatus::of(&self.governor),
+            pending: registry.pending_total(),
             filters: self.filters.clone(),
             nbd: NbdStatus::default(),
             ublk: lock(&self.frontend).as_ref().map(UblkStatus::of),
-            devices: vec![device],
+            devices: self.disks().iter().map(|disk| disk.status(registry)).collect(),
             connections: Vec::new(),
             limits: None,
         }
+    }
+
+    fn disks(&self) -> Vec<Served> {
+        vec![Served {
+            target: self.target.clone(),
+            uris: vec![self.path.display().to_string()],
+        }]
+    }
+
+    fn governor(&self) -> &Governor {
+        &self.governor
+    }
+
+    fn stopper(&self) -> Stopper {
+        self.stopper.clone()
     }
 }
 

@@ -1,0 +1,104 @@
+//! What servers answer.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+
+use super::{ManagerStatus, PolicyInfo, Sample, VERSION};
+use crate::error::{Error, ErrorKind};
+use crate::server::{DiskEntry, Status};
+
+/// What the server answers.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ControlAnswer {
+    /// 1: the version of this protocol.
+    pub v: u32,
+    /// Did it work?
+    pub ok: bool,
+    /// Why not, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Why not, in a word.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known_kind")]
+    pub kind: Option<ErrorKind>,
+    /// The file that is at fault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Answer to `status`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<Status>,
+    /// First answer to `stop`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopping: bool,
+    /// Last answer to `stop`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopped: bool,
+    /// Answer to `list`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disks: Option<Vec<DiskEntry>>,
+    /// Answer to `stats`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stats: Option<Sample>,
+    /// Answer to `manager-show`, `manager-set` and `manager-unset`: as it is now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manager: Option<ManagerStatus>,
+    /// Answer to `manager-list`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub managers: Option<Vec<PolicyInfo>>,
+}
+
+impl ControlAnswer {
+    pub(super) fn ok() -> Self {
+        Self {
+            v: VERSION,
+            ok: true,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn stopped() -> Self {
+        Self {
+            stopped: true,
+            ..Self::ok()
+        }
+    }
+
+    pub(super) fn error(error: &Error) -> Self {
+        Self {
+            v: VERSION,
+            error: Some(error.line()),
+            kind: Some(error.kind()),
+            file: error.parts().path.map(|path| path.to_string_lossy().into_owned()),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn write(&self, stream: &mut UnixStream) -> std::io::Result<()> {
+        let mut line = serde_json::to_vec(self).map_err(std::io::Error::other)?;
+        line.push(b'\n');
+        stream.write_all(&line)
+    }
+
+    /// What went wrong on the other side, as if it had on this one.
+    pub(super) fn into_result(self) -> Result<Self, Error> {
+        if self.ok {
+            return Ok(self);
+        }
+        let line = self.error.unwrap_or_else(|| "the server says no".to_owned());
+        let kind = self.kind.unwrap_or(ErrorKind::Control);
+        let Some(file) = self.file else {
+            return Err(Error::new(kind, line));
+        };
+        let what = line.strip_prefix(&format!("{file}: ")).unwrap_or(&line);
+        Err(Error::new(kind, what).at(&PathBuf::from(&file)))
+    }
+}
+
+/// A later version's kind is none that is known here.
+fn known_kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ErrorKind>, D::Error> {
+    let word = Value::deserialize(deserializer)?;
+    Ok(ErrorKind::deserialize(word).ok())
+}

@@ -1,0 +1,160 @@
+//! `manager-set` and `manager-unset`: parameters as JSON, whole or as a patch.
+
+use iomgr_core::policy::{Governor, ManagerConfig, SetError};
+use serde_json::{Map, Value};
+
+use super::request::{ManagerSet, decode};
+use crate::error::{Error, ErrorKind};
+
+/// Makes what `wish` says the current manager, in one step.
+pub(super) fn set(governor: &Governor, wish: ManagerSet) -> Result<(), Error> {
+    match wish.merge {
+        false => Ok(governor.set(&read(wish.manager)?)?),
+        true => governor.update(|current| merged(current, wish.manager)),
+    }
+}
+
+/// Back to "none".
+pub(super) fn unset(governor: &Governor, name: Option<&str>) -> Result<(), Error> {
+    Ok(governor.unset(name)?)
+}
+
+fn read(manager: Value) -> Result<ManagerConfig, Error> {
+    decode(manager).map_err(|error| error.within("manager"))
+}
+
+/// `patch` over the current parameters, if they are of the policy that it names or if it names none.
+fn merged(current: Option<ManagerConfig>, patch: Value) -> Result<ManagerConfig, Error> {
+    let mut config = current
+        .map(|config| serde_json::to_value(config).expect("parameters are plain data with text for keys"))
+        .filter(|config| keeps_policy(config, &patch))
+        .unwrap_or_else(|| Value::Object(Map::new()));
+    apply(&mut config, patch);
+    read(config)
+}
+
+fn keeps_policy(config: &Value, patch: &Value) -> bool {
+    let name = |of: &Value| of.pointer("/policy/name").cloned();
+    name(patch).is_none_or(|wanted| name(config) == Some(wanted))
+}
+
+/// A merge patch, as RFC 7396 has it: objects are merged, null takes away, all else takes the place of what was there.
+fn apply(target: &mut Value, patch: Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch;
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    let fields = target.as_object_mut().expect("made one above, if it was none");
+    for (name, value) in patch {
+        match value {
+            Value::Null => drop(fields.remove(&name)),
+            value => apply(fields.entry(name).or_insert(Value::Null), value),
+        }
+    }
+}
+
+impl From<SetError> for Error {
+    fn from(error: SetError) -> Self {
+        match error {
+            SetError::Config(bad) => Self::new(ErrorKind::InvalidOption, bad.to_string()),
+            SetError::NotCurrent { .. } => {
+                Self::new(ErrorKind::NotCurrent, error.to_string()).hint("`iomgr manager show` shows it")
+            }
+            SetError::Manager(cause) => Self::new(ErrorKind::Manager, "the manager cannot be set").because(cause),
+            other => Self::new(ErrorKind::Manager, other.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iomgr_core::manager::Registry;
+    use serde_json::json;
+
+    use super::*;
+
+    /// The examples of the RFC's appendix A.
+    #[test]
+    fn patches_are_those_of_the_rfc() {
+        for (target, patch, expected) in [
+            (json!({"a":"b"}), json!({"a":"c"}), json!({"a":"c"})),
+            (json!({"a":"b"}), json!({"b":"c"}), json!({"a":"b","b":"c"})),
+            (json!({"a":"b"}), json!({"a":null}), json!({})),
+            (json!({"a":"b","b":"c"}), json!({"a":null}), json!({"b":"c"})),
+            (json!({"a":["b"]}), json!({"a":"c"}), json!({"a":"c"})),
+            (json!({"a":"c"}), json!({"a":["b"]}), json!({"a":["b"]})),
+            (
+                json!({"a":{"b":"c"}}),
+                json!({"a":{"b":"d","c":null}}),
+                json!({"a":{"b":"d"}}),
+            ),
+            (json!({"a":[{"b":"c"}]}), json!({"a":[1]}), json!({"a":[1]})),
+            (json!(["a", "b"]), json!(["c", "d"]), json!(["c", "d"])),
+            (json!({"a":"b"}), json!(["c"]), json!(["c"])),
+            (json!({"a":"foo"}), json!(null), json!(null)),
+            (json!({"a":"foo"}), json!("bar"), json!("bar")),
+            (json!({"e":null}), json!({"a":1}), json!({"e":null,"a":1})),
+            (json!([1, 2]), json!({"a":"b","c":null}), json!({"a":"b"})),
+            (json!({}), json!({"a":{"bb":{"ccc":null}}}), json!({"a":{"bb":{}}})),
+        ] {
+            let mut merged = target.clone();
+            apply(&mut merged, patch.clone());
+            assert_eq!(merged, expected, "{patch} over {target}");
+        }
+    }
+
+    fn over(current: &Value, patch: Value) -> Result<Value, Error> {
+        let current = serde_json::from_value(current.clone()).unwrap();
+        merged(Some(current), patch).map(|config| serde_json::to_value(config).unwrap())
+    }
+
+    #[test]
+    fn a_patch_keeps_what_it_does_not_name() {
+        let now = json!({"policy":{"name":"throttle","default":{},"devices":{"a":{"iops":{"average":5}}}}});
+        let patched = over(
+            &now,
+            json!({"policy":{"name":"throttle","devices":{"b":{"bps":{"average":7}}}}}),
+        )
+        .unwrap();
+        let devices = json!({"a":{"iops":{"average":5}},"b":{"bps":{"average":7}}});
+        assert_eq!(patched["policy"]["devices"], devices);
+        let patched = over(&patched, json!({"policy":{"devices":{"a":null}}})).unwrap();
+        assert_eq!(patched["policy"]["devices"], json!({"b":{"bps":{"average":7}}}));
+    }
+
+    #[test]
+    fn another_policy_begins_with_its_defaults() {
+        let now = json!({"policy":{"name":"wfq","weights":{"a":5}},"limit":{"max":4}});
+        let patched = over(&now, json!({"policy":{"name":"turn","share":3}})).unwrap();
+        assert_eq!(patched, json!({"policy":{"name":"turn","share":3,"turn_ms":100}}));
+    }
+
+    #[test]
+    fn errors_name_what_is_at_fault() {
+        let governor = Governor::new(Registry::new());
+        let told = |manager: Value, merge| {
+            let error = set(&governor, ManagerSet { manager, merge }).unwrap_err();
+            (error.kind(), error.line())
+        };
+        for merge in [false, true] {
+            let (kind, text) = told(json!({"policy":{"name":"explode"}}), merge);
+            assert_eq!(kind, ErrorKind::Request);
+            assert!(
+                text.contains("manager") && text.contains("explode") && text.contains("throttle"),
+                "{text}"
+            );
+            let (kind, text) = told(json!({"policy":{"name":"turn","share":0}}), merge);
+            assert_eq!(
+                (kind, text.as_str()),
+                (ErrorKind::InvalidOption, "share is from 1, not 0")
+            );
+            assert_eq!(told(json!([1]), merge).0, ErrorKind::Request);
+        }
+        let error = unset(&governor, Some("wfq")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotCurrent);
+        unset(&governor, Some("none")).unwrap();
+    }
+}
