@@ -59,8 +59,8 @@ impl Served {
         control.status().unwrap().nbd.in_flight
     }
 
-    fn disk(&self) -> &Disk {
-        self.server.disk()
+    fn disk(&self) -> Disk {
+        self.server.disks().remove(0)
     }
 
     fn pause(&self) {
