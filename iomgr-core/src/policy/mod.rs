@@ -16,6 +16,7 @@
 mod config;
 mod governor;
 mod per_device;
+mod turn;
 mod wfq;
 
 use std::sync::Arc;
@@ -43,6 +44,7 @@ fn build(config: &PolicyConfig) -> Result<Option<Arc<dyn Policy>>, BadConfig> {
     config.check()?;
     match config {
         PolicyConfig::None => Ok(None),
+        PolicyConfig::Turn(config) => Ok(Some(Arc::new(turn::Turn::new(config.clone())))),
         PolicyConfig::Wfq(config) => Ok(Some(Arc::new(wfq::Wfq::new(config.clone())))),
         other => Err(BadConfig::new(format!(
             "policy {} is not in this version",

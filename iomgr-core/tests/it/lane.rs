@@ -233,7 +233,10 @@ fn a_device_that_is_detached_ends_what_it_has_and_refuses_the_rest() {
     managed.detach();
     lane.push(request(3, Operation::Write));
     let gone = Err(Errno::SHUTDOWN);
-    assert_eq!(results(&mut lane, at(2)), [(0, Ok(())), (1, gone), (2, gone), (3, gone)]);
+    assert_eq!(
+        results(&mut lane, at(2)),
+        [(0, Ok(())), (1, gone), (2, gone), (3, gone)]
+    );
     lane.push(request(1, Operation::Flush));
     assert_eq!(results(&mut lane, at(3)), [(1, gone)]);
     assert_eq!((lane.in_flight(), lane.is_idle(), lane.wake_at()), (0, true, None));

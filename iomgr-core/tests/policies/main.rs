@@ -21,4 +21,5 @@ mod server;
 mod sim;
 
 mod none;
+mod turn;
 mod wfq;
