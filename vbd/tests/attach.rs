@@ -69,7 +69,11 @@ fn an_image_is_free_when_its_disk_is_detached() {
     let mut client = ControlClient::connect(server.control(), PATIENCE).unwrap();
     let status = client.status().unwrap();
     assert_eq!(status.devices[2].info.name, "c");
-    assert!(status.devices[2].uris[0].contains("/c?"), "{:?}", status.devices[2].uris);
+    assert!(
+        status.devices[2].uris[0].contains("/c?"),
+        "{:?}",
+        status.devices[2].uris
+    );
 
     server.detach("a", PATIENCE).unwrap();
     images.open("a").unwrap();
@@ -129,7 +133,10 @@ fn attach_detach_and_stop_do_not_hurt_each_other() {
                 .map(|name| scope.spawn(move || churn(server, images, name, rounds)))
                 .into();
             while rounds.load(Ordering::Relaxed) < 20 && !workers.iter().any(thread::ScopedJoinHandle::is_finished) {
-                ControlClient::connect(server.control(), PATIENCE).unwrap().status().unwrap();
+                ControlClient::connect(server.control(), PATIENCE)
+                    .unwrap()
+                    .status()
+                    .unwrap();
             }
             server.stopper().stop();
         });

@@ -1,6 +1,8 @@
 //! The managers' hooks under real clients: every request is counted once, on the manager that admitted it, and managers are
 //! swapped while clients work.
 
+mod idle;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
