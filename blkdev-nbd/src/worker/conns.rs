@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use iomgr_core::{FileHandle, OpQueue};
+use iomgr_core::{FileHandle, OpQueue, Timestamp};
 
 use super::conn::{Conn, Kit, Who};
 use super::control::Arrival;
@@ -147,9 +147,10 @@ impl Conns {
             .for_each(|conn| conn.resume_overdue(core));
     }
 
-    /// Does a timeout concern any of them?
-    pub(super) fn concern(&self, patience: &Patience) -> bool {
-        self.places.iter().flatten().any(|conn| patience.concerns(conn))
+    /// When to look who takes too long, if ever.
+    pub(super) fn due(&self, patience: &Patience, now: Timestamp) -> Option<Timestamp> {
+        let conns = self.places.iter().flatten();
+        conns.filter_map(|conn| patience.due(conn, now)).min()
     }
 
     /// What they are doing.

@@ -66,8 +66,8 @@ pub(crate) struct Worker {
     stage: Stage,
     stop_timeout: Duration,
     patience: Patience,
-    /// The timer that looks for who takes too long is running.
-    is_ticking: bool,
+    /// When the timer ends that looks for who takes too long, if it runs.
+    tick_at: Option<Timestamp>,
     /// The timer that looks whom we have left unheard is running.
     is_resuming: bool,
     /// Another worker has failed; what waits for it may never end.
@@ -97,7 +97,9 @@ impl Worker {
             self.work();
             self.follow_partings();
             self.follow_stage()?;
-            self.keep_ticking(self.core.memory.has_line())?;
+            if self.core.memory.has_line() {
+                self.keep_ticking()?;
+            }
             self.keep_resuming()?;
             self.core.hooks.end_pass();
             self.publish();
@@ -177,14 +179,25 @@ impl Worker {
         Ok(())
     }
 
-    /// Starts the timer, if it is needed and does not run.
-    fn keep_ticking(&mut self, needed: bool) -> Result<(), Error> {
-        if !needed || self.is_ticking {
-            return Ok(());
-        }
-        self.is_ticking = true;
+    /// Things move: sees to it that the timer ends soon.
+    fn keep_ticking(&mut self) -> Result<(), Error> {
         let at = self.core.now + self.patience.tick();
-        let timer = self.core.queue.timer(at, NetOp::Tick.token());
+        match self.tick_at {
+            Some(before) if before <= at => Ok(()),
+            // It runs until somebody idle is overdue. When it has ended, which is now, it begins anew.
+            Some(_) => {
+                self.tick_at = Some(self.core.now);
+                self.core.queue.cancel(NetOp::Tick.token());
+                Ok(())
+            }
+            None => self.tick(Some(at)),
+        }
+    }
+
+    /// Starts the timer, which does not run, if there is a time to look at the clock.
+    fn tick(&mut self, at: Option<Timestamp>) -> Result<(), Error> {
+        self.tick_at = at;
+        let timer = at.map_or(Ok(()), |at| self.core.queue.timer(at, NetOp::Tick.token()));
         timer.map_err(queue_error("watching the clock"))
     }
 
@@ -201,9 +214,8 @@ impl Worker {
 
     /// Time to look who takes too long.
     fn ticked(&mut self) -> Result<(), Error> {
-        self.is_ticking = false;
         self.conns.drop_overdue(&mut self.core, &self.patience);
-        self.keep_ticking(self.conns.concern(&self.patience))
+        self.tick(self.conns.due(&self.patience, self.core.now))
     }
 
     /// Another thread has news: for the devices, or for us.
@@ -246,8 +258,9 @@ impl Worker {
         if !opened {
             tracing::warn!(worker = self.index, "connection_refused");
             self.gauges.connections.fetch_sub(1, Ordering::Relaxed);
+            return Ok(());
         }
-        self.keep_ticking(opened)
+        self.keep_ticking()
     }
 
     fn open_lane(&mut self, listed: &Listed) -> Result<(), Error> {

@@ -1,7 +1,8 @@
 //! How long clients may take: to choose an export, between two commands, and to move what others wait for.
 //!
-//! The clock is looked at by one timer per thread, several times per timeout, and only while there is somebody whom a timeout
-//! could meet. On the data path two timestamps are stored.
+//! The clock is looked at by one timer per thread: several times per timeout while somebody is in the handshake or waits for
+//! memory, and otherwise when the first idle client has had its time, if there is such a limit. Idle clients cost no wake-ups
+//! until then. On the data path two timestamps are stored.
 
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ impl Patience {
         }
     }
 
-    /// How often to look: eight times per timeout, but no more often than every 5 ms and no less than every second.
+    /// How often to look while things move: eight times per timeout, but no more often than every 5 ms and no less than every second.
     pub(super) fn tick(&self) -> Duration {
         let shortest = self
             .idle
@@ -45,9 +46,14 @@ impl Patience {
         (shortest / 8).clamp(Duration::from_millis(5), Duration::from_secs(1))
     }
 
-    /// Could a timeout ever meet this connection, as it is now and nobody waiting for memory?
-    pub(super) fn concerns(&self, conn: &Conn) -> bool {
-        self.idle.is_some() || matches!(conn.phase, Phase::Handshake(_))
+    /// When to look at this connection, as it is now and nobody waiting for memory.
+    pub(super) fn due(&self, conn: &Conn, now: Timestamp) -> Option<Timestamp> {
+        if let Phase::Handshake(_) = conn.phase {
+            return Some(now + self.tick());
+        }
+        // What it has asked for will end, and then its time begins.
+        let since = if conn.in_flight > 0 { now } else { conn.who.active };
+        self.idle.map(|idle| (since + idle).max(now + self.tick()))
     }
 
     /// Should this connection be dropped?

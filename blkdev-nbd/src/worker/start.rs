@@ -132,7 +132,7 @@ impl WorkerPlan {
             stage: Stage::Serving,
             stop_timeout: self.limits.stop_timeout,
             patience: Patience::new(&self.limits),
-            is_ticking: false,
+            tick_at: None,
             is_resuming: false,
             peer_failed: false,
         })
