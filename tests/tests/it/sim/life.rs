@@ -9,7 +9,7 @@ use iomgr_core::{
     Data, Device, DeviceQueue, Done, Errno, Lease, OpDone, OpQueue, Operation, Owner, Pass, QueueContext, Request,
     RequestFlags, SECTOR_BYTES, Sector, SectorCount, SectorRange, Tag, Wake, Waker,
 };
-use tqueue::sim::SimHandle;
+use tqueue::sim::{SimDisk, SimHandle};
 use tqueue::{Config, EngineKind, PlanLimits, Queue};
 use vbd::Disk;
 
@@ -22,7 +22,7 @@ const QUEUES: u16 = 2;
 const DEPTH: u32 = 8;
 const SECTORS_MAX: u64 = 96;
 /// Passes after which something must have ended: no op takes so long.
-const PASSES_MAX: u32 = 100_000;
+pub(super) const PASSES_MAX: u32 = 100_000;
 
 /// What the guest does.
 #[derive(Clone, Copy, Debug)]
@@ -46,18 +46,34 @@ const LOADS: [([u8; 4], u8, u8); 4] = [
     ([82, 4, 1, 8], 110, 230),
 ];
 
+/// What a run does or does not in all its lives.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Habits {
+    /// Are ops merged?
+    pub(super) merges: bool,
+    /// Is the disk paused at times?
+    pub(super) pauses: bool,
+}
+
 /// See the module.
 pub(super) struct Life<'a> {
-    sim: SimHandle,
+    pub(super) sim: SimHandle,
+    pub(super) disk: Disk,
+    /// What it lies on now.
+    pub(super) storage: SimDisk,
     queue: Queue,
     lanes: Vec<Lane>,
-    model: &'a mut Model,
-    rng: &'a mut Rng,
+    pub(super) model: &'a mut Model,
+    pub(super) rng: &'a mut Rng,
     next_stamp: &'a mut Stamp,
     block_sectors: u64,
     load: Load,
     /// What requests may fail with.
-    excused: Vec<Errno>,
+    pub(super) excused: Vec<Errno>,
+    /// Requests that have ended.
+    pub(super) ended: u64,
+    /// Is the disk paused at times?
+    pauses: bool,
 }
 
 /// One device queue and what is in flight on it.
@@ -97,15 +113,16 @@ impl<'a> Life<'a> {
     /// Opens all queues of `disk` on one simulated ring.
     pub(super) fn new(
         disk: &Disk,
-        sim: &SimHandle,
-        merges: bool,
+        storage: SimDisk,
+        habits: Habits,
         model: &'a mut Model,
         rng: &'a mut Rng,
         next_stamp: &'a mut Stamp,
     ) -> Self {
+        let sim = storage.machine().clone();
         let engine = EngineKind::Sim(sim.clone());
         let mut plan = PlanLimits::default();
-        if !merges {
+        if !habits.merges {
             plan.max_segments = 1;
         }
         let config = Config {
@@ -122,7 +139,9 @@ impl<'a> Life<'a> {
         let races = rng.bool();
         let block_sectors = u64::from(disk.limits().discard_granularity_bytes) / SECTOR_BYTES;
         Self {
-            sim: sim.clone(),
+            sim,
+            disk: disk.clone(),
+            storage,
             queue,
             lanes,
             model,
@@ -136,6 +155,8 @@ impl<'a> Life<'a> {
                 races,
             },
             excused: Vec::new(),
+            ended: 0,
+            pauses: habits.pauses,
         }
     }
 
@@ -150,17 +171,25 @@ impl<'a> Life<'a> {
             if self.sim.is_off() {
                 return;
             }
-            for lane in 0..self.lanes.len() {
-                if self.rng.u8(..) < 140 {
-                    self.submit_random(lane);
-                }
+            self.ask_and_pass();
+            if self.pauses && self.rng.u8(..) < 6 {
+                self.pause();
             }
-            self.pass();
         }
     }
 
-    /// Lets everything end, and closes the queues.
-    pub(super) fn finish(mut self) {
+    /// A pass with what the guest asks for before.
+    pub(super) fn ask_and_pass(&mut self) {
+        for lane in 0..self.lanes.len() {
+            if self.rng.u8(..) < 140 {
+                self.submit_random(lane);
+            }
+        }
+        self.pass();
+    }
+
+    /// Lets everything end, and closes the queues. What the disk lies on is left.
+    pub(super) fn finish(mut self) -> SimDisk {
         let mut passes = 0;
         while !self.queue.is_idle() || self.lanes.iter().any(|lane| !lane.device.is_idle()) {
             self.pass();
@@ -171,6 +200,7 @@ impl<'a> Life<'a> {
         while let Some(lane) = self.lanes.pop() {
             lane.device.close(&mut self.queue);
         }
+        self.storage
     }
 
     fn pass(&mut self) {
@@ -321,6 +351,7 @@ impl<'a> Life<'a> {
     }
 
     fn ended(&mut self, lane: usize, done: Done) {
+        self.ended += 1;
         let flight = self.lanes[lane]
             .flights
             .remove(&done.tag.0)

@@ -6,6 +6,7 @@
 mod image;
 mod life;
 mod model;
+mod pause;
 
 use std::time::{Duration, Instant};
 
@@ -16,13 +17,15 @@ use tqueue::sim::{SimConfig, SimDisk, SimHandle};
 use vbd::{BlockingDisk, Cache, Disk};
 
 use image::Image;
-use life::Life;
+use life::{Habits, Life};
 use model::{Model, Stamp};
 
 /// A sector, as a length in memory.
 const SECTOR_LEN: usize = 512;
 /// A seed with this bit has ops merged. Those kept from before there was merging do not have it, and so mean what they meant.
 const MERGES: u64 = 1 << 2;
+/// Likewise, the disk is paused at times.
+const PAUSES: u64 = 1 << 11;
 /// Seeds that once failed: kept, and replayed each time.
 const KEPT: &[u64] = &[
     // FUA into a block whose BAT entry a killed process had left in the page cache.
@@ -89,14 +92,18 @@ fn run(seed: u64, tally: &mut Tally) {
     let sim = SimHandle::new(SimConfig::new(rng.u64(..)));
     let mut image = Image::create(&sim, &mut rng);
     let mut next_stamp = 1;
+    let habits = Habits {
+        merges: seed & MERGES != 0,
+        pauses: seed & PAUSES != 0,
+    };
     for _ in 0..LIVES {
-        live(&sim, &mut image, seed & MERGES != 0, &mut rng, &mut next_stamp, tally);
+        live(&sim, &mut image, habits, &mut rng, &mut next_stamp, tally);
     }
     std::mem::drop(guard);
 }
 
 /// One life and its end; then the image is checked against the model.
-fn live(sim: &SimHandle, image: &mut Image, merges: bool, rng: &mut Rng, next_stamp: &mut Stamp, tally: &mut Tally) {
+fn live(sim: &SimHandle, image: &mut Image, habits: Habits, rng: &mut Rng, next_stamp: &mut Stamp, tally: &mut Tally) {
     image.age(rng);
     let plan = Plan::random(rng);
     let storage = image.storage.clone();
@@ -106,12 +113,13 @@ fn live(sim: &SimHandle, image: &mut Image, merges: bool, rng: &mut Rng, next_st
         sim.fail_after(plan.steps);
     }
     let is_device = image.is_device();
-    let mut life = Life::new(&disk, sim, merges, &mut image.model, rng, next_stamp);
+    let mut life = Life::new(&disk, storage, habits, &mut image.model, rng, next_stamp);
     if is_device {
         life.excuse(Errno::NOSPC);
     }
     life.run(plan.steps);
-    plan.end.come(sim, life, disk, &storage, &plan);
+    image.storage = plan.end.come(sim, life, &disk, &plan);
+    drop(disk);
     let allowed = match plan.end {
         End::Cut | End::CutAfterFailures => Model::surviving,
         End::CutInClose if sim.is_off() => Model::surviving,
@@ -167,32 +175,34 @@ impl End {
         matches!(self, Self::Cut | Self::CutAfterFailures | Self::CutInClose)
     }
 
-    /// Ends `life`, but for the power cut itself.
-    fn come(self, sim: &SimHandle, mut life: Life<'_>, disk: Disk, storage: &SimDisk, plan: &Plan) {
+    /// Ends `life`, but for the power cut itself. What the disk lies on is left.
+    fn come(self, sim: &SimHandle, mut life: Life<'_>, disk: &Disk, plan: &Plan) -> SimDisk {
         match self {
             Self::Cut => {}
             Self::CutAfterFailures => {
                 // As on Linux: the error is told once or a few times, and what it was about is lost all the same.
-                storage.fail_flushes(true);
+                life.storage.fail_flushes(true);
                 life.excuse(Errno::IO);
                 life.run(plan.few_steps);
-                storage.fail_flushes(false);
+                life.storage.fail_flushes(false);
                 life.run(plan.steps);
             }
             Self::Kill => sim.kill(plan.seed),
             Self::CutInClose | Self::Close => {
-                life.finish();
+                let storage = life.finish();
                 if let Self::CutInClose = self {
                     sim.fail_after(plan.few_steps);
                 }
                 let closed = disk.close();
                 assert!(closed.is_ok() || sim.is_off(), "a healthy disk closes: {closed:?}");
                 if let Self::Close = self {
-                    let image = vhd::Image::open(storage, &vhd::OpenOptions::default());
+                    let image = vhd::Image::open(&storage, &vhd::OpenOptions::default());
                     assert_eq!(image.expect("a closed image opens").state(), vhd::State::Clean);
                 }
+                return storage;
             }
         }
+        life.storage
     }
 }
 
