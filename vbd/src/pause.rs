@@ -35,7 +35,7 @@ use crate::error::{Error, ErrorKind};
 use crate::format::Format;
 use crate::origin::Origin;
 use crate::retry::RetryPolicy;
-use crate::stable::Change;
+use crate::stable::{Attendance, Change};
 use keeper::Keeper;
 
 /// How to pause a disk.
@@ -134,19 +134,29 @@ impl Disk {
     }
 
     fn pause_until(&self, options: PauseOptions, lease: Option<keeper::Gone>) -> Result<(), Error> {
+        let drain = options
+            .resume_after
+            .map_or(options.drain, |after| after.min(options.drain));
+        self.pause_when(options.resume_after, lease, |queues| queues.wait(drain))
+    }
+
+    /// The same when the queues `have_left`.
+    pub(crate) fn pause_when(
+        &self,
+        resume_after: Option<Duration>,
+        lease: Option<keeper::Gone>,
+        have_left: impl FnOnce(&Attendance) -> bool,
+    ) -> Result<(), Error> {
         let change = self.stable.change();
-        let since = Instant::now();
-        let until = options.resume_after.and_then(|after| since.checked_add(after));
         let old = change.image()?;
+        let since = Instant::now();
+        let until = resume_after.and_then(|after| since.checked_add(after));
         let leased = lease.is_some();
         let keeper = match (until, lease) {
             (None, None) => None,
             (until, lease) => Some(Keeper::start(&self.stable, change.next_turn(), until, lease)?),
         };
-        let drain = options
-            .resume_after
-            .map_or(options.drain, |after| after.min(options.drain));
-        change.vacate(|queues| queues.wait(drain))?;
+        change.vacate(have_left)?;
         let was = old.memory();
         tracing::info!(disk = was.info.name, path = %was.info.path.display(), "disk_paused");
         change.rest(Pause {
@@ -167,13 +177,19 @@ impl Disk {
     /// # Errors
     /// The disk is not paused. The image cannot be opened, or is smaller than what clients have been told: the disk stays paused.
     pub fn resume(&self, options: &ResumeOptions) -> Result<(), Error> {
+        self.resume_by(|origin| {
+            origin.open(|path, disk| {
+                *path = options.image.clone().unwrap_or_else(|| path.clone());
+                disk.format = options.format.or(disk.format);
+            })
+        })
+    }
+
+    /// The same on what `open` opens.
+    pub(crate) fn resume_by(&self, open: impl FnOnce(&Origin) -> Result<Shared, Error>) -> Result<(), Error> {
         let change = self.stable.change();
         let pause = change.pause()?;
-        let opened = pause.was.origin.open(|path, disk| {
-            *path = options.image.clone().unwrap_or_else(|| path.clone());
-            disk.format = options.format.or(disk.format);
-        });
-        let next = opened.and_then(|next| pause.accept(next));
+        let next = open(&pause.was.origin).and_then(|next| pause.accept(next));
         change.end_pause(&pause, next.map_err(stays_paused)?);
         Ok(())
     }

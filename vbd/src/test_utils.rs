@@ -4,7 +4,7 @@ use iomgr_core::{FileHandle, Storage};
 use tqueue::sim::SimDisk;
 
 use crate::disk::{Cache, Disk, Medium, Shared};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::layout::Layout;
 use crate::origin::Origin;
 use crate::retry::RetryPolicy;
@@ -77,5 +77,25 @@ impl Disk {
             retry: RetryPolicy::DEFAULT,
         };
         image.open().map(Self::over)
+    }
+
+    /// Pauses it; `pass` lets its queues do a pass of their loop, and says whether there is any use in another.
+    pub fn pause_simulated(&self, mut pass: impl FnMut() -> bool) -> Result<(), Error> {
+        self.pause_when(None, None, |queues| {
+            while queues.count() > 0 {
+                if !pass() {
+                    return false;
+                }
+            }
+            true
+        })
+    }
+
+    /// Resumes it on that file, opened as it was before.
+    pub fn resume_simulated(&self, file: SimDisk) -> Result<(), Error> {
+        self.resume_by(|origin| match origin {
+            Origin::Simulated(image) => Simulated { file, ..image.clone() }.open(),
+            Origin::File { .. } => Err(Error::new(ErrorKind::InvalidOption, "the disk is not simulated")),
+        })
     }
 }

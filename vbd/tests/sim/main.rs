@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod faults;
+mod pause;
 mod queues;
 mod retry;
 mod rig;

@@ -298,7 +298,7 @@ fn nbd_a_server_stops_while_its_disk_is_paused() {
             .each_mut()
             .map(|client| client.send_write(0, 0, &[2; 4096]).unwrap());
         assert!(wait::until(|| served.in_flight() == 2));
-        let disk = served.disk().clone();
+        let disk = served.disk();
         served.server.stop().unwrap();
         for (client, cookie) in clients.iter_mut().zip(sent) {
             assert_eq!(client.receive().unwrap(), (cookie, Err(ESHUTDOWN)));
