@@ -60,8 +60,9 @@ pub use blkdev_ublk::{is_bad_release as is_bad_for_ublk, parse_release};
 pub use blocking::BlockingDisk;
 pub use compare::{CompareOptions, Comparison, Difference, compare};
 pub use control::{
-    ControlAnswer, ControlClient, ControlRequest, DiskSample, GenerationStatus, HookStatus, ManagerSet, ManagerStatus,
-    ManagerUnset, NgStatus, Nothing, ParameterInfo, PolicyInfo, Sample, StatsRequest, Verb, WaitStatus, policies,
+    AttachRequest, ControlAnswer, ControlClient, ControlRequest, DetachRequest, DiskSample, GenerationStatus,
+    HookStatus, ManagerSet, ManagerStatus, ManagerUnset, NgStatus, Nothing, ParameterInfo, PauseRequest, PolicyInfo,
+    ResumeRequest, Sample, Seconds, StatsRequest, Verb, WaitStatus, policies,
 };
 pub use convert::{ConvertOptions, Copied, Means, convert};
 pub use create::{CreateOptions, create};

@@ -36,6 +36,9 @@ pub struct ControlAnswer {
     /// Last answer to `stop`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopped: bool,
+    /// Answer to `pause`, `resume` and `attach`: the disk as it is now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskEntry>,
     /// Answer to `list`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disks: Option<Vec<DiskEntry>>,
@@ -101,4 +104,39 @@ impl ControlAnswer {
 fn known_kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ErrorKind>, D::Error> {
     let word = Value::deserialize(deserializer)?;
     Ok(ErrorKind::deserialize(word).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_hold_only_what_they_mean() {
+        let line = |answer: &ControlAnswer| serde_json::to_string(answer).unwrap();
+        assert_eq!(line(&ControlAnswer::stopped()), r#"{"v":1,"ok":true,"stopped":true}"#);
+        let error = Error::new(ErrorKind::NotFound, "no such disk");
+        let told = r#"{"v":1,"ok":false,"error":"no such disk","kind":"not-found"}"#;
+        assert_eq!(line(&ControlAnswer::error(&error)), told);
+    }
+
+    #[test]
+    fn an_error_is_on_this_side_what_it_was_on_the_other() {
+        let io = std::io::Error::from_raw_os_error(28);
+        let there = Error::new(ErrorKind::Io, "cannot be written")
+            .at("/a.img".as_ref())
+            .because(io);
+        let here = ControlAnswer::error(&there).into_result().unwrap_err();
+        assert_eq!(
+            (here.kind(), here.parts().path),
+            (ErrorKind::Io, Some("/a.img".as_ref()))
+        );
+        assert_eq!(here.to_string(), there.line());
+    }
+
+    #[test]
+    fn the_kinds_of_later_versions_are_taken_for_what_they_are() {
+        let answer: ControlAnswer = serde_json::from_str(r#"{"v":1,"ok":false,"error":"no","kind":"later"}"#).unwrap();
+        let error = answer.into_result().unwrap_err();
+        assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Control, "no"));
+    }
 }

@@ -9,8 +9,8 @@ use iomgr_core::policy::ManagerConfig;
 use serde_json::Value;
 
 use super::{
-    ControlAnswer, ControlRequest, ManagerSet, ManagerStatus, ManagerUnset, Nothing, PolicyInfo, Sample, StatsRequest,
-    Verb,
+    AttachRequest, ControlAnswer, ControlRequest, DetachRequest, ManagerSet, ManagerStatus, ManagerUnset, Nothing,
+    PauseRequest, PolicyInfo, ResumeRequest, Sample, StatsRequest, Verb,
 };
 use crate::error::{Error, ErrorKind};
 use crate::server::{DiskEntry, Status};
@@ -99,8 +99,30 @@ impl ControlClient {
         held(self.ask(Verb::ManagerList(Nothing {}))?.managers)
     }
 
+    /// Takes a disk's image away for a time. A lease lasts as long as this client.
+    pub fn pause(&mut self, wish: PauseRequest) -> Result<DiskEntry, Error> {
+        held(self.ask(Verb::Pause(wish))?.disk)
+    }
+
+    /// Gives a disk its image back, or another one.
+    pub fn resume(&mut self, wish: ResumeRequest) -> Result<DiskEntry, Error> {
+        held(self.ask(Verb::Resume(wish))?.disk)
+    }
+
+    /// Has the server serve one more disk.
+    pub fn attach(&mut self, wish: AttachRequest) -> Result<DiskEntry, Error> {
+        held(self.ask(Verb::Attach(wish))?.disk)
+    }
+
+    /// Has the server serve a disk no more; its image is free when this returns.
+    pub fn detach(&mut self, which: DetachRequest) -> Result<(), Error> {
+        self.ask(Verb::Detach(which)).map(drop)
+    }
+
     fn ask(&mut self, verb: Verb) -> Result<ControlAnswer, Error> {
-        let mut line = serde_json::to_vec(&ControlRequest::new(verb)).expect("a request is plain data");
+        let mut line = serde_json::to_vec(&ControlRequest::new(verb)).map_err(|error| {
+            Error::new(ErrorKind::InvalidOption, "what is asked for cannot be written as JSON").because(error)
+        })?;
         line.push(b'\n');
         self.stream
             .get_mut()

@@ -10,20 +10,22 @@
 //! ```
 //!
 //! ```text
-//!  line ─► request ─► service::Session ─┬─ Service, which each server implements: status, disks
-//!                                       ├─ governing: the manager and its parameters
-//!                                       └─ sample: what was done between two looks
+//!  line ─► request ─► session ─┬─ governing: the manager and its parameters ─┐
+//!                              ├─ sample: what was done between two looks   ─┼─► service, which each server implements
+//!                              └─ disks: pause, resume, attach, detach      ─┘
 //! ```
 //!
 //! # Contract
 //! - A wish to stop counts, whether or not its client stays for the answers.
 //! - What outlives the server here are threads of silent clients, for a minute, and they hold no disk.
+//! - A client that holds a lease may be silent; the lease ends with its connection.
 //!
 //! Answers may gain fields within a version; what has no meaning for a client is to be ignored. A request that holds what has
 //! no meaning for the server is refused.
 
 mod answer;
 mod client;
+mod disks;
 mod farewell;
 mod governing;
 mod hooks;
@@ -32,12 +34,16 @@ mod request;
 mod sample;
 mod server;
 mod service;
+mod session;
 
 pub use answer::ControlAnswer;
 pub use client::ControlClient;
 pub use hooks::{GenerationStatus, HookStatus, ManagerStatus, NgStatus, WaitStatus};
 pub use policies::{ParameterInfo, PolicyInfo, policies};
-pub use request::{ControlRequest, ManagerSet, ManagerUnset, Nothing, StatsRequest, Verb};
+pub use request::{
+    AttachRequest, ControlRequest, DetachRequest, ManagerSet, ManagerUnset, Nothing, PauseRequest, ResumeRequest,
+    Seconds, StatsRequest, Verb,
+};
 pub use sample::{DiskSample, Sample};
 pub(crate) use server::Control;
 pub(crate) use service::Service;

@@ -3,12 +3,17 @@
 //! A request is read in two steps, first its verb, then the arguments that this verb takes: so an error names the argument
 //! that is at fault, and nothing that is said is passed over in silence.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::VERSION;
+use crate::disk::Cache;
 use crate::error::{Error, ErrorKind};
+use crate::format::Format;
 
 /// What a client asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,6 +47,14 @@ pub enum Verb {
     ManagerUnset(ManagerUnset),
     /// The policies there are.
     ManagerList(Nothing),
+    /// Take a disk's image away for a time.
+    Pause(PauseRequest),
+    /// Give it back, or another one.
+    Resume(ResumeRequest),
+    /// Serve one more disk.
+    Attach(AttachRequest),
+    /// Serve a disk no more.
+    Detach(DetachRequest),
 }
 
 /// No arguments.
@@ -79,6 +92,122 @@ pub struct ManagerUnset {
     pub name: Option<String>,
 }
 
+/// The arguments of `pause`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PauseRequest {
+    /// The disk.
+    pub disk: String,
+    /// How long requests in flight may take to end; 30 s if not given. If they take longer the disk is not paused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_s: Option<Seconds>,
+    /// The disk resumes by itself after so long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume_after_s: Option<Seconds>,
+    /// The disk resumes by itself when this connection ends.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lease: bool,
+}
+
+/// The arguments of `resume`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResumeRequest {
+    /// The disk.
+    pub disk: String,
+    /// The image from now on, by an absolute path; the one that it had if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<PathBuf>,
+    /// Its format, if neither its extension tells it nor what was said of the one before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+}
+
+/// The arguments of `attach`: [`DiskOptions`](crate::DiskOptions), and their defaults.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttachRequest {
+    /// The image, by an absolute path.
+    pub image: PathBuf,
+    /// What to call it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What clients are told that it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Its format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+    /// Refuse writes?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
+    /// Restore a footer that a crash tore?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub repair: bool,
+    /// The page cache's part.
+    #[serde(default)]
+    pub cache: Cache,
+    /// How long to wait for somebody else's lock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock_timeout_s: Option<Seconds>,
+    /// Errors that pass, by name, besides those that always do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retry_on: Vec<String>,
+    /// How long a request that meets such an error is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_timeout_s: Option<Seconds>,
+}
+
+/// The arguments of `detach`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DetachRequest {
+    /// The disk.
+    pub disk: String,
+    /// How long clients have to take their replies; 10 s if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_s: Option<Seconds>,
+}
+
+/// A time, in JSON a number of seconds, from 0 to 30 days.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct Seconds(Duration);
+
+impl Seconds {
+    const MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+    /// A time of at most 30 days; one that is longer becomes that.
+    pub fn new(time: Duration) -> Self {
+        Self(time.min(Self::MAX))
+    }
+}
+
+impl From<Seconds> for Duration {
+    fn from(seconds: Seconds) -> Self {
+        seconds.0
+    }
+}
+
+impl From<Seconds> for f64 {
+    fn from(seconds: Seconds) -> Self {
+        seconds.0.as_secs_f64()
+    }
+}
+
+impl TryFrom<f64> for Seconds {
+    type Error = String;
+
+    fn try_from(seconds: f64) -> Result<Self, String> {
+        let time = Duration::try_from_secs_f64(seconds)
+            .ok()
+            .filter(|time| *time <= Self::MAX);
+        let max = Self::MAX.as_secs();
+        time.map(Self)
+            .ok_or_else(|| format!("{seconds} is no number of seconds from 0 to {max}"))
+    }
+}
+
 impl ControlRequest {
     /// A request of this version.
     pub fn new(verb: Verb) -> Self {
@@ -113,7 +242,7 @@ impl TryFrom<Map<String, Value>> for ControlRequest {
 
 impl Verb {
     /// Their names.
-    pub const NAMES: [&'static str; 8] = [
+    pub const NAMES: [&'static str; 12] = [
         "status",
         "stop",
         "list",
@@ -122,6 +251,10 @@ impl Verb {
         "manager-set",
         "manager-unset",
         "manager-list",
+        "pause",
+        "resume",
+        "attach",
+        "detach",
     ];
 
     fn parse(name: &str, fields: Map<String, Value>) -> Result<Self, Error> {
@@ -134,6 +267,10 @@ impl Verb {
             "manager-set" => Self::ManagerSet(arguments(fields)?),
             "manager-unset" => Self::ManagerUnset(arguments(fields)?),
             "manager-list" => Self::ManagerList(arguments(fields)?),
+            "pause" => Self::Pause(arguments(fields)?),
+            "resume" => Self::Resume(arguments(fields)?),
+            "attach" => Self::Attach(arguments(fields)?),
+            "detach" => Self::Detach(arguments(fields)?),
             other => {
                 let what = format!("there is no {other:?}; the verbs are {}", Self::NAMES.join(", "));
                 return Err(refuse(what).field("verb"));
@@ -159,4 +296,118 @@ pub(super) fn decode<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
 
 pub(super) fn refuse(what: impl Into<String>) -> Error {
     Error::new(ErrorKind::Request, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Verb, String> {
+        ControlRequest::parse(line.as_bytes())
+            .map(|request| request.verb)
+            .map_err(|error| {
+                assert_eq!(error.kind(), ErrorKind::Request, "{error}");
+                error.line()
+            })
+    }
+
+    #[test]
+    fn every_verb_is_read_as_it_is_written() {
+        let time = Some(Seconds::new(Duration::from_millis(2500)));
+        let disk = "d".to_owned();
+        let verbs = [
+            Verb::Status(Nothing {}),
+            Verb::Stop(Nothing {}),
+            Verb::List(Nothing {}),
+            Verb::Stats(StatsRequest {
+                disk: Some(disk.clone()),
+            }),
+            Verb::ManagerShow(Nothing {}),
+            Verb::ManagerSet(ManagerSet {
+                manager: json!({"policy":{"name":"limit","max":3}}),
+                merge: true,
+            }),
+            Verb::ManagerUnset(ManagerUnset {
+                name: Some("limit".into()),
+            }),
+            Verb::ManagerList(Nothing {}),
+            Verb::Pause(PauseRequest {
+                disk: disk.clone(),
+                timeout_s: time,
+                resume_after_s: time,
+                lease: true,
+            }),
+            Verb::Resume(ResumeRequest {
+                disk: disk.clone(),
+                image: Some("/a.img".into()),
+                format: Some(Format::Raw),
+            }),
+            Verb::Attach(AttachRequest {
+                image: "/a.vhd".into(),
+                name: Some("a".into()),
+                description: Some("mine".into()),
+                format: Some(Format::Vhd),
+                read_only: true,
+                repair: true,
+                cache: Cache::None,
+                lock_timeout_s: time,
+                retry_on: vec!["EIO".into()],
+                retry_timeout_s: time,
+            }),
+            Verb::Detach(DetachRequest { disk, timeout_s: time }),
+        ];
+        let names: Vec<_> = verbs
+            .iter()
+            .map(|verb| serde_json::to_value(verb).unwrap()["verb"].clone())
+            .collect();
+        assert_eq!(names, Verb::NAMES);
+        for verb in verbs {
+            let line = serde_json::to_string(&ControlRequest::new(verb.clone())).unwrap();
+            assert_eq!(parse(&line), Ok(verb), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_at_fault_is_named() {
+        for (line, words) in [
+            ("", "no JSON object"),
+            ("[1]", "no JSON object"),
+            ("{}", "v: is missing"),
+            (r#"{"v":1}"#, "verb: is missing"),
+            (r#"{"v":1,"verb":7}"#, "verb: is no text"),
+            (r#"{"v":2,"verb":"status"}"#, "v: version 1 is spoken here, not 2"),
+            (r#"{"v":"1","verb":"status"}"#, "v: version 1"),
+            (
+                r#"{"v":1,"verb":"explode"}"#,
+                r#"verb: there is no "explode"; the verbs are status, stop"#,
+            ),
+            (r#"{"v":1,"verb":"status","x":1}"#, "x: unknown field `x`"),
+            (r#"{"v":1,"verb":"pause"}"#, "missing field `disk`"),
+            (r#"{"v":1,"verb":"pause","disk":7}"#, "disk: invalid type"),
+            (
+                r#"{"v":1,"verb":"pause","disk":"d","lease":"no"}"#,
+                "lease: invalid type",
+            ),
+            (
+                r#"{"v":1,"verb":"pause","disk":"d","timeout_s":-1}"#,
+                "timeout_s: -1 is no number of seconds",
+            ),
+            (
+                r#"{"v":1,"verb":"pause","disk":"d","timeout_s":1e300}"#,
+                "no number of seconds from 0 to 2592000",
+            ),
+            (
+                r#"{"v":1,"verb":"attach","image":"/a","cache":"some"}"#,
+                "cache: unknown variant `some`",
+            ),
+            (r#"{"v":1,"verb":"manager-set"}"#, "missing field `manager`"),
+        ] {
+            let told = parse(line).unwrap_err();
+            assert!(told.contains(words), "{line}: {told}");
+        }
+        let deep = format!(r#"{{"v":1,"verb":"manager-set","manager":{}"#, "[".repeat(10_000));
+        assert!(parse(&deep).unwrap_err().contains("recursion limit"));
+    }
 }

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::farewell::Farewell;
 use super::request::{ControlRequest, refuse};
-use super::service::Session;
+use super::session::Session;
 use super::{ControlAnswer, Service};
 use crate::error::{Error, ErrorKind};
 use crate::server::ControlDoor;
@@ -22,7 +22,7 @@ use crate::socket::BoundSocket;
 const LINE_BYTES_MAX: u64 = 64 << 10;
 /// So many clients at once; the next is turned away.
 const CLIENTS_MAX: usize = 32;
-/// A client that says nothing for so long is let go.
+/// A client that says nothing for so long is let go, unless it holds a lease.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 /// A client that wants the end must take its answers in this time.
 const LAST_ANSWER_MAX: Duration = Duration::from_secs(1);
@@ -172,14 +172,11 @@ fn serve(mut stream: UnixStream, reach: &Reach) -> std::io::Result<()> {
     stream.set_write_timeout(Some(IDLE_MAX))?;
     let mut lines = BufReader::new(stream.try_clone()?);
     let mut session = Session::default();
-    let mut line = Vec::new();
     loop {
-        line.clear();
-        let len = lines.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
-        if len == 0 {
+        let Some(line) = read_line(&mut lines, || reach.may_be_silent(&session))? else {
             return Ok(());
-        }
-        if len as u64 == LINE_BYTES_MAX && !line.ends_with(b"\n") {
+        };
+        if line.len() as u64 == LINE_BYTES_MAX && !line.ends_with(b"\n") {
             let what = format!("the line is too long; {LINE_BYTES_MAX} bytes are taken");
             return ControlAnswer::error(&refuse(what)).write(&mut stream);
         }
@@ -191,7 +188,25 @@ fn serve(mut stream: UnixStream, reach: &Reach) -> std::io::Result<()> {
     }
 }
 
+/// A line, or as much of it as is taken; nothing at the end.
+fn read_line(lines: &mut BufReader<UnixStream>, may_be_silent: impl Fn() -> bool) -> std::io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    loop {
+        let room = LINE_BYTES_MAX - line.len() as u64;
+        match lines.by_ref().take(room).read_until(b'\n', &mut line) {
+            Ok(_) => return Ok((!line.is_empty()).then_some(line)),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && may_be_silent() => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 impl Reach {
+    fn may_be_silent(&self, session: &Session) -> bool {
+        let service = self.service.read().unwrap_or_else(PoisonError::into_inner);
+        service.as_deref().is_some_and(|service| session.holds_a_lease(service))
+    }
+
     /// Nothing, if the server has ended.
     fn answer(&self, session: &mut Session, line: &[u8]) -> Option<ControlAnswer> {
         let service = self.service.read().unwrap_or_else(PoisonError::into_inner);

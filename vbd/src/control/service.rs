@@ -1,12 +1,11 @@
-//! What control clients can reach of a server, whatever its frontend, and what is done with it.
+//! What control clients can reach of a server, whatever its frontend.
+
+use std::time::Duration;
 
 use iomgr_core::policy::Governor;
 
-use super::request::Verb;
-use super::sample::Looks;
-use super::{ControlAnswer, ManagerStatus, governing, policies};
 use crate::error::{Error, ErrorKind};
-use crate::server::{Served, Status, Stopper};
+use crate::server::{DiskExport, Served, Status, Stopper};
 
 /// What clients can reach.
 pub(crate) trait Service: Send + Sync {
@@ -22,6 +21,17 @@ pub(crate) trait Service: Send + Sync {
     /// To ask for the end.
     fn stopper(&self) -> Stopper;
 
+    /// Can there be more disks?
+    fn check_attach(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Serves one more disk.
+    fn attach(&self, export: DiskExport) -> Result<(), Error>;
+
+    /// Serves the disk of that name no more; clients have until `timeout` to take their replies.
+    fn detach(&self, name: &str, timeout: Duration) -> Result<(), Error>;
+
     /// The disk of that name.
     fn find(&self, name: &str) -> Result<Served, Error> {
         let disks = self.disks();
@@ -31,35 +41,5 @@ pub(crate) trait Service: Send + Sync {
             let what = format!("no disk here is called {name:?}; there are {}", names.join(", "));
             Error::new(ErrorKind::NotFound, what)
         })
-    }
-}
-
-/// What a connection has that lasts from one request to the next.
-#[derive(Debug, Default)]
-pub(super) struct Session {
-    looks: Looks,
-}
-
-impl Session {
-    /// Does what a client asks, and answers. (`stop` is answered when the server has ended, by who has ended it.)
-    pub(super) fn answer(&mut self, service: &dyn Service, verb: Verb) -> Result<ControlAnswer, Error> {
-        let mut answer = ControlAnswer::ok();
-        match verb {
-            Verb::Status(_) => answer.status = Some(service.status()),
-            Verb::Stop(_) => answer.stopping = true,
-            Verb::List(_) => answer.disks = Some(service.disks().iter().map(Served::entry).collect()),
-            Verb::Stats(of) => answer.stats = Some(self.looks.sample(service, of.disk.as_deref())?),
-            Verb::ManagerShow(_) => answer.manager = Some(ManagerStatus::of(service.governor())),
-            Verb::ManagerSet(wish) => {
-                governing::set(service.governor(), wish)?;
-                answer.manager = Some(ManagerStatus::of(service.governor()));
-            }
-            Verb::ManagerUnset(which) => {
-                governing::unset(service.governor(), which.name.as_deref())?;
-                answer.manager = Some(ManagerStatus::of(service.governor()));
-            }
-            Verb::ManagerList(_) => answer.managers = Some(policies()),
-        }
-        Ok(answer)
     }
 }

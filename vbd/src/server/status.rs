@@ -1,16 +1,17 @@
 //! What a running server says of itself.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use blkdev_nbd::{ConnectionLimits, ConnectionStats};
 use iomgr_core::Device;
 use iomgr_core::policy::Governor;
 use serde::{Deserialize, Serialize};
 
-use super::{Address, Board, Served, Stopper, UblkStatus, UblkTarget};
+use super::{Address, Board, DiskExport, Served, Stopper, UblkStatus, UblkTarget};
 use crate::control::{HookStatus, ManagerStatus, Service};
 use crate::disk::{Disk, DiskInfo};
+use crate::error::Error;
 use crate::retry::RetryStatus;
 use crate::stats::Stats;
 
@@ -208,5 +209,13 @@ impl Service for Source {
 
     fn stopper(&self) -> Stopper {
         self.stopper.clone()
+    }
+
+    fn attach(&self, export: DiskExport) -> Result<(), Error> {
+        self.board.attach(export)
+    }
+
+    fn detach(&self, name: &str, timeout: Duration) -> Result<(), Error> {
+        self.board.detach(name, timeout)
     }
 }

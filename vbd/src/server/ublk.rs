@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use blkdev_ublk::{Server as Frontend, ServerConfig};
 use iomgr_core::Device;
@@ -12,6 +12,7 @@ use iomgr_core::stats::Figures;
 use serde::{Deserialize, Serialize};
 use tqueue::filter::FilterConfig;
 
+use super::DiskExport;
 use super::doors::ControlDoor;
 use super::end::{End, Stopper};
 use super::served::Served;
@@ -328,6 +329,24 @@ impl Service for Source {
     fn stopper(&self) -> Stopper {
         self.stopper.clone()
     }
+
+    fn check_attach(&self) -> Result<(), Error> {
+        Err(one_disk(
+            "`iomgr add` makes another block device, `iomgr serve` serves many disks over NBD",
+        ))
+    }
+
+    fn attach(&self, _export: DiskExport) -> Result<(), Error> {
+        self.check_attach()
+    }
+
+    fn detach(&self, _name: &str, _timeout: Duration) -> Result<(), Error> {
+        Err(one_disk("`iomgr del -n ID` ends the block device and its server"))
+    }
+}
+
+fn one_disk(way_out: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, "the server of a block device has one disk").hint(way_out)
 }
 
 impl UblkStatus {

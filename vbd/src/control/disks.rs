@@ -1,0 +1,119 @@
+//! `pause`, `resume`, `attach` and `detach`: from the words of the protocol to the calls of the disk and the server.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::Service;
+use super::request::{AttachRequest, DetachRequest, PauseRequest, ResumeRequest};
+use crate::disk::{Disk, DiskOptions};
+use crate::error::{Error, ErrorKind};
+use crate::pause::{Lease, PauseOptions, ResumeOptions};
+use crate::retry::{RetryOn, RetryPolicy};
+use crate::server::{DiskEntry, DiskExport, UblkTarget};
+
+/// How long clients of a disk that is detached have to take their replies.
+const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest name, as NBD bounds it.
+const NAME_BYTES_MAX: usize = 4096;
+
+pub(super) fn pause(service: &dyn Service, wish: &PauseRequest) -> Result<Option<Lease>, Error> {
+    let disk = image_disk(service, &wish.disk)?;
+    let options = PauseOptions {
+        drain: wish.timeout_s.map_or(PauseOptions::default().drain, Into::into),
+        resume_after: wish.resume_after_s.map(Into::into),
+    };
+    match wish.lease {
+        true => disk.pause_leased(options).map(Some),
+        false => disk.pause(options).map(|()| None),
+    }
+}
+
+pub(super) fn resume(service: &dyn Service, wish: &ResumeRequest) -> Result<(), Error> {
+    wish.image.as_deref().map_or(Ok(()), |path| check_path("image", path))?;
+    image_disk(service, &wish.disk)?.resume(&ResumeOptions {
+        image: wish.image.clone(),
+        format: wish.format,
+    })
+}
+
+pub(super) fn attach(service: &dyn Service, wish: AttachRequest) -> Result<DiskEntry, Error> {
+    service.check_attach()?;
+    check_path("image", &wish.image)?;
+    let options = disk_options(&wish)?;
+    let disk = Disk::open(&wish.image, &options)?;
+    let name = disk.info().name;
+    if service.disks().iter().any(|other| other.name() == name) {
+        let what = format!("would be called {name:?}, as another disk here is");
+        return Err(Error::new(ErrorKind::Exists, what)
+            .at(&wish.image)
+            .hint("say another name"));
+    }
+    service.attach(DiskExport {
+        disk,
+        description: wish.description,
+    })?;
+    Ok(service.find(&name)?.entry())
+}
+
+pub(super) fn detach(service: &dyn Service, which: &DetachRequest) -> Result<(), Error> {
+    service.find(&which.disk)?;
+    service.detach(&which.disk, which.timeout_s.map_or(DETACH_TIMEOUT, Into::into))
+}
+
+/// The disk of that name, which has an image.
+fn image_disk(service: &dyn Service, name: &str) -> Result<Disk, Error> {
+    match service.find(name)?.target {
+        UblkTarget::Disk(disk) => Ok(disk),
+        UblkTarget::Null(_) => {
+            let what = format!("disk {name:?} has no image that could be taken away");
+            Err(Error::new(ErrorKind::Unsupported, what))
+        }
+    }
+}
+
+/// This process has a folder of its own, which is not the client's.
+fn check_path(field: &str, path: &Path) -> Result<(), Error> {
+    if path.is_absolute() {
+        return Ok(());
+    }
+    let error = Error::new(
+        ErrorKind::InvalidOption,
+        "must be an absolute path: the server runs in another folder",
+    );
+    Err(error.at(path).field(field))
+}
+
+fn disk_options(wish: &AttachRequest) -> Result<DiskOptions, Error> {
+    let defaults = DiskOptions::default();
+    if let Some(name) = &wish.name
+        && (name.is_empty() || name.len() > NAME_BYTES_MAX)
+    {
+        let what = format!("must have 1 to {NAME_BYTES_MAX} bytes, not {}", name.len());
+        return Err(Error::new(ErrorKind::InvalidOption, what).field("name"));
+    }
+    let retry = RetryPolicy {
+        also: wish
+            .retry_on
+            .iter()
+            .map(|name| retry_on(name))
+            .collect::<Result<_, _>>()?,
+        timeout: wish.retry_timeout_s.map_or(defaults.retry.timeout, Into::into),
+    };
+    Ok(DiskOptions {
+        name: wish.name.clone(),
+        format: wish.format,
+        read_only: wish.read_only,
+        repair: wish.repair,
+        cache: wish.cache,
+        lock_timeout: wish.lock_timeout_s.map_or(defaults.lock_timeout, Into::into),
+        retry,
+    })
+}
+
+fn retry_on(name: &str) -> Result<RetryOn, Error> {
+    RetryOn::from_name(name).ok_or_else(|| {
+        let names: Vec<_> = RetryOn::all().iter_names().map(|(name, _)| name).collect();
+        let what = format!("{name:?} is no error that may pass; those are {}", names.join(", "));
+        Error::new(ErrorKind::InvalidOption, what).field("retry_on")
+    })
+}

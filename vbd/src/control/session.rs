@@ -1,0 +1,66 @@
+//! One client's connection: does what it asks, and has what lasts from one request to the next.
+//!
+//! # Contract
+//! - A lease is the connection's: when it ends, however it ends, the disk resumes. A lease holds neither disk nor server.
+
+use std::collections::HashMap;
+
+use super::request::Verb;
+use super::sample::Looks;
+use super::{ControlAnswer, ManagerStatus, Service, disks, governing, policies};
+use crate::error::Error;
+use crate::pause::Lease;
+use crate::server::Served;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Session {
+    looks: Looks,
+    /// By disk.
+    leases: HashMap<String, Lease>,
+}
+
+impl Session {
+    /// Does what a client asks, and answers. (`stop` is answered when the server has ended, by who has ended it.)
+    pub(super) fn answer(&mut self, service: &dyn Service, verb: Verb) -> Result<ControlAnswer, Error> {
+        let mut answer = ControlAnswer::ok();
+        match verb {
+            Verb::Status(_) => answer.status = Some(service.status()),
+            Verb::Stop(_) => answer.stopping = true,
+            Verb::List(_) => answer.disks = Some(service.disks().iter().map(Served::entry).collect()),
+            Verb::Stats(of) => answer.stats = Some(self.looks.sample(service, of.disk.as_deref())?),
+            Verb::ManagerShow(_) => answer.manager = Some(ManagerStatus::of(service.governor())),
+            Verb::ManagerSet(wish) => {
+                governing::set(service.governor(), wish)?;
+                answer.manager = Some(ManagerStatus::of(service.governor()));
+            }
+            Verb::ManagerUnset(which) => {
+                governing::unset(service.governor(), which.name.as_deref())?;
+                answer.manager = Some(ManagerStatus::of(service.governor()));
+            }
+            Verb::ManagerList(_) => answer.managers = Some(policies()),
+            Verb::Pause(wish) => {
+                let lease = disks::pause(service, &wish)?;
+                self.leases.extend(lease.map(|lease| (wish.disk.clone(), lease)));
+                answer.disk = Some(service.find(&wish.disk)?.entry());
+            }
+            Verb::Resume(wish) => {
+                disks::resume(service, &wish)?;
+                self.leases.remove(&wish.disk);
+                answer.disk = Some(service.find(&wish.disk)?.entry());
+            }
+            Verb::Attach(wish) => answer.disk = Some(disks::attach(service, wish)?),
+            Verb::Detach(which) => disks::detach(service, &which)?,
+        }
+        Ok(answer)
+    }
+
+    /// Does it hold a lease of a disk that is paused? Then its silence is what its client wants.
+    pub(super) fn holds_a_lease(&self, service: &dyn Service) -> bool {
+        let disks = service.disks();
+        let is_leased = |disk: &Served| disk.target.info().paused.is_some_and(|pause| pause.leased);
+        disks
+            .iter()
+            .any(|disk| self.leases.contains_key(&disk.name()) && is_leased(disk))
+    }
+}
