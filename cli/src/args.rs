@@ -14,6 +14,7 @@ use crate::features::Features;
 use crate::info::Info;
 use crate::list::List;
 use crate::man::Man;
+use crate::manager::Manager;
 use crate::map::Map;
 use crate::repair::Repair;
 use crate::serve::Serve;
@@ -70,6 +71,7 @@ pub(crate) enum Verb {
     Del(Del),
     List(List),
     Features(Features),
+    Manager(Manager),
     Stop(Stop),
     Status(Status),
     Doctor(Doctor),

@@ -25,6 +25,7 @@ mod info;
 mod list;
 mod logging;
 mod man;
+mod manager;
 mod map;
 mod output;
 mod repair;
@@ -85,6 +86,7 @@ fn run(verb: Verb, json: bool) -> Result<ExitCode, Failure> {
         Verb::Del(del) => del.run(json),
         Verb::List(list) => list.run(json),
         Verb::Features(features) => features.run(json),
+        Verb::Manager(manager) => manager.run(json),
         Verb::Stop(stop) => stop.run(json),
         Verb::Status(status) => status.run(json),
         Verb::Doctor(doctor) => doctor.run(json),

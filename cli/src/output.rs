@@ -48,6 +48,26 @@ pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     text
 }
 
+/// Two blanks before each line.
+pub(crate) fn indent(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}\n")).collect()
+}
+
+/// Three digits that matter, and a unit.
+pub(crate) fn microseconds(us: f64) -> String {
+    let (value, unit) = match us {
+        us if us < 1e3 => (us, "µs"),
+        us if us < 1e6 => (us / 1e3, "ms"),
+        us => (us / 1e6, "s"),
+    };
+    let digits = match value {
+        value if value < 10.0 => 2,
+        value if value < 100.0 => 1,
+        _ => 0,
+    };
+    format!("{value:.digits$} {unit}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,5 +76,18 @@ mod tests {
     fn columns_line_up() {
         let row = |a: &str, b: &str| [a.to_owned(), b.to_owned()];
         assert_eq!(table(&[row("a", "bb"), row("ccc", "")]), "a    bb\nccc\n");
+    }
+
+    #[test]
+    fn times_have_three_digits() {
+        for (us, text) in [
+            (0.0, "0.00 µs"),
+            (9.876, "9.88 µs"),
+            (99.4, "99.4 µs"),
+            (1500.0, "1.50 ms"),
+            (6e7, "60.0 s"),
+        ] {
+            assert_eq!(microseconds(us), text);
+        }
     }
 }

@@ -1,10 +1,12 @@
-//! Running servers, by name or by control socket: what `status` and `stop` are pointed at.
+//! Running servers, by name or by control socket: what verbs for running servers are pointed at.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use vbd::ControlClient;
+
+use crate::failure::Failure;
 
 /// A server that is well answers at once.
 pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -18,6 +20,17 @@ pub(crate) struct Selection {
     /// A server by its control socket, for one started with --control
     #[arg(long, value_name = "PATH", conflicts_with = "names")]
     pub(crate) control: Option<PathBuf>,
+}
+
+/// One server.
+#[derive(Args, Debug)]
+pub(crate) struct OneServer {
+    /// The server, by the name of any of its disks; the only one that runs, if not given
+    #[arg(long, value_name = "NAME", conflicts_with = "control")]
+    server: Option<String>,
+    /// The server by its control socket, for one started with --control
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
 }
 
 /// A control socket; whether anybody answers there is another question.
@@ -36,10 +49,7 @@ impl Selection {
     /// What was named, each server once, or else everything in the runtime folder.
     pub(crate) fn targets(&self) -> Result<Vec<Target>, vbd::Error> {
         if let Some(control) = &self.control {
-            return Ok(vec![Target {
-                name: vbd::default_name(control),
-                control: control.clone(),
-            }]);
+            return Ok(vec![Target::at(control)]);
         }
         if self.names.is_empty() {
             return everything();
@@ -55,6 +65,53 @@ impl Selection {
     }
 }
 
+impl OneServer {
+    /// The server that was named, or else the only one that answers.
+    pub(crate) fn target(&self) -> Result<Target, Failure> {
+        match (&self.control, &self.server) {
+            (Some(control), _) => Ok(Target::at(control)),
+            (None, Some(name)) => Ok(find(name)?),
+            (None, None) => the_only_one(),
+        }
+    }
+
+    /// The server of that disk, unless another one was named.
+    pub(crate) fn target_of(&self, disk: &str) -> Result<Target, Failure> {
+        match (&self.control, &self.server) {
+            (None, None) => serving(disk),
+            _ => self.target(),
+        }
+    }
+}
+
+fn the_only_one() -> Result<Target, Failure> {
+    let mut alive = everything()?;
+    alive.retain(|target| target.connect(ANSWER_MAX).is_ok());
+    match alive.len() {
+        0 => Err(Failure::new(none_runs()).hint("`iomgr serve` and `iomgr add` start one")),
+        1 => Ok(alive.remove(0)),
+        _ => {
+            let names: Vec<_> = alive.iter().map(|target| target.name.as_str()).collect();
+            let what = format!("several servers run: {}", names.join(", "));
+            Err(Failure::new(what).hint("say which one by --server NAME"))
+        }
+    }
+}
+
+/// The server that has that disk now. Most have their socket by its name, so that one is asked first.
+fn serving(disk: &str) -> Result<Target, Failure> {
+    let has_it = |target: &Target| {
+        let disks = target.connect(ANSWER_MAX).and_then(|mut server| server.disks());
+        disks.is_ok_and(|disks| disks.iter().any(|other| other.info.name == disk))
+    };
+    let first = Target::named(disk);
+    let mut candidates = std::iter::once(first).chain(everything()?);
+    candidates.find(has_it).ok_or_else(|| {
+        let what = format!("no server here has a disk called {disk:?}");
+        Failure::from(vbd::Error::new(vbd::ErrorKind::NotFound, what)).hint("`iomgr list` shows those there are")
+    })
+}
+
 fn everything() -> Result<Vec<Target>, vbd::Error> {
     let target = |(name, control)| Target { name, control };
     Ok(vbd::control_sockets()?.into_iter().map(target).collect())
@@ -62,10 +119,7 @@ fn everything() -> Result<Vec<Target>, vbd::Error> {
 
 /// The server whose first disk has that name has its socket by it; others are asked for their disks.
 fn find(name: &str) -> Result<Target, vbd::Error> {
-    let by_name = Target {
-        name: name.to_owned(),
-        control: vbd::runtime_dir().join(format!("{name}.ctl")),
-    };
+    let by_name = Target::named(name);
     if by_name.connect(ANSWER_MAX).is_ok() {
         return Ok(by_name);
     }
@@ -81,6 +135,20 @@ fn find(name: &str) -> Result<Target, vbd::Error> {
 }
 
 impl Target {
+    fn at(control: &Path) -> Self {
+        Self {
+            name: vbd::default_name(control),
+            control: control.to_path_buf(),
+        }
+    }
+
+    fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            control: vbd::runtime_dir().join(format!("{name}.ctl")),
+        }
+    }
+
     /// Connects; `timeout` bounds every answer.
     pub(crate) fn connect(&self, timeout: Duration) -> Result<ControlClient, vbd::Error> {
         ControlClient::connect(&self.control, timeout)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use indicatif::BinaryBytes;
 use vbd::{ConnectionStatus, DeviceStatus, Direction, DirectionStats, LimitsStatus, RetryStatus, Stats, Status};
 
-use crate::output::table;
+use crate::output::{indent, microseconds, table};
 
 const DISKS: [&str; 11] = [
     "NAME", "PID", "UP", "FORMAT", "SIZE", "MODE", "CLIENTS", "PENDING", "READ", "WRITTEN", "ERRORS",
@@ -61,10 +61,6 @@ pub(super) fn details(server: &Status) -> String {
 fn with_head<const N: usize>(head: [&str; N], mut rows: Vec<[String; N]>) -> String {
     rows.insert(0, head.map(str::to_owned));
     table(&rows)
-}
-
-fn indent(text: &str) -> String {
-    text.lines().map(|line| format!("  {line}\n")).collect()
 }
 
 fn disk_row(server: &Status, disk: &DeviceStatus) -> [String; DISKS.len()] {
@@ -183,21 +179,6 @@ fn seconds(seconds: f64) -> String {
     duration(seconds.floor())
 }
 
-/// Three digits that matter, and a unit.
-fn microseconds(us: f64) -> String {
-    let (value, unit) = match us {
-        us if us < 1e3 => (us, "µs"),
-        us if us < 1e6 => (us / 1e3, "ms"),
-        us => (us / 1e6, "s"),
-    };
-    let digits = match value {
-        value if value < 10.0 => 2,
-        value if value < 100.0 => 1,
-        _ => 0,
-    };
-    format!("{value:.digits$} {unit}")
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -290,18 +271,5 @@ mod tests {
         fields.remove("filters");
         let status: Status = serde_json::from_value(status).unwrap();
         assert!(!details(&status).contains("clients:"));
-    }
-
-    #[test]
-    fn times_have_three_digits() {
-        for (us, text) in [
-            (0.0, "0.00 µs"),
-            (9.876, "9.88 µs"),
-            (99.4, "99.4 µs"),
-            (1500.0, "1.50 ms"),
-            (6e7, "60.0 s"),
-        ] {
-            assert_eq!(microseconds(us), text);
-        }
     }
 }

@@ -5,9 +5,6 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use iomgr_core::policy::ManagerConfig;
-use serde_json::Value;
-
 use super::{
     AttachRequest, ControlAnswer, ControlRequest, DetachRequest, ManagerSet, ManagerStatus, ManagerUnset, Nothing,
     PauseRequest, PolicyInfo, ResumeRequest, Sample, StatsRequest, Verb,
@@ -70,21 +67,8 @@ impl ControlClient {
         held(self.ask(Verb::ManagerShow(Nothing {}))?.manager)
     }
 
-    /// Makes a policy with these parameters the current manager.
-    pub fn set_manager(&mut self, config: &ManagerConfig) -> Result<ManagerStatus, Error> {
-        let manager = serde_json::to_value(config).expect("parameters are plain data with text for keys");
-        self.set(ManagerSet { manager, merge: false })
-    }
-
-    /// Changes what a merge patch (RFC 7396) of [`ManagerConfig`] names; see [`ManagerSet::merge`].
-    pub fn change_manager(&mut self, patch: Value) -> Result<ManagerStatus, Error> {
-        self.set(ManagerSet {
-            manager: patch,
-            merge: true,
-        })
-    }
-
-    fn set(&mut self, wish: ManagerSet) -> Result<ManagerStatus, Error> {
+    /// Makes a policy the current manager, or changes its parameters.
+    pub fn set_manager(&mut self, wish: ManagerSet) -> Result<ManagerStatus, Error> {
         held(self.ask(Verb::ManagerSet(wish))?.manager)
     }
 

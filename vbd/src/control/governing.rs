@@ -1,7 +1,7 @@
 //! `manager-set` and `manager-unset`: parameters as JSON, whole or as a patch.
 
 use iomgr_core::policy::{Governor, ManagerConfig, SetError};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::request::{ManagerSet, decode};
 use crate::error::{Error, ErrorKind};
@@ -30,6 +30,13 @@ fn merged(current: Option<ManagerConfig>, patch: Value) -> Result<ManagerConfig,
         .filter(|config| keeps_policy(config, &patch))
         .unwrap_or_else(|| Value::Object(Map::new()));
     apply(&mut config, patch);
+    // A limit without a bound is none.
+    if config
+        .pointer("/limit")
+        .is_some_and(|limit| *limit == Value::Object(Map::new()))
+    {
+        apply(&mut config, json!({ "limit": null }));
+    }
     read(config)
 }
 
@@ -72,7 +79,6 @@ impl From<SetError> for Error {
 #[cfg(test)]
 mod tests {
     use iomgr_core::manager::Registry;
-    use serde_json::json;
 
     use super::*;
 
@@ -130,6 +136,15 @@ mod tests {
         let now = json!({"policy":{"name":"wfq","weights":{"a":5}},"limit":{"max":4}});
         let patched = over(&now, json!({"policy":{"name":"turn","share":3}})).unwrap();
         assert_eq!(patched, json!({"policy":{"name":"turn","share":3,"turn_ms":100}}));
+    }
+
+    #[test]
+    fn a_limit_whose_bounds_are_taken_away_is_none() {
+        let now = json!({"policy":{"name":"turn"},"limit":{"max":4}});
+        let patched = over(&now, json!({"limit":{"max":null}})).unwrap();
+        assert!(patched.get("limit").is_none(), "{patched}");
+        let patched = over(&now, json!({"limit":{"max_total":9}})).unwrap();
+        assert_eq!(patched["limit"], json!({"max":4,"max_total":9}));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use iomgr_core::policy::ManagerConfig;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -75,7 +76,7 @@ pub struct StatsRequest {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ManagerSet {
-    /// A [`ManagerConfig`](iomgr_core::policy::ManagerConfig); or what is to change in it, as a merge patch.
+    /// A [`ManagerConfig`]; or what is to change in it, as a merge patch.
     pub manager: Value,
     /// Is `manager` a merge patch (RFC 7396) of the current parameters? Where another policy is current than it names, of
     /// that policy's defaults.
@@ -173,6 +174,16 @@ pub struct DetachRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
 pub struct Seconds(Duration);
+
+impl From<&ManagerConfig> for ManagerSet {
+    /// These parameters, whatever was before.
+    fn from(config: &ManagerConfig) -> Self {
+        Self {
+            manager: serde_json::to_value(config).expect("parameters are plain data with text for keys"),
+            merge: false,
+        }
+    }
+}
 
 impl Seconds {
     const MAX: Duration = Duration::from_secs(30 * 24 * 3600);
