@@ -34,6 +34,18 @@ impl Holds {
         ended
     }
 
+    /// Does a class wait for somebody else to move?
+    pub(super) fn expect(&self) -> bool {
+        self.classes.iter().any(Hold::expects)
+    }
+
+    /// Somebody moved: every such wait ends.
+    pub(super) fn end_expecting(&mut self) {
+        for hold in self.classes.iter_mut().filter(|hold| hold.expects()) {
+            hold.0 = None;
+        }
+    }
+
     /// Ends every wait whose instant has come, so that it does not wake the thread again and again while the frontend has
     /// no resources to ask for what it held.
     pub(super) fn end_due(&mut self, now: Timestamp) {
@@ -75,6 +87,10 @@ impl Hold {
             self.0 = None;
         }
         self.0.is_some()
+    }
+
+    fn expects(&self) -> bool {
+        matches!(self.0, Some(Wait::FreedOr(_)))
     }
 
     fn until(&self) -> Option<Timestamp> {

@@ -46,6 +46,8 @@ pub struct Intake {
     looked: bool,
     /// Something that was held may go since `next` was last asked.
     look_again: bool,
+    /// In this pass something was granted while a class waited for somebody else to move.
+    moved: bool,
     closed: bool,
 }
 
@@ -71,6 +73,7 @@ impl Intake {
             armed: false,
             looked: false,
             look_again: false,
+            moved: false,
         }
     }
 
@@ -89,6 +92,7 @@ impl Intake {
         self.now = now;
         self.looked = false;
         self.look_again = false;
+        self.moved = false;
         if self.live.current().hooked {
             self.holds.end_due(now);
             self.follow_revision();
@@ -216,6 +220,16 @@ impl Intake {
         if !self.may_look() {
             return None;
         }
+        let class = self.allowed_class();
+        if class.is_none() && std::mem::take(&mut self.moved) {
+            self.holds.end_expecting();
+            return self.allowed_class();
+        }
+        self.moved |= class.is_some() && self.holds.expect();
+        class
+    }
+
+    fn allowed_class(&mut self) -> Option<Class> {
         let now = self.now;
         for class in self.requests.order() {
             let Some(entry) = self.requests.head(class) else {

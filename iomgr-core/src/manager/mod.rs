@@ -138,7 +138,8 @@ pub enum Wait {
     /// that has granted something: without a request on its way nothing ends this wait but a swap.
     Freed,
     /// As [`Wait::Freed`], but at this instant if nothing was freed before: for who expects somebody else to move, and does
-    /// not rely on it. One that has passed already counts as a millisecond from now.
+    /// not rely on it. That may be another class of the same queue: when one was granted something, and no other can be, such a
+    /// wait of a class ends within the pass. One that has passed already counts as a millisecond from now.
     FreedOr(Timestamp),
 }
 

@@ -25,6 +25,8 @@ enum Policy {
     Late(Class, Timestamp),
     /// A limit that is looked at again after a while, whether it has passed or not, if nothing is freed before.
     Patient(u64, Timestamp),
+    /// One class waits for the others to move, with such an end as well.
+    Polite(Class, Timestamp),
 }
 
 impl Policy {
@@ -33,6 +35,9 @@ impl Policy {
         match self {
             Self::Limit(max) if ask.in_flight >= max => Verdict::No(Wait::Freed),
             Self::Patient(max, or) if ask.in_flight >= max => Verdict::No(Wait::FreedOr(or)),
+            Self::Polite(class, or) if ask.head.class == class && ask.in_flight % 3 != 2 => {
+                Verdict::No(Wait::FreedOr(or))
+            }
             Self::Gate(class, period) if ask.head.class == class && (ms / period) % 2 == 1 => {
                 Verdict::No(Wait::Until(at((ms / period + 1) * period)))
             }
@@ -67,6 +72,7 @@ fn policies() -> impl Strategy<Value = Policy> {
         (class(), 1..20u64).prop_map(|(class, period)| Policy::Gate(class, period)),
         (class(), 0..200u64).prop_map(|(class, ms)| Policy::Late(class, at(ms))),
         (0..4u64, 0..200u64).prop_map(|(max, ms)| Policy::Patient(max, at(ms))),
+        (class(), 0..200u64).prop_map(|(class, ms)| Policy::Polite(class, at(ms))),
     ]
 }
 
@@ -115,6 +121,8 @@ struct Model {
     pushed: usize,
     /// A free of its own ended a wait, and nobody has asked since.
     look_again: bool,
+    /// In this pass something was granted while a class waited for a free or an instant, whichever is first.
+    moved: bool,
 }
 
 impl Model {
@@ -142,6 +150,7 @@ impl Model {
 
     fn begin_pass(&mut self, now: Timestamp) {
         self.look_again = false;
+        self.moved = false;
         self.holds
             .iter_mut()
             .for_each(|hold| *hold = hold.filter(|wait| ends(*wait).is_none_or(|at| at > now)));
@@ -165,6 +174,20 @@ impl Model {
 
     fn next(&mut self, now: Timestamp) -> Option<Tag> {
         self.look_again = false;
+        let expects = |hold: &Option<Wait>| matches!(hold, Some(Wait::FreedOr(_)));
+        let tag = self.try_classes(now);
+        if tag.is_none() && std::mem::take(&mut self.moved) {
+            self.holds
+                .iter_mut()
+                .filter(|hold| expects(hold))
+                .for_each(|hold| *hold = None);
+            return self.try_classes(now);
+        }
+        self.moved |= tag.is_some() && self.holds.iter().any(expects);
+        tag
+    }
+
+    fn try_classes(&mut self, now: Timestamp) -> Option<Tag> {
         let mut order = [Class::Read, Class::Write];
         let oldest = |class: &Class| {
             self.queues[class.index()]
