@@ -86,7 +86,9 @@ fn come_and_go(server: &Server, images: &[PathBuf; 2], round: usize) -> Duration
     let value = u8::try_from(round % 255 + 1).unwrap();
     clients[0].write(0, 0, &[value; 4096]).unwrap().unwrap();
     for (client, at) in clients.iter_mut().zip(1..) {
-        (0..16).for_each(|n| drop(client.send_write(0, (at * 16 + n) << 18, &[value; 64 << 10]).unwrap()));
+        for n in 0..16 {
+            client.send_write(0, (at * 16 + n) << 18, &[value; 64 << 10]).unwrap();
+        }
     }
     let begin = Instant::now();
     server.detach(&name, PATIENCE).unwrap();

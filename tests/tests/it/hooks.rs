@@ -1,6 +1,7 @@
 //! The managers' hooks under real clients: every request is counted once, on the manager that admitted it, and managers are
 //! swapped while clients work.
 
+mod detach;
 mod idle;
 
 use std::sync::Arc;
