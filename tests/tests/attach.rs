@@ -39,7 +39,9 @@ fn hooks_disks_come_and_go_100_times_under_load() {
     let (uri, over) = (server.addresses()[0].uri("stays"), AtomicBool::new(false));
     // Whatever grows once has grown then.
     fio_verify(&uri);
-    (0..10).for_each(|round| drop(come_and_go(&server, &comes, round)));
+    for round in 0..10 {
+        come_and_go(&server, &comes, round);
+    }
     let before = (descriptors(&server), resident_bytes());
     let mut took: Vec<_> = thread::scope(|scope| {
         let load = scope.spawn(|| {
