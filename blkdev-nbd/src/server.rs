@@ -80,7 +80,7 @@ impl Server {
     /// Lets no client in any more and takes no commands; lets what is on its way end and be answered, as long as clients
     /// take their replies in time ([`stop_timeout`](crate::ConnectionLimits::stop_timeout)); closes connections, then the
     /// device queues, those of the first thread last. A TCP client with commands on their way is told that nothing follows, and
-    /// has the same time to close its side.
+    /// has the same time to close its side. What a manager still holds then is given up.
     pub fn stop(mut self) -> Result<(), Error> {
         self.shut_down()
     }

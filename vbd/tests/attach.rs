@@ -101,8 +101,13 @@ fn what_cannot_be_attached_or_detached_is_refused_and_nothing_changes() {
     };
     let twin = || Disk::open(&images.path("b"), &twin).unwrap();
     let taken = server.attach(twin().into()).unwrap_err();
-    assert!(format!("{taken:?}").contains("two exports are called"), "{taken:?}");
-    assert!(taken.to_string().contains("b.vhd"), "{taken}");
+    assert_eq!(taken.kind(), ErrorKind::InvalidOption);
+    assert!(
+        ["a.vhd", "b.vhd", "another name"]
+            .iter()
+            .all(|word| taken.to_string().contains(word)),
+        "{taken}"
+    );
     let unknown = server.detach("b", PATIENCE).unwrap_err();
     assert!(unknown.to_string().contains("no disk is called \"b\""), "{unknown}");
     let manager = CountingManager::new("choosy");

@@ -316,6 +316,9 @@ impl Worker {
         };
         if deadline.is_some_and(|deadline| deadline <= self.core.now) {
             self.stage = Stage::Draining(None);
+            // What a manager holds would wait for as long as that likes.
+            self.core.lanes.iter().for_each(|lane| lane.export.managed.detach());
+            self.core.begin_pass();
             self.conns.each(&mut self.core, Conn::break_off);
             self.work();
             if self.peer_failed && !self.core.is_idle() {

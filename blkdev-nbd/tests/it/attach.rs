@@ -374,6 +374,23 @@ fn a_stop_ends_a_detach_that_waits() {
 }
 
 #[test]
+fn a_stop_waits_for_no_manager_for_ever() {
+    let mut server = TestServer::with(MemDevice::new("disk", 1 << 20), |config| {
+        config.limits.stop_timeout = Duration::from_millis(50);
+    });
+    let manager = CountingManager::with_policy("never", |ask| Verdict::No(Wait::Until(ask.now + HOUR)));
+    server.registry.replace(manager.clone()).unwrap();
+    let mut client = server.client();
+    client.command(header(CommandType::Read, 1, 0, 512), &[]);
+    // It is held when the server has answered somebody who came later.
+    server.raw_client().go("disk");
+    server.server.take().unwrap().stop().unwrap();
+    assert_eq!(server.device.submitted(), 0);
+    client.rest();
+    manager.assert_quiet();
+}
+
+#[test]
 fn held_writes_leave_room_for_reads_however_many_they_are() {
     let server = throttling(1);
     let device = server.attach_new("slow");

@@ -16,7 +16,7 @@ use blkdev_nbd::{Export, Listener, ServerConfig};
 use iomgr_core::manager::Registry;
 use iomgr_core::{Device, Waker};
 
-use super::options::{DiskExport, ServerOptions};
+use super::options::{self, DiskExport, ServerOptions};
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind};
 
@@ -70,6 +70,8 @@ impl Board {
         let frontend = self.frontend();
         let frontend = frontend.as_ref().ok_or_else(stopping)?;
         let disk = export.disk.clone();
+        // Whoever takes the name in this moment is noticed by the frontend.
+        options::check_name(&disk, &self.disks())?;
         let failed = |error| {
             Error::new(ErrorKind::Server, "cannot be attached")
                 .at(&disk.info().path)
@@ -119,6 +121,7 @@ impl Board {
             frontend.begin_stop();
         }
         self.disks().iter().for_each(Disk::end_retries);
+        end_policy(&self.registry);
         let frontend = self.frontend.write().unwrap_or_else(PoisonError::into_inner).take();
         let Some(frontend) = frontend else {
             return Ok(());
@@ -156,6 +159,13 @@ fn close(disks: &[Disk]) -> Result<(), Error> {
     let first = failures.next();
     failures.for_each(|error| tracing::error!(%error, "disk_close: failed"));
     first.map_or(Ok(()), Err)
+}
+
+/// At the end there is nothing left to share out: what waits for a policy goes on at once.
+pub(super) fn end_policy(registry: &Registry) {
+    if let Err(error) = registry.unregister(&registry.current()) {
+        tracing::warn!(%error, "manager_kept: another one was set just now");
+    }
 }
 
 fn unknown(name: &str) -> Error {

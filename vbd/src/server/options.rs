@@ -1,6 +1,5 @@
 //! How a server is started: which disks, where, with how much.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -126,19 +125,22 @@ pub(super) fn check_names(exports: &[DiskExport]) -> Result<(), Error> {
     if exports.is_empty() {
         return Err(Error::new(ErrorKind::InvalidOption, "there is no disk to serve"));
     }
-    let mut seen = HashMap::new();
-    for DiskExport { disk, .. } in exports {
-        let info = disk.info();
-        if let Some(other) = seen.insert(info.name.clone(), info.path.clone()) {
-            let what = format!(
-                "would be called {:?}, as {} is; choose another name for one of them, as by --name",
-                info.name,
-                other.display()
-            );
-            return Err(Error::new(ErrorKind::InvalidOption, what).at(&info.path));
-        }
-    }
-    Ok(())
+    let disks: Vec<_> = exports.iter().map(|export| &export.disk).collect();
+    (0..disks.len()).try_for_each(|at| check_name(disks[at], disks[..at].iter().copied()))
+}
+
+/// Has none of the others its name?
+pub(super) fn check_name<'a>(disk: &Disk, others: impl IntoIterator<Item = &'a Disk>) -> Result<(), Error> {
+    let info = disk.info();
+    let Some(other) = others.into_iter().map(Disk::info).find(|other| other.name == info.name) else {
+        return Ok(());
+    };
+    let what = format!(
+        "would be called {:?}, as {} is; choose another name for one of them, as by --name",
+        info.name,
+        other.path.display()
+    );
+    Err(Error::new(ErrorKind::InvalidOption, what).at(&info.path))
 }
 
 fn check_range(name: &str, value: u32, max: u32) -> Result<(), Error> {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tqueue::filter::FilterConfig;
 
 use super::DiskExport;
+use super::board::end_policy;
 use super::doors::ControlDoor;
 use super::end::{End, Stopper};
 use super::served::Served;
@@ -242,6 +243,7 @@ impl UblkServer {
         };
         // Nobody waits at the end for storage that may come back.
         self.target.end_retries();
+        end_policy(self.governor.registry());
         let stopped = frontend.stop().map_err(failed);
         // Also after a frontend that failed: what can be closed is closed.
         let closed = self.target.close();

@@ -96,6 +96,23 @@ fn hooks_a_throttled_device_is_detached_at_once() {
     manager.assert_over();
 }
 
+/// Nobody waits a minute for sixty writes when the server ends: they are let go, and none fails.
+#[test]
+fn hooks_a_stop_lets_go_what_a_policy_holds() {
+    let (at, manager) = InProcess::throttled();
+    at.attach_slow();
+    let mut client = at.slow_client();
+    for n in 0..60 {
+        client.send_write(0, n << 20, &[1; 4096]).unwrap();
+    }
+    wait::until(|| at.unanswered() >= 60 - 4);
+    at.stop();
+    let ends: Vec<_> = std::iter::from_fn(|| client.receive().ok()).collect();
+    assert_eq!(ends.len(), 60);
+    assert!(ends.iter().all(|(_, result)| *result == Ok(())), "{ends:?}");
+    manager.assert_over();
+}
+
 #[test]
 fn hooks_others_go_on_while_a_throttled_device_is_detached() {
     if !need::tools(&["fio", "qemu-io", "nbdinfo"]) {
