@@ -63,6 +63,21 @@
 //! a read. A read of zeros alone waits for its memory and passes the managers' hooks, but never reaches the device. An answer to
 //! `BLOCK_STATUS` has at most 512 extents, in whole blocks, none beyond what was asked for.
 //!
+//! # Exports come and go
+//!
+//! [`Server::attach`] and [`Server::detach`] change the exports while others work:
+//!
+//! ```text
+//!  attach ─► each thread opens its queue of the device, the first one before the others ─► clients find the export
+//!
+//!  detach ─► clients find it no more ─► held requests end with ESHUTDOWN ┐
+//!                                   └─► what the device has ends         ┴─► replies ─► connections closed ─► queues closed,
+//!                                                                                                  those of the first thread last
+//! ```
+//!
+//! A handshake that names an export which has gone is told so, and may name another one. The empty name means the export that is
+//! there the longest; a server without exports goes on, and refuses it.
+//!
 //! # Contract
 //! - A reply is sent when the device has ended the request: a flush covers every write that was answered before it on any
 //!   connection, and FUA is the device's.
@@ -72,7 +87,8 @@
 //! - A client that stands still (a payload announced and not sent, replies not taken) is in nobody's way: each connection has
 //!   a buffer for a payload of 64 KiB that nobody can take, and no connection holds more memory than it leaves free. A long
 //!   payload waits for it no longer than [`stall_timeout`](ConnectionLimits::stall_timeout). Who is in nobody's way stays.
-//! - After [`Server::start`] a request allocates nothing. A connection costs its descriptor, and address space that becomes
+//! - What a manager holds of one class leaves slots for the others: held writes, however many, keep no read of their device out.
+//! - After [`Server::start`] a request allocates nothing, and an idle connection wakes nobody. A connection costs its descriptor, and address space that becomes
 //!   memory where it is used.
 //!
 //! # Errors

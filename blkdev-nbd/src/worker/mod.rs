@@ -8,7 +8,8 @@
 //!  └──────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! One clock read and one system call per pass, whatever the number of requests.
+//! One clock read and one system call per pass, whatever the number of requests. What comes from other threads (clients, exports
+//! that come and go, the end) is taken from a channel when they wake the loop; nothing on the way of a request is locked.
 
 mod backlog;
 mod batch;
