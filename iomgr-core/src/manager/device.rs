@@ -1,13 +1,12 @@
 //! Devices as managers see them.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use arc_swap::ArcSwap;
+use std::sync::{Arc, PoisonError};
 
 use super::freed::Sleeper;
 use super::generation::Binding;
 use super::registry::Core;
 use super::{Counters, WaitTimes};
+use crate::shim::{self, ArcSwap, Mutex, MutexGuard};
 
 /// A small number that tells devices of one registry apart. Numbers are dense, and used again only when every manager
 /// that saw the device got its `dev_stop`, so that a manager may index a table by them.
@@ -90,12 +89,12 @@ pub struct ManagedDevice {
 /// Its intakes.
 #[derive(Debug, Default)]
 struct Queues {
-    open: Vec<Arc<Sleeper>>,
+    open: Vec<shim::Arc<Sleeper>>,
     opened: u32,
 }
 
 impl ManagedDevice {
-    pub(super) fn new(info: Arc<DeviceInfo>, binding: Arc<Binding>, registry: Arc<Core>) -> Self {
+    pub(super) fn new(info: Arc<DeviceInfo>, binding: shim::Arc<Binding>, registry: Arc<Core>) -> Self {
         registry.ledger.attach(info.id());
         Self {
             info,
@@ -143,15 +142,15 @@ impl ManagedDevice {
     }
 
     /// Adds an intake; says its number.
-    pub(super) fn open_queue(&self, sleeper: &Arc<Sleeper>) -> u32 {
+    pub(super) fn open_queue(&self, sleeper: &shim::Arc<Sleeper>) -> u32 {
         let mut queues = self.lock();
-        queues.open.push(Arc::clone(sleeper));
+        queues.open.push(shim::Arc::clone(sleeper));
         queues.opened += 1;
         queues.opened
     }
 
-    pub(super) fn close_queue(&self, sleeper: &Arc<Sleeper>) {
-        self.lock().open.retain(|open| !Arc::ptr_eq(open, sleeper));
+    pub(super) fn close_queue(&self, sleeper: &shim::Arc<Sleeper>) {
+        self.lock().open.retain(|open| !shim::Arc::ptr_eq(open, sleeper));
     }
 
     fn lock(&self) -> MutexGuard<'_, Queues> {

@@ -2,13 +2,13 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use super::freed::Freed;
 use super::ledger::{Account, Ledger, Reign};
 use super::registry::Core;
 use super::{DeviceInfo, Error, ErrorKind, Manager, NoManager};
+use crate::shim::{self, AtomicBool, AtomicU32, Ordering};
 
 /// The number of what devices are under that have no manager any more. Nothing is granted under it.
 const NO_REIGN: u64 = 0;
@@ -118,7 +118,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 /// device with that manager.
 #[derive(Debug)]
 pub(super) struct Binding {
-    pub(super) generation: Arc<Generation>,
+    pub(super) generation: shim::Arc<Generation>,
     device: Arc<DeviceInfo>,
     /// No manager follows: the device is being detached.
     pub(super) last: bool,
@@ -126,7 +126,10 @@ pub(super) struct Binding {
 
 impl Binding {
     /// Starts the device with the manager. On failure the manager owes nothing for it.
-    pub(super) fn start(generation: &Arc<Generation>, device: &Arc<DeviceInfo>) -> Result<Arc<Self>, Error> {
+    pub(super) fn start(
+        generation: &shim::Arc<Generation>,
+        device: &Arc<DeviceInfo>,
+    ) -> Result<shim::Arc<Self>, Error> {
         if generation.hooked {
             let answer = generation.call("dev_start", device, |manager, device| manager.dev_start(device));
             let failure = |kind, reason| Error::new(kind, generation.name()).with_device(device.name(), reason);
@@ -134,17 +137,17 @@ impl Binding {
                 .ok_or_else(|| failure(ErrorKind::Panicked, None))?
                 .map_err(|reason| failure(ErrorKind::Refused, Some(reason)))?;
         }
-        Ok(Arc::new(Self {
-            generation: Arc::clone(generation),
+        Ok(shim::Arc::new(Self {
+            generation: shim::Arc::clone(generation),
             device: Arc::clone(device),
             last: false,
         }))
     }
 
     /// The device without a manager, for ever.
-    pub(super) fn detached(device: &Arc<DeviceInfo>, ledger: &Arc<Ledger>) -> Arc<Self> {
-        let generation = Arc::new(Generation::none(NO_REIGN, Weak::new(), ledger));
-        Arc::new(Self {
+    pub(super) fn detached(device: &Arc<DeviceInfo>, ledger: &Arc<Ledger>) -> shim::Arc<Self> {
+        let generation = shim::Arc::new(Generation::none(NO_REIGN, Weak::new(), ledger));
+        shim::Arc::new(Self {
             generation,
             device: Arc::clone(device),
             last: true,

@@ -1,9 +1,6 @@
 //! Where received requests wait until the manager lets them start.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-
-use arc_swap::{ArcSwap, Cache};
 
 use super::counters::Scope;
 use super::freed::Sleeper;
@@ -13,6 +10,7 @@ use super::holds::Holds;
 use super::live::LiveTable;
 use super::requests::Requests;
 use super::{DeviceInfo, Grant, Granted, Head, ManagedDevice, Manager, Ticket, Verdict};
+use crate::shim::{self, ArcSwap, Cache, Ordering};
 use crate::{Class, Tag, Timestamp, Waker};
 
 /// One device queue's passage through the hooks. It stays on its frontend's thread.
@@ -27,8 +25,8 @@ use crate::{Class, Tag, Timestamp, Waker};
 /// - Nothing here allocates after `new` (a swap may), blocks, or calls a device.
 #[derive(Debug)]
 pub struct Intake {
-    sleeper: Arc<Sleeper>,
-    cache: Cache<Arc<ArcSwap<Binding>>, Arc<Binding>>,
+    sleeper: shim::Arc<Sleeper>,
+    cache: Cache<Arc<ArcSwap<Binding>>, shim::Arc<Binding>>,
     live: LiveTable,
     /// Dropped after the table, whose counts go to it.
     device: Arc<ManagedDevice>,
@@ -54,11 +52,11 @@ pub struct Intake {
 impl Intake {
     /// An intake of `device` for up to `depth` requests per class, on the thread that `waker` wakes.
     pub fn new(device: &Arc<ManagedDevice>, depth: u32, waker: Waker) -> Self {
-        let sleeper = Arc::new(Sleeper::new(waker));
+        let sleeper = shim::Arc::new(Sleeper::new(waker));
         // First where a swap finds it to wake it, then the look at what is current: no swap falls between.
         let id = device.open_queue(&sleeper);
         let mut cache = Cache::new(Arc::clone(&device.binding));
-        let binding = Arc::clone(cache.load());
+        let binding = shim::Arc::clone(cache.load());
         Self {
             sleeper,
             cache,
@@ -97,7 +95,7 @@ impl Intake {
             self.holds.end_due(now);
             self.follow_revision();
         }
-        if !Arc::ptr_eq(self.cache.load(), &self.live.current().binding) {
+        if !shim::Arc::ptr_eq(self.cache.load(), &self.live.current().binding) {
             self.follow_swap();
         }
     }
@@ -317,7 +315,7 @@ impl Intake {
         self.disarm();
         self.holds = Holds::default();
         self.revision = 0;
-        let binding = Arc::clone(self.cache.load());
+        let binding = shim::Arc::clone(self.cache.load());
         self.closed |= binding.last;
         self.live.move_to(binding);
     }

@@ -1,9 +1,8 @@
 //! The generations that an intake still has to do with: the current one, and those whose requests are on their way.
 
-use std::sync::Arc;
-
 use super::generation::Binding;
 use super::ledger::Account;
+use crate::shim::Arc;
 
 /// Rarely more than two are alive; more than this many cost an allocation each.
 const EXPECTED: usize = 8;

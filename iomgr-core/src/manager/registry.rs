@@ -1,12 +1,12 @@
 //! Which manager is current, and which devices it manages.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 
 use super::device::DeviceIds;
 use super::generation::{Binding, Generation};
 use super::ledger::{GenerationStats, Ledger};
 use super::{Counters, DeviceId, DeviceInfo, Error, ErrorKind, ManagedDevice, Manager, NoManager, WaitTimes};
+use crate::shim::{self, Mutex, MutexGuard, Ordering};
 
 /// Most characters of a manager's name.
 pub const NAME_MAX: usize = 15;
@@ -28,7 +28,7 @@ pub(super) struct Core {
 
 #[derive(Debug)]
 struct State {
-    current: Arc<Generation>,
+    current: shim::Arc<Generation>,
     devices: Vec<Weak<ManagedDevice>>,
 }
 
@@ -37,8 +37,8 @@ struct State {
 #[derive(Default)]
 struct Leftovers {
     devices: Vec<Arc<ManagedDevice>>,
-    bindings: Vec<Arc<Binding>>,
-    old: Option<Arc<Generation>>,
+    bindings: Vec<shim::Arc<Binding>>,
+    old: Option<shim::Arc<Generation>>,
 }
 
 impl Registry {
@@ -46,7 +46,7 @@ impl Registry {
     pub fn new() -> Self {
         let ledger = Arc::new(Ledger::default());
         Self(Arc::new_cyclic(|core| {
-            let current = Arc::new(Generation::none(1, Weak::clone(core), &ledger));
+            let current = shim::Arc::new(Generation::none(1, Weak::clone(core), &ledger));
             current.begin();
             let devices = Vec::new();
             Core {
@@ -161,7 +161,7 @@ impl Core {
             return Err(Error::new(ErrorKind::InUse, &name));
         }
         let (number, core) = (state.next_number(), Arc::downgrade(self));
-        let generation = Arc::new(Generation::new(number, Arc::clone(manager), name, core, &self.ledger));
+        let generation = shim::Arc::new(Generation::new(number, Arc::clone(manager), name, core, &self.ledger));
         state.switch(&generation, &mut leftovers)?;
         drop(state);
         leftovers.wake_all();
@@ -177,7 +177,7 @@ impl Core {
             return false;
         }
         let number = state.next_number();
-        let none = Arc::new(Generation::none(number, Arc::downgrade(self), &self.ledger));
+        let none = shim::Arc::new(Generation::none(number, Arc::downgrade(self), &self.ledger));
         state
             .switch(&none, &mut leftovers)
             .expect("none has no hook that could refuse a device");
@@ -187,15 +187,16 @@ impl Core {
     }
 
     /// A manager panicked: "none" takes over.
-    pub(super) fn fall_back(self: &Arc<Self>, failed: &Arc<Generation>) {
+    pub(super) fn fall_back(self: &Arc<Self>, failed: &shim::Arc<Generation>) {
         if self.uninstall(|current| std::ptr::eq(current, &**failed)) {
             tracing::error!(manager = failed.name(), "manager_replaced_by_none");
         }
     }
 
-    fn attach(self: &Arc<Self>, info: &Arc<DeviceInfo>) -> Result<Arc<ManagedDevice>, (Error, Arc<Generation>)> {
+    fn attach(self: &Arc<Self>, info: &Arc<DeviceInfo>) -> Result<Arc<ManagedDevice>, (Error, shim::Arc<Generation>)> {
         let mut state = self.lock();
-        let binding = Binding::start(&state.current, info).map_err(|error| (error, Arc::clone(&state.current)))?;
+        let binding =
+            Binding::start(&state.current, info).map_err(|error| (error, shim::Arc::clone(&state.current)))?;
         let device = Arc::new(ManagedDevice::new(Arc::clone(info), binding, Arc::clone(self)));
         state.devices.push(Arc::downgrade(&device));
         Ok(device)
@@ -231,7 +232,7 @@ impl State {
     }
 
     /// Starts every device with `next`, then publishes it to all; if one is refused nothing changes.
-    fn switch(&mut self, next: &Arc<Generation>, leftovers: &mut Leftovers) -> Result<(), Error> {
+    fn switch(&mut self, next: &shim::Arc<Generation>, leftovers: &mut Leftovers) -> Result<(), Error> {
         leftovers.devices = self.devices();
         let devices = leftovers.devices.iter().filter(|device| !device.is_detached());
         for device in devices.clone() {
@@ -240,9 +241,9 @@ impl State {
         // First: who sees the binding opens a page.
         next.begin();
         for (device, binding) in devices.zip(&mut leftovers.bindings) {
-            *binding = device.binding.swap(Arc::clone(binding));
+            *binding = device.binding.swap(shim::Arc::clone(binding));
         }
-        leftovers.old = Some(std::mem::replace(&mut self.current, Arc::clone(next)));
+        leftovers.old = Some(std::mem::replace(&mut self.current, shim::Arc::clone(next)));
         Ok(())
     }
 }

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::{DeviceId, DeviceInfo, Head, Manager, Refusal, Verdict, Wait};
 use crate::Timestamp;
+use crate::shim::{Mutex, MutexGuard};
 
 /// Counts, checks, and says what it was told to say.
 ///

@@ -4,7 +4,7 @@ use loom::thread;
 
 use crate::Waker;
 use crate::freed::{Freed, Sleeper};
-use crate::shim::{Arc, AtomicBool, AtomicU64, Ordering};
+use crate::shim::{Arc, AtomicU64, Ordering};
 
 #[test]
 fn a_free_is_seen_or_wakes() {
@@ -14,12 +14,12 @@ fn a_free_is_seen_or_wakes() {
         let freed = Arc::new(Freed::new());
         let (his_shares, his_freed) = (Arc::clone(&shares), Arc::clone(&freed));
         let other = thread::spawn(move || {
-            let him = Arc::new(Sleeper::new(Waker(Arc::new(AtomicBool::new(false)))));
+            let him = Arc::new(Sleeper::new(Waker::new()));
             his_shares.store(1, Ordering::Relaxed);
             his_freed.tell(&him);
         });
-        let rung = Arc::new(AtomicBool::new(false));
-        let me = Arc::new(Sleeper::new(Waker(Arc::clone(&rung))));
+        let bell = Waker::new();
+        let me = Arc::new(Sleeper::new(bell.clone()));
         let mut sleeps = shares.load(Ordering::Relaxed) == 0;
         if sleeps {
             freed.arm(&me);
@@ -27,7 +27,7 @@ fn a_free_is_seen_or_wakes() {
         }
         other.join().unwrap();
         if sleeps {
-            assert!(rung.load(Ordering::Relaxed) && me.was_told(), "asleep for ever");
+            assert!(bell.0.is_rung() && me.was_told(), "asleep for ever");
         }
     });
 }
@@ -35,12 +35,12 @@ fn a_free_is_seen_or_wakes() {
 #[test]
 fn who_frees_needs_no_wake_up_itself() {
     loom::model(|| {
-        let rung = Arc::new(AtomicBool::new(false));
-        let me = Arc::new(Sleeper::new(Waker(Arc::clone(&rung))));
+        let bell = Waker::new();
+        let me = Arc::new(Sleeper::new(bell.clone()));
         let freed = Freed::new();
         freed.arm(&me);
         freed.tell(&me);
-        assert!(me.was_told() && !rung.load(Ordering::Relaxed));
+        assert!(me.was_told() && !bell.0.is_rung());
         freed.arm(&me);
         freed.disarm(&me);
         freed.tell(&me);
