@@ -405,10 +405,12 @@ fn users_of(path: &Path) -> String {
 fn procfs_users(path: &Path) -> io::Result<Vec<String>> {
     let wanted = std::fs::metadata(path)?;
     let own = std::process::id().to_string();
+    // Who asks has a regular file open already; a device refuses that.
+    let own_asking = usize::from(wanted.file_type().is_file());
     let mut users = Vec::new();
     for process in std::fs::read_dir("/proc")?.flatten() {
         let pid = process.file_name().to_string_lossy().into_owned();
-        if pid == own || !pid.bytes().all(|byte| byte.is_ascii_digit()) {
+        if !pid.bytes().all(|byte| byte.is_ascii_digit()) {
             continue;
         }
         let Ok(descriptors) = std::fs::read_dir(process.path().join("fd")) else {
@@ -417,8 +419,11 @@ fn procfs_users(path: &Path) -> io::Result<Vec<String>> {
         let opened = descriptors
             .flatten()
             .filter_map(|fd| std::fs::metadata(fd.path()).ok())
-            .any(|meta| (meta.dev(), meta.ino()) == (wanted.dev(), wanted.ino()));
-        if opened {
+            .filter(|meta| (meta.dev(), meta.ino()) == (wanted.dev(), wanted.ino()))
+            .count();
+        if pid == own {
+            users.extend((opened > own_asking).then(|| "this process".to_owned()));
+        } else if opened > 0 {
             let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
             users.push(format!("process {pid} ({})", name.trim()));
         }
@@ -444,7 +449,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.img");
         let writer = ImageFile::create(&path, false).unwrap();
-        assert_eq!(ImageFile::open(&path, NOW).unwrap_err().kind(), ErrorKind::Locked);
+        let error = ImageFile::open(&path, NOW).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Locked);
+        assert_eq!(error.parts().what, "is in use by this process");
         assert_eq!(ImageFile::open(&path, READ).unwrap_err().kind(), ErrorKind::Locked);
         drop(writer);
         let _readers = [
