@@ -8,7 +8,8 @@ use iomgr_core::{Device, RequestFlags, Sector, SectorCount, SectorRange};
 use tempfile::TempDir;
 use tqueue::EngineKind;
 use vbd::{
-    BlockingDisk, CreateOptions, Disk, DiskOptions, Error, ErrorKind, Format, PauseOptions, ResumeOptions, create,
+    BlockingDisk, Cache, CreateOptions, Disk, DiskOptions, Error, ErrorKind, Format, PauseOptions, ResumeOptions,
+    create,
 };
 
 const MIB: u64 = 1 << 20;
@@ -54,10 +55,16 @@ fn resume_on(disk: &Disk, image: &Path) -> Result<(), Error> {
 
 #[test]
 fn a_paused_disk_s_image_is_whole_and_free() {
-    for name in ["a.img", "a.vhd"] {
+    let all = [
+        ("a.img", Cache::None),
+        ("a.img", Cache::Writeback),
+        ("a.vhd", Cache::None),
+    ];
+    for (name, cache) in all {
         let dir = TempDir::new().unwrap();
         let path = image(&dir, name, 4 * MIB);
-        let disk = Disk::open(&path, &at_once()).unwrap();
+        let disk = Disk::open(&path, &DiskOptions { cache, ..at_once() }).unwrap();
+        let before = disk.info().cache;
         write(&disk, 7, 99);
         // Who still looks at it, as a `map` does, locks nobody out.
         let looking = disk.extents(Sector(0));
@@ -73,7 +80,7 @@ fn a_paused_disk_s_image_is_whole_and_free() {
         other.close().unwrap();
         drop(other);
         disk.resume(&ResumeOptions::default()).unwrap();
-        assert_eq!(read(&disk, 99), 8, "{name}");
+        assert_eq!((read(&disk, 99), disk.info().cache), (8, before), "{name}");
         assert_eq!(Disk::open(&path, &at_once()).unwrap_err().kind(), ErrorKind::Locked);
         disk.close().unwrap();
     }

@@ -5,12 +5,13 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use iomgr_core::{BlockStatus, Device, RequestFlags, Sector, SectorCount, SectorRange};
-use iomgr_tests::{Loop, Mount, NbdFuse, Process, Server, Tool, need, wait};
+use iomgr_tests::{Client, Loop, Mount, NbdFuse, Process, Server, Tool, need, wait};
 use rustix::process::Signal;
 use tqueue::EngineKind;
-use vbd::{BlockingDisk, DiskOptions, Format};
+use vbd::{BlockingDisk, DiskOptions, Format, PauseOptions, ResumeOptions, ServerOptions};
 
 use crate::clients;
 use crate::disk::{Disk, Kind, soak};
@@ -142,6 +143,53 @@ fn loop_an_enlarged_device_is_served_to_its_new_end() {
 }
 
 /// A device has no name to wait for: who interrupts the copy must know that half of it is there.
+/// Nobody else may have a device that is served; one whose disk is paused is anybody's.
+#[test]
+fn loop_a_paused_disk_leaves_its_device_to_others() {
+    if !need::loop_devices() {
+        return;
+    }
+    let image = Disk::new(Kind::LoopDevice, 16 * MIB);
+    let options = DiskOptions {
+        lock_timeout: Duration::ZERO,
+        ..DiskOptions::default()
+    };
+    let disk = vbd::Disk::open(image.image(), &options).unwrap();
+    let sockets = ServerOptions {
+        socket: Some(image.dir.join("nbd")),
+        control: Some(image.dir.join("control")),
+        threads: 2,
+        ..ServerOptions::default()
+    };
+    let server = vbd::Server::start(disk.clone(), &sockets).unwrap();
+    let mut client = Client::connect_to(&image.dir.join("nbd"), "").unwrap();
+    let alone = || {
+        let exclusively = rustix::fs::OFlags::EXCL.bits().cast_signed();
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(exclusively)
+            .open(image.image())
+    };
+    for round in 1..=20 {
+        assert_eq!(client.write(0, 0, &[round; 4096]).unwrap(), Ok(()));
+        assert!(alone().is_err());
+        disk.pause(PauseOptions::default()).unwrap();
+        let mut other = alone().expect("the device is free");
+        let mut bytes = [0; 4096];
+        other.read_exact(&mut bytes).unwrap();
+        assert_eq!(bytes, [round; 4096]);
+        assert_eq!(
+            disk.resume(&ResumeOptions::default()).unwrap_err().kind(),
+            vbd::ErrorKind::Locked
+        );
+        drop(other);
+        disk.resume(&ResumeOptions::default()).unwrap();
+    }
+    drop(disk);
+    server.stop().unwrap();
+}
+
 #[test]
 fn loop_an_interrupted_conversion_says_what_the_device_holds() {
     if !need::loop_devices() {

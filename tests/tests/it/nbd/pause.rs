@@ -8,7 +8,8 @@ use std::time::Duration;
 use iomgr_tests::nbd::FUA;
 use iomgr_tests::{Client, TempDir, Tool, need, wait};
 use vbd::{
-    ControlClient, CreateOptions, Disk, DiskOptions, PauseOptions, ResumeOptions, Server, ServerOptions, create,
+    ControlClient, CreateOptions, Disk, DiskOptions, ErrorKind, PauseOptions, ResumeOptions, Server, ServerOptions,
+    create,
 };
 
 use crate::clients::fio_verify;
@@ -309,4 +310,48 @@ fn nbd_a_server_stops_while_its_disk_is_paused() {
         drop(image);
         Tool::iomgr().arg("check").arg(&served.image).run();
     }
+}
+
+/// Whoever pauses, resumes, replaces and looks at the same time gets an answer, and the server stops in the middle of it.
+#[test]
+fn nbd_pauses_from_all_sides_hang_nobody() {
+    const ROUNDS: u8 = 100;
+    let served = Served::start("disk.vhd");
+    let (over, disk) = (AtomicBool::new(false), served.disk());
+    let until_over = |step: &dyn Fn()| {
+        while !over.load(Ordering::Relaxed) {
+            step();
+        }
+    };
+    let in_a_hurry = PauseOptions {
+        drain: Duration::from_millis(1),
+        resume_after: Some(Duration::from_millis(2)),
+    };
+    let at_once = DiskOptions {
+        lock_timeout: Duration::ZERO,
+        ..DiskOptions::default()
+    };
+    let may_be_refused = |result: Result<(), vbd::Error>| {
+        let kind = result.err().map(|error| error.kind());
+        assert!(
+            matches!(kind, None | Some(ErrorKind::State | ErrorKind::Io | ErrorKind::Locked)),
+            "{kind:?}"
+        );
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| until_over(&|| may_be_refused(disk.pause(PauseOptions::default()))));
+        scope.spawn(|| until_over(&|| may_be_refused(disk.resume(&ResumeOptions::default()))));
+        scope.spawn(|| until_over(&|| may_be_refused(disk.pause_leased(in_a_hurry).map(drop))));
+        scope.spawn(|| until_over(&|| may_be_refused(disk.replace(&served.image, &at_once, wait::PATIENCE))));
+        scope.spawn(|| until_over(&|| drop((disk.info(), served.in_flight(), served.client()))));
+        let mut client = served.client();
+        for round in 1..=ROUNDS {
+            assert_eq!(client.write(FUA, 0, &[round; 4096]).unwrap(), Ok(()));
+            assert_eq!(client.bytes(0, 4096), [round; 4096]);
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    served.server.stop().unwrap();
+    drop(disk);
+    Tool::iomgr().arg("check").arg(&served.image).run();
 }
