@@ -8,8 +8,8 @@ use std::time::Duration;
 use iomgr_tests::nbd::FUA;
 use iomgr_tests::{Client, TempDir, Tool, need, wait};
 use vbd::{
-    ControlClient, CreateOptions, Disk, DiskOptions, ErrorKind, PauseOptions, ResumeOptions, Server, ServerOptions,
-    create,
+    ControlClient, CreateOptions, Disk, DiskExport, DiskOptions, ErrorKind, PauseOptions, ResumeOptions, Server,
+    ServerOptions, create,
 };
 
 use crate::clients::fio_verify;
@@ -354,4 +354,46 @@ fn nbd_pauses_from_all_sides_hang_nobody() {
     served.server.stop().unwrap();
     drop(disk);
     Tool::iomgr().arg("check").arg(&served.image).run();
+}
+
+/// What waits for one disk takes memory and slots, but never all that others need.
+#[test]
+fn nbd_other_disks_go_on_while_one_is_paused() {
+    const WRITES: u64 = 100;
+    const LEN: usize = 256 << 10;
+    let dir = TempDir::new();
+    let exports = ["paused.vhd", "other.vhd"].map(|name| {
+        let image = dir.join(name);
+        create(&image, &CreateOptions::new(SIZE_BYTES)).unwrap();
+        DiskExport::from(Disk::open(&image, &DiskOptions::default()).unwrap())
+    });
+    let options = ServerOptions {
+        socket: Some(dir.join("nbd")),
+        control: Some(dir.join("control")),
+        ..ServerOptions::default()
+    };
+    let server = Server::start_all(exports.into(), &options).unwrap();
+    let [mut held, mut other] = ["paused", "other"].map(|name| Client::connect_to(&dir.join("nbd"), name).unwrap());
+    let disk = server.disks().remove(0);
+    disk.pause(PauseOptions::default()).unwrap();
+    std::thread::scope(|scope| {
+        let crowd = scope.spawn(|| {
+            // The server takes some of it, and the rest when the disk is back.
+            for at in 0..WRITES {
+                held.send_write(0, at * LEN as u64, &[1; LEN]).unwrap();
+            }
+            (0..WRITES).for_each(|_| assert_eq!(held.receive().unwrap().1, Ok(())));
+        });
+        let has_some = |control: &mut ControlClient| control.status().unwrap().nbd.in_flight > 0;
+        let mut control = ControlClient::connect(server.control(), wait::PATIENCE).unwrap();
+        assert!(wait::until(|| has_some(&mut control)));
+        for round in 0..50 {
+            assert_eq!(other.write(FUA, 0, &[round; 64 << 10]).unwrap(), Ok(()));
+            assert_eq!(other.bytes(0, 64 << 10), [round; 64 << 10]);
+        }
+        assert!(!crowd.is_finished());
+        disk.resume(&ResumeOptions::default()).unwrap();
+    });
+    drop(disk);
+    server.stop().unwrap();
 }
