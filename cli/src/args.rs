@@ -3,6 +3,7 @@
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::add::Add;
+use crate::attach::{Attach, Detach};
 use crate::check::Check;
 use crate::compare::Compare;
 use crate::completions::Completions;
@@ -16,8 +17,10 @@ use crate::list::List;
 use crate::man::Man;
 use crate::manager::Manager;
 use crate::map::Map;
+use crate::pause::{Pause, Resume};
 use crate::repair::Repair;
 use crate::serve::Serve;
+use crate::stats::Stats;
 use crate::status::Status;
 use crate::stop::Stop;
 
@@ -71,9 +74,14 @@ pub(crate) enum Verb {
     Del(Del),
     List(List),
     Features(Features),
+    Attach(Box<Attach>),
+    Detach(Detach),
+    Pause(Pause),
+    Resume(Resume),
     Manager(Manager),
     Stop(Stop),
     Status(Status),
+    Stats(Stats),
     Doctor(Doctor),
     Completions(Completions),
     Man(Man),
@@ -119,4 +127,12 @@ impl From<Cache> for vbd::Cache {
             Cache::Writeback => Self::Writeback,
         }
     }
+}
+
+/// A name becomes a file's name in the runtime folder.
+pub(crate) fn disk_name(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() || text.starts_with('.') || text.contains('/') {
+        return Err("is no name for a file: it must not be empty, begin with a dot or hold a slash");
+    }
+    Ok(text.to_owned())
 }

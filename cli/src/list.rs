@@ -1,73 +1,117 @@
-//! `iomgr list`: the ublk devices of this machine.
+//! `iomgr list`: the disks that this user's servers serve; or the ublk devices of this machine, as the driver tells of them.
+
+mod devices;
 
 use std::process::ExitCode;
 
 use clap::Args;
 use indicatif::BinaryBytes;
-use vbd::{UblkDevice, ublk_devices};
+use serde_json::{Value, json};
+use vbd::DiskEntry;
 
 use crate::failure::Failure;
 use crate::output::{note, print, print_json, table};
+use crate::servers::{ANSWER_MAX, Selection, Target, none_runs};
 
 const EXAMPLES: &str = "\
 Examples:
-  iomgr list                   one line for each device, whoever serves it
-  iomgr list -n 0              one of them; 1 if it is not there
-  iomgr list --json            the same for programs, with the driver's features
+  iomgr list                   one line for each disk of this user's servers
+  iomgr list demo              those of one server
+  iomgr list --ublk            the ublk devices of this machine, whoever serves them
+  iomgr list -n 0              one of those; 1 if it is not there
+  iomgr list --json            the same for programs
 
-What a server of ours has done, `iomgr status ublkbN` tells.";
+What a disk has done, `iomgr status NAME` and `iomgr stats` tell.";
 
-/// List the ublk devices of this machine
+/// List the disks that are served
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct List {
-    /// Only this one
-    #[arg(short = 'n', long, value_name = "ID")]
+    #[command(flatten)]
+    selection: Selection,
+    /// The ublk devices of this machine instead, whoever serves them
+    #[arg(long, conflicts_with_all = ["names", "control"])]
+    ublk: bool,
+    /// Only the ublk device of this number
+    #[arg(short = 'n', long, value_name = "ID", conflicts_with_all = ["names", "control"])]
     number: Option<u32>,
 }
 
-const HEAD: [&str; 8] = ["ID", "DEVICE", "STATE", "SIZE", "MODE", "DEPTH", "BUFFER", "PID"];
+/// What a server answered.
+struct Listing {
+    manager: String,
+    disks: Vec<DiskEntry>,
+}
 
 impl List {
     pub(crate) fn run(&self, json: bool) -> Result<ExitCode, Failure> {
-        let mut devices = ublk_devices()?;
-        if let Some(number) = self.number {
-            devices.retain(|device| device.id == number);
-            if devices.is_empty() {
-                return Err(Failure::new(format!("there is no ublk device {number}")).hint("`iomgr list` shows all"));
+        match self.ublk || self.number.is_some() {
+            true => devices::list(self.number, json),
+            false => self.disks(json),
+        }
+    }
+
+    fn disks(&self, json: bool) -> Result<ExitCode, Failure> {
+        let mut failed = false;
+        let mut listings = Vec::new();
+        for target in self.selection.targets()? {
+            match ask(&target) {
+                Ok(listing) => listings.push((target, listing)),
+                Err(failure) => {
+                    failed = self.selection.is_explicit();
+                    note(&format!("{}: does not answer: {failure}", target.name));
+                }
             }
         }
-        if json {
-            print_json(&devices)?;
-        } else if devices.is_empty() {
-            note("there is no ublk device");
-        } else {
-            print(&text(&devices))?;
+        match json {
+            true => print_json(&listings.iter().flat_map(entries).collect::<Vec<_>>())?,
+            false if listings.is_empty() => note(&none_runs()),
+            false => print(&text(&listings))?,
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 }
 
-fn text(devices: &[UblkDevice]) -> String {
+fn ask(target: &Target) -> Result<Listing, Failure> {
+    let mut server = target.connect(ANSWER_MAX)?;
+    Ok(Listing {
+        manager: server.manager()?.name,
+        disks: server.disks()?,
+    })
+}
+
+fn entries((target, listing): &(Target, Listing)) -> Vec<Value> {
+    let entry = |disk: &DiskEntry| {
+        let mut entry = json!(disk);
+        entry["server"] = target.name.clone().into();
+        entry["control"] = target.control.to_string_lossy().into();
+        entry["manager"] = listing.manager.clone().into();
+        entry
+    };
+    listing.disks.iter().map(entry).collect()
+}
+
+const HEAD: [&str; 8] = ["DISK", "SERVER", "SIZE", "FORMAT", "MODE", "MANAGER", "IMAGE", "URI"];
+
+fn text(listings: &[(Target, Listing)]) -> String {
     let mut rows = vec![HEAD.map(str::to_owned)];
-    rows.extend(devices.iter().map(row));
+    for (target, listing) in listings {
+        rows.extend(listing.disks.iter().map(|disk| row(target, listing, disk)));
+    }
     table(&rows)
 }
 
-fn row(device: &UblkDevice) -> [String; HEAD.len()] {
-    let queues = match device.queues {
-        1 => String::new(),
-        queues => format!("{queues}x"),
-    };
+fn row(target: &Target, listing: &Listing, disk: &DiskEntry) -> [String; HEAD.len()] {
+    let info = &disk.info;
     [
-        device.id.to_string(),
-        device.path.display().to_string(),
-        device.state.clone(),
-        BinaryBytes(device.size_bytes).to_string(),
-        if device.read_only { "ro" } else { "rw" }.to_owned(),
-        format!("{queues}{}", device.depth),
-        BinaryBytes(device.buffer_bytes.into()).to_string(),
-        device.server_pid.map_or("-".to_owned(), |pid| pid.to_string()),
+        info.name.clone(),
+        target.name.clone(),
+        BinaryBytes(info.size_bytes).to_string(),
+        info.format.clone(),
+        crate::status::mode(info).to_owned(),
+        listing.manager.clone(),
+        info.path.display().to_string(),
+        disk.uris.first().cloned().unwrap_or_default(),
     ]
 }
 
@@ -76,32 +120,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_for_each_device() {
-        let live = UblkDevice {
-            id: 0,
-            path: "/dev/ublkb0".into(),
-            state: "live".into(),
-            server_pid: Some(77),
-            queues: 1,
-            depth: 128,
-            buffer_bytes: 512 << 10,
-            size_bytes: 1 << 30,
-            read_only: false,
-            features: vec!["CMD_IOCTL_ENCODE".into()],
+    fn a_line_for_each_disk() {
+        let disk = |name: &str, paused: Value| -> DiskEntry {
+            serde_json::from_value(json!({
+                "name": name, "path": format!("/images/{name}.vhd"), "format": "vhd-dynamic", "size_bytes": 1u64 << 30,
+                "read_only": false, "cache": "writeback", "failed": false, "paused": paused,
+                "uris": [format!("nbd+unix:///{name}?socket=/run/iomgr/demo.sock"), "nbd://127.0.0.1/demo"],
+            }))
+            .unwrap()
         };
-        let dead = UblkDevice {
-            id: 12,
-            path: "/dev/ublkb12".into(),
-            state: "dead".into(),
-            server_pid: None,
-            queues: 2,
-            read_only: true,
-            ..live.clone()
+        let server = Target {
+            name: "demo".into(),
+            control: "/run/iomgr/demo.ctl".into(),
         };
-        insta::assert_snapshot!(text(&[live, dead]), @r"
-        ID  DEVICE        STATE  SIZE      MODE  DEPTH  BUFFER      PID
-        0   /dev/ublkb0   live   1.00 GiB  rw    128    512.00 KiB  77
-        12  /dev/ublkb12  dead   1.00 GiB  ro    2x128  512.00 KiB  -
-        ");
+        let listing = Listing {
+            manager: "throttle".into(),
+            disks: vec![
+                disk("demo", Value::Null),
+                disk("data", json!({ "for_s": 2.5, "leased": true })),
+            ],
+        };
+        let listings = [(server, listing)];
+        insta::assert_snapshot!(text(&listings));
+        let entries = entries(&listings[0]);
+        assert_eq!(
+            (&entries[1]["server"], &entries[1]["manager"]),
+            (&json!("demo"), &json!("throttle"))
+        );
     }
 }

@@ -12,6 +12,7 @@
 
 mod add;
 mod args;
+mod attach;
 mod check;
 mod compare;
 mod completions;
@@ -28,12 +29,15 @@ mod man;
 mod manager;
 mod map;
 mod output;
+mod pause;
 mod repair;
 mod retry;
+mod running;
 mod serve;
 mod servers;
 mod signals;
 mod size;
+mod stats;
 mod status;
 mod stop;
 mod watch;
@@ -86,6 +90,11 @@ fn run(verb: Verb, json: bool) -> Result<ExitCode, Failure> {
         Verb::Del(del) => del.run(json),
         Verb::List(list) => list.run(json),
         Verb::Features(features) => features.run(json),
+        Verb::Attach(attach) => attach.run(json),
+        Verb::Detach(detach) => detach.run(json),
+        Verb::Pause(pause) => pause.run(json),
+        Verb::Resume(resume) => resume.run(json),
+        Verb::Stats(stats) => stats.run(json),
         Verb::Manager(manager) => manager.run(json),
         Verb::Stop(stop) => stop.run(json),
         Verb::Status(status) => status.run(json),

@@ -16,6 +16,7 @@ use crate::failure::Failure;
 use crate::output::{print, print_json};
 use crate::servers::{ANSWER_MAX, OneServer, Target};
 use set::Set;
+pub(crate) use text::summary;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -8,12 +8,16 @@ use crate::failure::Failure;
 
 /// Writes `text`, which ends its own lines, and flushes it.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    try_print(text).map(drop)
+}
+
+/// The same; is there still somebody who reads?
+pub(crate) fn try_print(text: &str) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::new("cannot write to stdout").because(error))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::new("cannot write to stdout").because(error)),
     }
 }
 

@@ -20,7 +20,7 @@ use vbd::tqueue::EngineKind;
 use vbd::tqueue::filter::FilterConfig;
 use vbd::{ConnectionLimits, DiskExport, DiskOptions, Inherited, Server, ServerOptions};
 
-use crate::args::{Cache, FILTERS, Format};
+use crate::args::{Cache, FILTERS, Format, disk_name};
 use crate::failure::Failure;
 use crate::output::note;
 use crate::retry::Retry;
@@ -72,7 +72,7 @@ pub(crate) struct Serve {
     repair: bool,
     /// What to call the disk, its export and its sockets; from the image's file name, if not given. With several images,
     /// once for each, in their order
-    #[arg(long, value_parser = images::disk_name)]
+    #[arg(long, value_parser = disk_name)]
     name: Vec<String>,
     /// What clients are told that the disk is; once for each image, in their order
     #[arg(long, value_name = "TEXT", value_parser = description)]

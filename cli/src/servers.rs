@@ -66,6 +66,11 @@ impl Selection {
 }
 
 impl OneServer {
+    /// Was one named?
+    pub(crate) fn is_explicit(&self) -> bool {
+        self.server.is_some() || self.control.is_some()
+    }
+
     /// The server that was named, or else the only one that answers.
     pub(crate) fn target(&self) -> Result<Target, Failure> {
         match (&self.control, &self.server) {
@@ -112,7 +117,8 @@ fn serving(disk: &str) -> Result<Target, Failure> {
     })
 }
 
-fn everything() -> Result<Vec<Target>, vbd::Error> {
+/// Everything in the runtime folder; some may be dead.
+pub(crate) fn everything() -> Result<Vec<Target>, vbd::Error> {
     let target = |(name, control)| Target { name, control };
     Ok(vbd::control_sockets()?.into_iter().map(target).collect())
 }
@@ -153,6 +159,11 @@ impl Target {
     pub(crate) fn connect(&self, timeout: Duration) -> Result<ControlClient, vbd::Error> {
         ControlClient::connect(&self.control, timeout)
     }
+}
+
+/// For servers, which run in folders of their own.
+pub(crate) fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
 /// What to say when there is none.

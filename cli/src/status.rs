@@ -11,6 +11,7 @@ use vbd::Status as ServerStatus;
 use crate::failure::Failure;
 use crate::output::{note, print, print_json};
 use crate::servers::{ANSWER_MAX, Selection, Target, none_runs};
+pub(crate) use text::mode;
 
 const EXAMPLES: &str = "\
 Examples:

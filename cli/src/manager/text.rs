@@ -11,6 +11,10 @@ use crate::output::{indent, microseconds, table};
 
 /// Its name and parameters.
 pub(crate) fn summary(manager: &ManagerStatus) -> String {
+    // A server of the last version does not tell.
+    if manager.name.is_empty() {
+        return String::new();
+    }
     let Some(config) = &manager.config else {
         return format!(
             "manager: {} (none of the policies that come with iomgr)\n",

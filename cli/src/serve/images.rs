@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use vbd::{Disk, DiskOptions, ErrorKind};
 
-use crate::args::Format;
+use crate::args::{Format, disk_name};
 use crate::failure::Failure;
 
 /// An image, and what is special about it: `disk.img,read-only,name=system`.
@@ -159,14 +159,6 @@ fn writes_to(disk: &Disk, path: &Path) -> bool {
 
 fn parse_format(text: &str) -> Result<Format, String> {
     Format::from_str(text, false).map_err(|_| format!("no format {text:?}; there are raw and vhd"))
-}
-
-/// A name becomes a file's name in the runtime folder.
-pub(super) fn disk_name(text: &str) -> Result<String, &'static str> {
-    if text.is_empty() || text.starts_with('.') || text.contains('/') {
-        return Err("is no name for a file: it must not be empty, begin with a dot or hold a slash");
-    }
-    Ok(text.to_owned())
 }
 
 fn check_size(disk: &Disk, bytes: u64) -> Result<(), vbd::Error> {

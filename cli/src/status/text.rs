@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use indicatif::BinaryBytes;
-use vbd::{ConnectionStatus, DeviceStatus, Direction, DirectionStats, LimitsStatus, RetryStatus, Stats, Status};
+use vbd::{
+    ConnectionStatus, DeviceStatus, Direction, DirectionStats, DiskInfo, LimitsStatus, PauseStatus, RetryStatus, Stats,
+    Status,
+};
 
+use crate::manager;
 use crate::output::{indent, microseconds, table};
 
 const DISKS: [&str; 11] = [
@@ -38,14 +42,15 @@ pub(super) fn overview(servers: &[&Status]) -> String {
                 .filters
                 .iter()
                 .for_each(|filter| text += &format!("  filter {filter}\n"));
+            text += &disk.info.paused.as_ref().map(pause_line).unwrap_or_default();
         }
     }
     text
 }
 
-/// What each disk has done, who is connected, and what clients may take.
+/// What each disk has done, what manages its requests, who is connected, and what clients may take.
 pub(super) fn details(server: &Status) -> String {
-    let mut text = String::new();
+    let mut text = format!("\n{}", manager::summary(&server.managing));
     for disk in &server.devices {
         let rows = Direction::ALL.map(|direction| latency_row(direction, disk.stats.of(direction)));
         text += &format!("\n{}:\n{}", disk.info.name, indent(&with_head(LATENCIES, rows.into())));
@@ -65,11 +70,6 @@ fn with_head<const N: usize>(head: [&str; N], mut rows: Vec<[String; N]>) -> Str
 
 fn disk_row(server: &Status, disk: &DeviceStatus) -> [String; DISKS.len()] {
     let (info, stats) = (&disk.info, &disk.stats);
-    let mode = match (info.failed, info.read_only) {
-        (true, _) => "FAILED",
-        (false, true) => "ro",
-        (false, false) => "rw",
-    };
     let is_its = |client: &&ConnectionStatus| client.export.as_ref() == Some(&info.name);
     let clients = || server.connections.iter().filter(is_its);
     let pending = match &server.ublk {
@@ -82,13 +82,23 @@ fn disk_row(server: &Status, disk: &DeviceStatus) -> [String; DISKS.len()] {
         seconds(server.uptime_s),
         info.format.clone(),
         bytes(info.size_bytes),
-        mode.to_owned(),
+        mode(info).to_owned(),
         clients().count().to_string(),
         pending.to_string(),
         bytes(stats.read.bytes),
         bytes(stats.write.bytes),
         errors(stats),
     ]
+}
+
+/// Whether it takes writes, and if not, why.
+pub(crate) fn mode(info: &DiskInfo) -> &'static str {
+    match (&info.paused, info.failed, info.read_only) {
+        (Some(_), _, _) => "paused",
+        (None, true, _) => "FAILED",
+        (None, false, true) => "ro",
+        (None, false, false) => "rw",
+    }
 }
 
 fn errors(stats: &Stats) -> String {
@@ -165,6 +175,23 @@ fn retry_line(retry: &RetryStatus) -> String {
     )
 }
 
+fn pause_line(pause: &PauseStatus) -> String {
+    let end = match (pause.resumes_in_s, pause.leased) {
+        (Some(left), _) => format!(", resumes in {}", seconds(left.ceil())),
+        (None, true) => ", resumes when who paused it goes away".to_owned(),
+        (None, false) => String::new(),
+    };
+    let trouble = pause
+        .error
+        .as_ref()
+        .map(|error| format!("; cannot be resumed: {error}"));
+    format!(
+        "  paused for {}{end}{}\n",
+        seconds(pause.for_s),
+        trouble.unwrap_or_default()
+    )
+}
+
 fn bytes(bytes: u64) -> String {
     BinaryBytes(bytes).to_string()
 }
@@ -214,7 +241,15 @@ mod tests {
         };
         let status = json!({
             "pid": 4711, "version": "0.1.0", "uri": "nbd+unix:///?socket=/run/iomgr/demo.sock", "uptime_s": 63.9,
-            "manager": "none", "filters": ["latency:1ms", "trace:last=64"], "pending": 5, "devices": [device],
+            "manager": "limit", "managing": {
+                "name": "limit", "config": { "policy": { "name": "limit", "max": 8 } }, "generations": [],
+                "hooks": {
+                    "pending": 5, "grants": 120, "waits": 17, "aborts": 0, "allocs": 120, "frees": 115,
+                    "ngs": { "device_until": 0, "device_freed": 0, "class_until": 0, "class_freed": 30 },
+                    "wait": { "sum_us": 1e5, "p50_us": 1e3, "p90_us": 2e3, "p99_us": 1e4, "p999_us": 1e4, "max_us": 1e4, "buckets": [] },
+                },
+            },
+            "filters": ["latency:1ms", "trace:last=64"], "pending": 5, "devices": [device],
             "nbd": { "connections": 2, "connections_total": 9, "in_flight": 5, "requests_total": 12 },
             "connections": [client(3, Some("demo"), "unix pid 4800 uid 0"), client(4, None, "127.0.0.1:40000")],
             "limits": {
@@ -256,6 +291,26 @@ mod tests {
     }
 
     #[test]
+    fn a_pause_says_how_it_ends() {
+        let mut status = server(false);
+        let mut paused = |pause: serde_json::Value| {
+            status.devices[0].info.paused = Some(serde_json::from_value(pause).unwrap());
+            overview(&[&status])
+        };
+        let text = paused(json!({ "for_s": 61.5, "leased": true }));
+        assert!(
+            text.contains(" paused ") && text.contains("paused for 1m 1s, resumes when who paused"),
+            "{text}"
+        );
+        let text = paused(json!({ "for_s": 2.0, "leased": false, "resumes_in_s": 3.2, "error": "is gone" }));
+        assert!(
+            text.contains("paused for 2s, resumes in 4s; cannot be resumed: is gone\n"),
+            "{text}"
+        );
+        assert!(paused(json!({ "for_s": 2.0, "leased": false })).contains("paused for 2s\n"));
+    }
+
+    #[test]
     fn a_failed_disk_is_seen_to_have_failed() {
         assert!(overview(&[&server(true)]).contains(" FAILED "));
     }
@@ -267,6 +322,7 @@ mod tests {
         let fields = status.as_object_mut().unwrap();
         fields.remove("connections");
         fields.remove("limits");
+        fields.remove("managing");
         fields["devices"][0].as_object_mut().unwrap().remove("retry");
         fields.remove("filters");
         let status: Status = serde_json::from_value(status).unwrap();

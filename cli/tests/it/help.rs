@@ -39,6 +39,23 @@ fn every_target_of_add() {
     }
 }
 
+/// What there is to be said of a manager, and of each policy.
+#[test]
+fn every_verb_of_manager() {
+    let place = Place::new();
+    for verb in ["show", "set", "unset", "list"] {
+        let help = place.ok(&["manager", verb, "--help"]).stdout;
+        insta::assert_snapshot!(format!("help_manager_{verb}"), help);
+    }
+    for policy in ["none", "limit", "turn", "throttle", "wfq", "latency", "deadline"] {
+        let help = place.ok(&["manager", "set", policy, "--help"]).stdout;
+        assert!(help.contains("Examples:\n"), "{policy} has no example");
+        let long: Vec<_> = help.lines().filter(|line| line.chars().count() > 100).collect();
+        assert!(long.is_empty(), "{policy}: {long:#?}");
+        insta::assert_snapshot!(format!("help_manager_set_{policy}"), help);
+    }
+}
+
 #[test]
 fn lines_fit_a_terminal() {
     let place = Place::new();
