@@ -2,7 +2,7 @@
 //!
 //! With a command the pause is a lease: it lasts as long as this process at most, however that ends.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,7 +128,10 @@ impl Pause {
         let (program, arguments) = self.command.split_first().expect("asked for only where there is one");
         let mut command = Command::new(program);
         command.args(arguments).env("image", &disk.info.path);
-        let Some((mut child, waiter)) = running.start(command)? else {
+        let started = running
+            .start(command)
+            .map_err(|failure| failure.at(Path::new(program)))?;
+        let Some((mut child, waiter)) = started else {
             return Ok(running.code());
         };
         // If it panicked, its last words said so; the child is waited for all the same.

@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -247,6 +248,16 @@ impl Disk {
                 ..pause.was.info.clone()
             },
         }
+    }
+
+    /// Is `path` the image that it writes to?
+    pub fn is_writer_of(&self, path: &Path) -> bool {
+        let identity = |path: &Path| {
+            let meta = std::fs::metadata(path).ok()?;
+            Some((meta.dev(), meta.ino(), meta.rdev()))
+        };
+        let info = self.info();
+        !info.read_only && identity(&info.path).is_some_and(|it| identity(path) == Some(it))
     }
 
     /// What it has done since it was opened.

@@ -100,8 +100,7 @@ impl Rate {
 
 impl Args for Rates {
     fn augment_args(command: Command) -> Command {
-        let heading = "Rates";
-        let command = command.next_help_heading(heading);
+        let command = command.next_help_heading("Rates");
         let command = RATES
             .iter()
             .fold(command, |command, rate| command.args(rate.arguments()));
@@ -129,6 +128,7 @@ impl Args for Rates {
                     .value_parser(bytes)
                     .help("A longer request counts as several; none for one, whatever its length"),
             )
+            .next_help_heading(None::<&str>)
     }
 
     fn augment_args_for_update(command: Command) -> Command {

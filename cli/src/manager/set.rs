@@ -75,13 +75,13 @@ struct Nothing {
 struct With<P: Args> {
     #[command(flatten)]
     parameters: P,
-    #[command(flatten)]
-    valve: Valve,
     /// Begin with the defaults, not with the parameters that the policy has now
     #[arg(long)]
     reset: bool,
     #[command(flatten)]
     server: OneServer,
+    #[command(flatten)]
+    valve: Valve,
 }
 
 /// `limit`, below another policy.

@@ -2,8 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::ValueEnum;
 use vbd::{Disk, DiskOptions, ErrorKind};
@@ -125,7 +124,7 @@ pub(super) fn open(images: &[Image], options: &DiskOptions, create: Option<u64>)
 
 /// An image that is given twice cannot be locked twice, which nobody else is to blame for.
 fn refuse_twin(image: &Image, opened: &[Opened]) -> Result<(), Failure> {
-    let Some(twin) = opened.iter().find(|other| writes_to(&other.disk, &image.path)) else {
+    let Some(twin) = opened.iter().find(|other| other.disk.is_writer_of(&image.path)) else {
         return Ok(());
     };
     let what = format!(
@@ -147,16 +146,6 @@ impl Opened {
     }
 }
 
-fn writes_to(disk: &Disk, path: &Path) -> bool {
-    let identity = |path: &Path| {
-        std::fs::metadata(path)
-            .map(|meta| (meta.dev(), meta.ino(), meta.rdev()))
-            .ok()
-    };
-    let info = disk.info();
-    !info.read_only && identity(&info.path).is_some_and(|it| identity(path) == Some(it))
-}
-
 fn parse_format(text: &str) -> Result<Format, String> {
     Format::from_str(text, false).map_err(|_| format!("no format {text:?}; there are raw and vhd"))
 }
@@ -175,6 +164,8 @@ fn check_size(disk: &Disk, bytes: u64) -> Result<(), vbd::Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn image(text: &str) -> Image {

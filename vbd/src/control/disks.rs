@@ -9,7 +9,7 @@ use crate::disk::{Disk, DiskOptions};
 use crate::error::{Error, ErrorKind};
 use crate::pause::{Lease, PauseOptions, ResumeOptions};
 use crate::retry::{RetryOn, RetryPolicy};
-use crate::server::{DiskEntry, DiskExport, UblkTarget};
+use crate::server::{DiskEntry, DiskExport, Served, UblkTarget};
 
 /// How long clients of a disk that is detached have to take their replies.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,6 +40,7 @@ pub(super) fn attach(service: &dyn Service, wish: AttachRequest) -> Result<DiskE
     service.check_attach()?;
     check_path("image", &wish.image)?;
     let options = disk_options(&wish)?;
+    refuse_twin(service, &wish.image)?;
     let disk = Disk::open(&wish.image, &options)?;
     let name = disk.info().name;
     if service.disks().iter().any(|other| other.name() == name) {
@@ -53,6 +54,16 @@ pub(super) fn attach(service: &dyn Service, wish: AttachRequest) -> Result<DiskE
         description: wish.description,
     })?;
     Ok(service.find(&name)?.entry())
+}
+
+/// An image that this process has locked cannot be locked once more, which nobody else is to blame for.
+fn refuse_twin(service: &dyn Service, image: &Path) -> Result<(), Error> {
+    let is_twin = |served: &Served| matches!(&served.target, UblkTarget::Disk(disk) if disk.is_writer_of(image));
+    let Some(twin) = service.disks().into_iter().find(is_twin) else {
+        return Ok(());
+    };
+    let what = format!("is the image of disk {:?} of this server already", twin.name());
+    Err(Error::new(ErrorKind::Locked, what).at(image))
 }
 
 pub(super) fn detach(service: &dyn Service, which: &DetachRequest) -> Result<(), Error> {
