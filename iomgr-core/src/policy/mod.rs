@@ -15,7 +15,9 @@
 
 mod config;
 mod governor;
+mod limit;
 mod per_device;
+mod throttle;
 mod turn;
 mod wfq;
 
@@ -24,10 +26,11 @@ use std::sync::Arc;
 use crate::manager::Manager;
 
 pub use config::{
-    BadConfig, DeadlineConfig, LatencyConfig, LimitConfig, ManagerConfig, PolicyConfig, PolicyName, Rate, Rates,
-    ThrottleConfig, ThrottleGroup, TurnConfig, WfqConfig,
+    BadConfig, DeadlineConfig, LatencyConfig, ManagerConfig, PolicyConfig, PolicyName, TurnConfig, WfqConfig,
 };
 pub use governor::{Governor, SetError};
+pub use limit::LimitConfig;
+pub use throttle::{Rate, Rates, ThrottleConfig, ThrottleGroup};
 
 /// A manager with parameters that can be changed while it is current.
 pub trait Policy: Manager {
