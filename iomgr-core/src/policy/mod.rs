@@ -14,6 +14,7 @@
 //! - Devices are meant by name: a parameter may name a device that is not there yet.
 
 mod config;
+mod devices;
 mod governor;
 mod limit;
 mod per_device;
@@ -47,6 +48,7 @@ fn build(config: &PolicyConfig) -> Result<Option<Arc<dyn Policy>>, BadConfig> {
     config.check()?;
     match config {
         PolicyConfig::None => Ok(None),
+        PolicyConfig::Throttle(config) => Ok(Some(Arc::new(throttle::Throttle::new(config)))),
         PolicyConfig::Turn(config) => Ok(Some(Arc::new(turn::Turn::new(config.clone())))),
         PolicyConfig::Wfq(config) => Ok(Some(Arc::new(wfq::Wfq::new(config.clone())))),
         other => Err(BadConfig::new(format!(

@@ -21,5 +21,6 @@ mod server;
 mod sim;
 
 mod none;
+mod throttle;
 mod turn;
 mod wfq;

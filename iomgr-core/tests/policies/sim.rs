@@ -52,7 +52,7 @@ impl Default for Rules {
             threads: usize::MAX,
             pass: Duration::ZERO,
             aborts: 0,
-            patience: Duration::from_secs(3600),
+            patience: Duration::from_secs(200_000),
             idle_passes: 1,
         }
     }
@@ -287,15 +287,6 @@ impl Sim {
         }
     }
 
-    /// Other work from now on; depth and queues stay.
-    pub(crate) fn reload(&mut self, dev: Dev, load: Load) {
-        self.turn(dev, false);
-        let device = &mut self.devices[dev.0];
-        let Load { queues, depth, .. } = device.load;
-        device.load = Load { queues, depth, ..load };
-        self.turn(dev, true);
-    }
-
     /// Takes a device away while it works.
     pub(crate) fn detach(&mut self, dev: Dev) {
         self.turn(dev, false);
@@ -319,11 +310,6 @@ impl Sim {
     /// Passes for the sake of `wake_at` in which nothing was granted.
     pub(crate) fn idle_passes(&self) -> u64 {
         self.idle_passes
-    }
-
-    /// Events seen.
-    pub(crate) fn seen(&self) -> u64 {
-        self.seen
     }
 
     pub(crate) fn run_for(&mut self, time: Duration) {
