@@ -3,8 +3,10 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::limit::Limit;
+use super::stack::Stack;
 use super::{BadConfig, ManagerConfig, Policy, build};
-use crate::manager::{self, Manager, Registry};
+use crate::manager::{self, Manager, NoManager, Registry};
 
 /// Shows, sets and unsets the policy of a registry. A handle: clones govern together.
 ///
@@ -12,7 +14,16 @@ use crate::manager::{self, Manager, Registry};
 #[derive(Clone, Debug)]
 pub struct Governor {
     registry: Registry,
-    current: Arc<Mutex<Option<Arc<dyn Policy>>>>,
+    current: Arc<Mutex<Option<Reign>>>,
+}
+
+/// A policy of ours that was made the registry's manager.
+#[derive(Debug)]
+struct Reign {
+    /// The policy itself, or a stack of it and the valve.
+    manager: Arc<dyn Manager>,
+    policy: Arc<dyn Policy>,
+    valve: Option<Arc<Limit>>,
 }
 
 impl Governor {
@@ -25,7 +36,8 @@ impl Governor {
     }
 
     /// Makes this the policy. If it is the current one with other parameters, it takes them over and keeps what it knows;
-    /// else it takes the current manager's place. Either way requests that wait are judged anew within a pass.
+    /// else, or if a limit below it is new or gone, it takes the current manager's place. Either way requests that wait are
+    /// judged anew within a pass.
     pub fn set(&self, config: &ManagerConfig) -> Result<(), SetError> {
         self.set_locked(&mut self.lock(), config)
     }
@@ -40,19 +52,16 @@ impl Governor {
         Ok(self.set_locked(&mut current, &config)?)
     }
 
-    fn set_locked(&self, current: &mut Option<Arc<dyn Policy>>, config: &ManagerConfig) -> Result<(), SetError> {
+    fn set_locked(&self, current: &mut Option<Reign>, config: &ManagerConfig) -> Result<(), SetError> {
         config.check()?;
-        let kept = self
-            .reigning(current)
-            .filter(|policy| policy.reconfigure(&config.policy));
-        if kept.is_some() {
+        if self.reigning(current).is_some_and(|reign| reign.reconfigure(config)) {
             self.registry.rejudge();
             return Ok(());
         }
-        match build(&config.policy)? {
-            Some(policy) => {
-                self.registry.replace(Arc::clone(&policy) as Arc<dyn Manager>)?;
-                *current = Some(policy);
+        match Reign::new(config)? {
+            Some(reign) => {
+                self.registry.replace(Arc::clone(&reign.manager))?;
+                *current = Some(reign);
             }
             None => self.end(current)?,
         }
@@ -82,13 +91,11 @@ impl Governor {
         self.config_locked(&self.lock())
     }
 
-    fn config_locked(&self, current: &Option<Arc<dyn Policy>>) -> Option<ManagerConfig> {
-        let policy = match self.reigning(current) {
-            Some(policy) => policy.config(),
-            None if self.registry.current().name() == manager::NoManager::NAME => super::PolicyConfig::None,
-            None => return None,
-        };
-        Some(ManagerConfig { policy, limit: None })
+    fn config_locked(&self, current: &Option<Reign>) -> Option<ManagerConfig> {
+        match self.reigning(current) {
+            Some(reign) => Some(reign.config()),
+            None => (self.name() == NoManager::NAME).then(ManagerConfig::default),
+        }
     }
 
     /// The registry.
@@ -97,15 +104,15 @@ impl Governor {
     }
 
     /// Our policy, if it is still the registry's manager: it may have panicked, or somebody may have replaced it.
-    fn reigning<'a>(&self, ours: &'a Option<Arc<dyn Policy>>) -> Option<&'a Arc<dyn Policy>> {
+    fn reigning<'a>(&self, ours: &'a Option<Reign>) -> Option<&'a Reign> {
         let now = self.registry.current();
         ours.as_ref()
-            .filter(|policy| std::ptr::addr_eq(Arc::as_ptr(policy), Arc::as_ptr(&now)))
+            .filter(|reign| std::ptr::addr_eq(Arc::as_ptr(&reign.manager), Arc::as_ptr(&now)))
     }
 
-    fn end(&self, current: &mut Option<Arc<dyn Policy>>) -> Result<(), SetError> {
+    fn end(&self, current: &mut Option<Reign>) -> Result<(), SetError> {
         let now = self.registry.current();
-        if now.name() != manager::NoManager::NAME {
+        if now.name() != NoManager::NAME {
             self.registry.unregister(&now)?;
         }
         *current = None;
@@ -113,8 +120,41 @@ impl Governor {
     }
 
     /// No step under this lock leaves it half changed, so poison means nothing.
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<dyn Policy>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Reign>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reign {
+    /// What is to reign by this configuration; `None` for "none".
+    fn new(config: &ManagerConfig) -> Result<Option<Self>, BadConfig> {
+        let Some(policy) = build(&config.policy)? else {
+            return Ok(None);
+        };
+        let valve = config.limit.as_ref().map(|limit| Arc::new(Limit::new(limit)));
+        let manager: Arc<dyn Manager> = match &valve {
+            Some(valve) => Arc::new(Stack::new(Arc::clone(&policy), Arc::clone(valve))),
+            None => Arc::clone(&policy) as _,
+        };
+        Ok(Some(Self { manager, policy, valve }))
+    }
+
+    /// Takes new parameters over; false, and nothing changed, if they are of something else.
+    fn reconfigure(&self, config: &ManagerConfig) -> bool {
+        if self.valve.is_some() != config.limit.is_some() || !self.policy.reconfigure(&config.policy) {
+            return false;
+        }
+        if let (Some(valve), Some(limit)) = (&self.valve, &config.limit) {
+            valve.tell(limit);
+        }
+        true
+    }
+
+    fn config(&self) -> ManagerConfig {
+        ManagerConfig {
+            policy: self.policy.config(),
+            limit: self.valve.as_ref().map(|valve| valve.told()),
+        }
     }
 }
 

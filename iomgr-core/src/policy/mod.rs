@@ -18,6 +18,7 @@ mod devices;
 mod governor;
 mod limit;
 mod per_device;
+mod stack;
 mod throttle;
 mod turn;
 mod wfq;
@@ -48,6 +49,7 @@ fn build(config: &PolicyConfig) -> Result<Option<Arc<dyn Policy>>, BadConfig> {
     config.check()?;
     match config {
         PolicyConfig::None => Ok(None),
+        PolicyConfig::Limit(config) => Ok(Some(Arc::new(limit::Limit::new(config)))),
         PolicyConfig::Throttle(config) => Ok(Some(Arc::new(throttle::Throttle::new(config)))),
         PolicyConfig::Turn(config) => Ok(Some(Arc::new(turn::Turn::new(config.clone())))),
         PolicyConfig::Wfq(config) => Ok(Some(Arc::new(wfq::Wfq::new(config.clone())))),

@@ -6,6 +6,7 @@ mod support;
 
 mod counters;
 mod epoch;
+mod governor;
 mod lane;
 mod leaks;
 mod model;

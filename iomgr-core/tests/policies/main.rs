@@ -20,6 +20,7 @@ mod log;
 mod server;
 mod sim;
 
+mod limit;
 mod none;
 mod throttle;
 mod turn;
