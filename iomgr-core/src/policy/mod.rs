@@ -14,8 +14,10 @@
 //! - Devices are meant by name: a parameter may name a device that is not there yet.
 
 mod config;
+mod deadline;
 mod devices;
 mod governor;
+mod grace;
 mod limit;
 mod per_device;
 mod stack;
@@ -51,6 +53,7 @@ fn build(config: &PolicyConfig) -> Result<Option<Arc<dyn Policy>>, BadConfig> {
         PolicyConfig::None => Ok(None),
         PolicyConfig::Limit(config) => Ok(Some(Arc::new(limit::Limit::new(config)))),
         PolicyConfig::Throttle(config) => Ok(Some(Arc::new(throttle::Throttle::new(config)))),
+        PolicyConfig::Deadline(config) => Ok(Some(Arc::new(deadline::Deadline::new(config.clone())))),
         PolicyConfig::Turn(config) => Ok(Some(Arc::new(turn::Turn::new(config.clone())))),
         PolicyConfig::Wfq(config) => Ok(Some(Arc::new(wfq::Wfq::new(config.clone())))),
         other => Err(BadConfig::new(format!(

@@ -20,6 +20,7 @@ mod log;
 mod server;
 mod sim;
 
+mod deadline;
 mod limit;
 mod none;
 mod throttle;

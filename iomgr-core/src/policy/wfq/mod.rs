@@ -34,9 +34,9 @@
 //! - Reads and writes in flight never exceed `depth`. Flushes always go, for nothing may hold them behind data; they cost
 //!   the base.
 //! - Work-conserving: as long as fewer than `depth` are in flight, a request waits only for one that was woken to go first, and
-//!   only for [`GRACE`](rounds::GRACE). A device that went away with requests waiting holds the others up once, for that long.
+//!   only for a millisecond. A device that went away with requests waiting holds the others up once, for that long.
 //! - A device that was idle comes back with what it owes, and with nothing saved up.
-//! - "No, until a free" is only said when something is in flight, so a free will come.
+//! - "No, until a free" is only said when `depth` requests are in flight, so a free will come.
 //! - New parameters count from the next request on, those that wait included.
 //!
 //! # Cancellation

@@ -1,14 +1,10 @@
 //! The rounds: who may spend how much, and when the next one begins.
 
-use std::time::Duration;
-
+use super::super::grace::{Expected, Guard, Told};
 use super::super::per_device::PerDevice;
 use crate::manager::{DeviceId, Head, Verdict, Wait};
 use crate::policy::WfqConfig;
 use crate::{Class, Operation, Timestamp};
-
-/// How long a device that was woken, and has something left, keeps the others waiting before it asks.
-pub(super) const GRACE: Duration = Duration::from_millis(1);
 
 /// Fractions of the unit of cost in which accounts are kept, so that the smallest weight beside the largest has a quantum.
 const FRACTIONS: i64 = 1 << 14;
@@ -31,8 +27,7 @@ pub(super) struct Rounds {
     round: u64,
     /// Requests freed or given back: each wakes all who were told no before.
     freed: u64,
-    /// Who looks again after a grace, if nothing was freed since.
-    guard: Option<(DeviceId, u64)>,
+    guard: Guard,
 }
 
 /// One device's.
@@ -47,10 +42,8 @@ struct Account {
     held: u8,
     /// The round in which it asked last.
     asked: u64,
-    /// What [`Rounds::freed`] was when it was told no last.
-    told: u64,
-    /// Since when somebody waits for it to ask, after it was woken.
-    silent: Option<Timestamp>,
+    /// When it was told no last.
+    told: Told,
 }
 
 /// Whom a device that has nothing left finds before it.
@@ -71,7 +64,7 @@ impl Rounds {
             in_flight: 0,
             round: 1,
             freed: 0,
-            guard: None,
+            guard: Guard::default(),
         }
     }
 
@@ -99,8 +92,7 @@ impl Rounds {
             left: 0,
             held: 0,
             asked: 0,
-            told: 0,
-            silent: None,
+            told: Told::default(),
         };
         self.devices.insert(id, account);
         self.find_weight_max();
@@ -116,7 +108,6 @@ impl Rounds {
     pub(super) fn ask(&mut self, id: DeviceId, head: &Head, now: Timestamp) -> Verdict {
         let (charge, freed) = (self.charge(head), self.freed);
         let account = self.devices.of(id);
-        account.silent = None;
         if is_flush(head) {
             account.spend(charge);
             return Verdict::Go;
@@ -131,7 +122,7 @@ impl Rounds {
         let class = class_bit(head);
         if let Some(wait) = wait {
             account.held |= class;
-            account.told = freed;
+            account.told = Told::new(freed);
             return Verdict::No(wait);
         }
         account.held &= !class;
@@ -166,19 +157,8 @@ impl Rounds {
             return None;
         }
         match self.ahead(id, now) {
-            Ahead::Awake(until) => Some(self.wait(id, until)),
+            Ahead::Awake(until) => Some(self.guard.wait(id, head, self.freed, until)),
             Ahead::Asleep | Ahead::Nobody => None,
-        }
-    }
-
-    /// One who looks at the clock is enough where a free will come to wake the others.
-    fn wait(&mut self, id: DeviceId, until: Timestamp) -> Wait {
-        match self.guard {
-            Some((guard, freed)) if guard != id && freed == self.freed && self.in_flight > 0 => Wait::Freed,
-            _ => {
-                self.guard = Some((id, self.freed));
-                Wait::FreedOr(until)
-            }
         }
     }
 
@@ -191,17 +171,11 @@ impl Rounds {
             .others(id)
             .filter(|other| other.held != 0 && other.left > 0)
         {
-            if other.told == freed {
-                ahead = match ahead {
-                    Ahead::Nobody => Ahead::Asleep,
-                    awake => awake,
-                };
-                continue;
-            }
-            let until = *other.silent.get_or_insert(now) + GRACE;
-            match until <= now {
-                true => other.held = 0,
-                false => ahead = Ahead::Awake(until),
+            match (other.told.expected(freed, now), &ahead) {
+                (Expected::Until(until), _) => ahead = Ahead::Awake(until),
+                (Expected::Asleep, Ahead::Nobody) => ahead = Ahead::Asleep,
+                (Expected::Asleep, _) => {}
+                (Expected::Gone, _) => other.held = 0,
             }
         }
         ahead

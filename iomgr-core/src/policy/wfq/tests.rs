@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::rounds::{GRACE, Rounds};
+use super::super::grace::GRACE;
+use super::rounds::Rounds;
 use crate::manager::{DeviceId, Head, Verdict, Wait};
 use crate::policy::WfqConfig;
 use crate::{Operation, Sector, SectorCount, SectorRange, Timestamp};
