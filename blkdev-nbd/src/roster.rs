@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!  admit ─► Coming ─ serve ─► Served ─ retire ─► Going ─► remove
-//!             └► remove                  ▲         │
-//!                                        └─ Stuck ◄┘ keep
+//!             ├─► remove                          ▲ │
+//!             └─► keep ──► Stuck ───── retire ────┘ │
+//!                            ▲───────────── keep ───┘
 //! ```
 //!
 //! Only those that are served are in the [table](Roster::table) that clients choose from. A name, a device and a lane stay taken
@@ -89,7 +90,7 @@ impl Roster {
         }
     }
 
-    /// An export that was retired is not over; it can be retired again.
+    /// An export that should have ended has not; it can be retired again.
     pub(crate) fn keep(&mut self, id: ExportId) {
         self.set_stage(id, Stage::Stuck);
     }

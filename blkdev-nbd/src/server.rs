@@ -1,18 +1,18 @@
 //! The server as its owner sees it: started, watched, stopped.
 
-use std::ops::RangeBounds;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+mod attach;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use tqueue::{EventWake, Watchdog};
 
 use crate::config::ServerConfig;
-use crate::export::{Export, ExportTable, Listed};
+use crate::export::ExportTable;
 use crate::roster::Roster;
-use crate::worker::control::{Answer, Control, Handle, Leave, Report};
+use crate::worker::control::{Control, Handle, Report};
 use crate::worker::{WorkerPlan, run_worker};
 use crate::{ConnectionStats, Error, ErrorKind, ServerStats};
 
@@ -24,15 +24,9 @@ use crate::{ConnectionStats, Error, ErrorKind, ServerStats};
 pub struct Server {
     workers: Vec<WorkerState>,
     reports: Receiver<(u16, Report)>,
-    /// Held while workers are told of a change, so that all of them are told of all changes in the same order.
     roster: Mutex<Roster>,
     watchdog: Arc<Watchdog>,
 }
-
-/// How long requests in a device may take to end, after the clients' time is over.
-const GRACE: Duration = Duration::from_secs(1);
-/// A timeout that is longer is no timeout.
-const TIMEOUT_MAX: Duration = Duration::from_secs(1 << 30);
 
 #[derive(Debug)]
 struct WorkerState {
@@ -85,58 +79,6 @@ impl Server {
         self.shut_down()
     }
 
-    /// Serves one more export: every thread opens its queue of the device, the first one before the others. Who connects when
-    /// this has returned finds it.
-    ///
-    /// # Errors
-    /// Its name or its device is taken, or there is no room for another export; the device does not open. Nothing is left
-    /// of it then.
-    pub fn attach(&self, export: Export) -> Result<(), Error> {
-        let listed = self.roster().admit(export)?;
-        let open = |thread| {
-            let told = self.tell(thread..=thread, |answer| Control::Open(listed.clone(), answer));
-            told.wait(None)
-        };
-        let opened = (0..self.workers.len()).try_for_each(open);
-        if let Err(error) = opened {
-            // A thread that does not close its queue has failed, and the server with it.
-            let _failed = self.close_lanes(&listed, None);
-            self.roster().remove(listed.id);
-            return Err(error);
-        }
-        let serve = |roster: &mut Roster| {
-            roster.serve(listed.id);
-            Ok(())
-        };
-        self.publish(serve)?.1.wait(None)
-    }
-
-    /// Ends an export: its clients' commands are taken no more, those that wait for a manager fail at once with `ESHUTDOWN`,
-    /// those that the device has end and are answered; then the connections are closed, and the device's queues, those of
-    /// the first thread last. Clients that have not taken their replies by `timeout` are cut off. Other exports go on, and a
-    /// server without any waits for one.
-    ///
-    /// # Errors
-    /// There is no such export, or somebody attaches or detaches it right now. The device does not end what it has
-    /// ([`ErrorKind::Busy`]): no client reaches the export any more, but its queues are open, its name is taken, and it can
-    /// be detached again.
-    pub fn detach(&self, name: &str, timeout: Duration) -> Result<(), Error> {
-        let timeout = timeout.min(TIMEOUT_MAX);
-        let (listed, known) = self.publish(|roster| roster.retire(name))?;
-        listed.export.managed.detach();
-        let lane = listed.lane;
-        let left = self.tell(.., |answer| Control::Leave(Leave { lane, timeout }, answer));
-        let deadline = Some(Instant::now() + timeout + GRACE);
-        let left = known.wait(deadline).and_then(|()| left.wait(deadline));
-        let closed = left.and_then(|()| self.close_lanes(&listed, deadline));
-        let mut roster = self.roster();
-        match closed {
-            Ok(()) => roster.remove(listed.id),
-            Err(_) => roster.keep(listed.id),
-        }
-        closed
-    }
-
     /// Begins to [stop](Self::stop), and returns at once: an attach or a detach that is under way ends no later than that.
     pub fn begin_stop(&self) {
         self.say(0, || Control::Stop);
@@ -174,42 +116,6 @@ impl Server {
     pub fn failed(&self) -> bool {
         let is_over = |worker: &WorkerState| worker.thread.as_ref().is_some_and(JoinHandle::is_finished);
         self.workers.iter().any(is_over)
-    }
-
-    /// Changes the exports that clients choose from, and tells every thread.
-    fn publish<T>(&self, change: impl FnOnce(&mut Roster) -> Result<T, Error>) -> Result<(T, Told), Error> {
-        let mut roster = self.roster();
-        let changed = change(&mut roster)?;
-        let table = roster.table();
-        let told = self.tell(.., |answer| Control::Publish(Arc::clone(&table), answer));
-        Ok((changed, told))
-    }
-
-    /// Closes an export's queues, those of the first thread last: the others need what it has.
-    fn close_lanes(&self, listed: &Listed, deadline: Option<Instant>) -> Result<(), Error> {
-        let close = |answer| Control::CloseLane(listed.lane, answer);
-        self.tell(1.., close).wait(deadline)?;
-        self.tell(..1, close).wait(deadline)
-    }
-
-    /// Tells these workers to do something.
-    fn tell(&self, threads: impl RangeBounds<usize>, what: impl Fn(Answer) -> Control) -> Told {
-        let (answer, answers) = Answer::channel();
-        let mut told = Told { answers, count: 0 };
-        for (_, worker) in self
-            .workers
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| threads.contains(index))
-        {
-            worker.handle.say(what(answer.clone()));
-            told.count += 1;
-        }
-        told
-    }
-
-    fn roster(&self) -> MutexGuard<'_, Roster> {
-        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts a worker and waits until it is up.
@@ -261,37 +167,6 @@ impl Server {
             outcome = outcome.and(result);
         }
         outcome
-    }
-}
-
-/// Workers that were told to do something.
-#[must_use = "they may not do it"]
-struct Told {
-    answers: Receiver<Result<(), Error>>,
-    count: usize,
-}
-
-impl Told {
-    /// Waits until all of them have done it. The first failure is what is told.
-    fn wait(self, deadline: Option<Instant>) -> Result<(), Error> {
-        let mut outcome = Ok(());
-        for _ in 0..self.count {
-            outcome = outcome.and(self.next(deadline)?);
-        }
-        outcome
-    }
-
-    fn next(&self, deadline: Option<Instant>) -> Result<Result<(), Error>, Error> {
-        let Some(deadline) = deadline else {
-            return self.answers.recv().map_err(|_| gone());
-        };
-        self.answers.recv_deadline(deadline).map_err(|error| match error {
-            RecvTimeoutError::Timeout => {
-                let what = "requests in its device do not end; detach it again to wait for them";
-                Error::new(ErrorKind::Busy, what)
-            }
-            RecvTimeoutError::Disconnected => gone(),
-        })
     }
 }
 
