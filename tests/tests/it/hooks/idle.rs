@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use iomgr_tests::Client;
+use iomgr_tests::{Client, Server, Tool};
 
 use crate::disk::{Disk, Kind};
 
@@ -33,35 +33,70 @@ fn switches(pid: u32) -> BTreeMap<String, (String, u64)> {
     tasks.filter(|(_, (name, _))| !name.starts_with("iou-wrk")).collect()
 }
 
-#[test]
-fn hooks_an_idle_server_makes_no_wake_ups() {
-    for (kind, args) in [
-        (Kind::DynamicVhd, &["--queues", "2", "--idle-timeout", "1h"][..]),
-        (Kind::Raw, &["--listen", "127.0.0.1:0"][..]),
-    ] {
+/// An idle server, with idle clients that were busy before.
+struct Idle {
+    what: String,
+    server: Server,
+    clients: Vec<Client>,
+    _disk: Disk,
+}
+
+impl Idle {
+    fn new(kind: Kind, args: &[&str], policy: &[&str]) -> Self {
         let disk = Disk::new(kind, 64 << 20);
         let server = disk.serve(args);
+        if !policy.is_empty() {
+            let set = Tool::iomgr().args(["manager", "set"]).args(policy);
+            set.arg("--control").arg(server.control()).run();
+        }
         let mut clients: Vec<_> = (0..4).map(|_| Client::connect(&server).unwrap()).collect();
         for (client, at) in clients.iter_mut().zip(0..) {
             client.write(0, at << 21, &[1; 64 << 10]).unwrap().unwrap();
             client.flush().unwrap().unwrap();
         }
-        // What came just before may have something to come after it: a look at who is still in the handshake, say.
-        let quiet = (0..3).any(|_| {
-            let before = switches(server.pid());
-            // Not to wait for anything: this is how long nothing may happen.
-            std::thread::sleep(WINDOW);
-            let after = switches(server.pid());
-            if before != after {
-                println!("before {before:?}\nafter  {after:?}");
-            }
-            before == after
-        });
-        assert!(quiet, "{kind:?}: somebody is woken, though nobody asks for anything");
-        for mut client in clients {
+        Self {
+            what: format!("{kind:?} {args:?} {policy:?}"),
+            server,
+            clients,
+            _disk: disk,
+        }
+    }
+
+    /// Everybody is still there.
+    fn end(mut self) {
+        for mut client in self.clients.drain(..) {
             assert_eq!(client.bytes(0, 512), [1; 512]);
             client.disconnect().unwrap();
         }
-        server.stop();
+        self.server.stop();
     }
+}
+
+#[test]
+fn hooks_an_idle_server_makes_no_wake_ups() {
+    let two = ["--queues", "2"];
+    let servers = [
+        Idle::new(Kind::DynamicVhd, &["--queues", "2", "--idle-timeout", "1h"], &[]),
+        Idle::new(Kind::Raw, &["--listen", "127.0.0.1:0"], &[]),
+        Idle::new(Kind::Raw, &two, &["throttle", "--iops", "100", "--burst", "200"]),
+        Idle::new(Kind::Raw, &two, &["limit", "--max", "4"]),
+        Idle::new(Kind::Raw, &two, &["turn", "--share", "4"]),
+        Idle::new(Kind::Raw, &two, &["wfq", "--depth", "4"]),
+    ];
+    let look = || servers.each_ref().map(|idle| switches(idle.server.pid()));
+    let mut before = look();
+    // What came just before may have something to come after it: a look at who is still in the handshake, say.
+    let quiet = (0..3).any(|_| {
+        // Not to wait for anything: this is how long nothing may happen.
+        std::thread::sleep(WINDOW);
+        let earlier = std::mem::replace(&mut before, look());
+        for ((earlier, now), idle) in earlier.iter().zip(&before).zip(&servers) {
+            if earlier != now {
+                println!("{}: {earlier:?}, then {now:?}", idle.what);
+            }
+        }
+        earlier == before
+    });
+    assert!(quiet, "somebody is woken, though nobody asks for anything");
+    servers.into_iter().for_each(Idle::end);
 }
