@@ -23,7 +23,7 @@ mod keeper;
 
 use std::convert::Infallible;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -35,7 +35,7 @@ use crate::error::{Error, ErrorKind};
 use crate::format::Format;
 use crate::origin::Origin;
 use crate::retry::RetryPolicy;
-use crate::stable::{Attendance, Change};
+use crate::stable::{Attendance, Change, Stable};
 use keeper::Keeper;
 
 /// How to pause a disk.
@@ -70,6 +70,9 @@ pub struct ResumeOptions {
 #[derive(Debug)]
 #[must_use = "a lease that is dropped resumes the disk"]
 pub struct Lease {
+    stable: Weak<Stable>,
+    /// Of the pause.
+    turn: u64,
     _alive: Sender<Infallible>,
 }
 
@@ -120,7 +123,7 @@ impl Disk {
     /// It is paused already; requests do not end in time: the disk serves on. The image cannot be flushed or closed: it
     /// stays behind the disk, as one whose flush has failed.
     pub fn pause(&self, options: PauseOptions) -> Result<(), Error> {
-        self.pause_until(options, None)
+        self.pause_until(options, None).map(drop)
     }
 
     /// The same, for as long as the lease is held at most.
@@ -129,11 +132,15 @@ impl Disk {
     /// As [`pause`](Self::pause).
     pub fn pause_leased(&self, options: PauseOptions) -> Result<Lease, Error> {
         let (alive, lease) = crossbeam_channel::bounded(0);
-        self.pause_until(options, Some(lease))?;
-        Ok(Lease { _alive: alive })
+        Ok(Lease {
+            turn: self.pause_until(options, Some(lease))?,
+            stable: Arc::downgrade(&self.stable),
+            _alive: alive,
+        })
     }
 
-    fn pause_until(&self, options: PauseOptions, lease: Option<keeper::Gone>) -> Result<(), Error> {
+    /// Says the turn of the pause.
+    fn pause_until(&self, options: PauseOptions, lease: Option<keeper::Gone>) -> Result<u64, Error> {
         let drain = options
             .resume_after
             .map_or(options.drain, |after| after.min(options.drain));
@@ -146,7 +153,7 @@ impl Disk {
         resume_after: Option<Duration>,
         lease: Option<keeper::Gone>,
         have_left: impl FnOnce(&Attendance) -> bool,
-    ) -> Result<(), Error> {
+    ) -> Result<u64, Error> {
         let change = self.stable.change();
         let old = change.image()?;
         let since = Instant::now();
@@ -159,8 +166,9 @@ impl Disk {
         change.vacate(have_left)?;
         let was = old.memory();
         tracing::info!(disk = was.info.name, path = %was.info.path.display(), "disk_paused");
+        let turn = change.turn();
         change.rest(Pause {
-            turn: change.turn(),
+            turn,
             since,
             until,
             leased,
@@ -168,7 +176,7 @@ impl Disk {
             trouble: Mutex::default(),
             keeper: Mutex::new(keeper),
         });
-        Ok(())
+        Ok(turn)
     }
 
     /// Ends a pause, on the image that the disk had or another one. A lease ends with it. A larger image is the disk's
@@ -177,21 +185,37 @@ impl Disk {
     /// # Errors
     /// The disk is not paused. The image cannot be opened, or is smaller than what clients have been told: the disk stays paused.
     pub fn resume(&self, options: &ResumeOptions) -> Result<(), Error> {
-        self.resume_by(|origin| {
-            origin.open(|path, disk| {
-                *path = options.image.clone().unwrap_or_else(|| path.clone());
-                disk.format = options.format.or(disk.format);
-            })
-        })
-    }
-
-    /// The same on what `open` opens.
-    pub(crate) fn resume_by(&self, open: impl FnOnce(&Origin) -> Result<Shared, Error>) -> Result<(), Error> {
         let change = self.stable.change();
         let pause = change.pause()?;
-        let next = open(&pause.was.origin).and_then(|next| pause.accept(next));
-        change.end_pause(&pause, next.map_err(stays_paused)?);
-        Ok(())
+        change.resume(&pause, |origin| options.open(origin))
+    }
+}
+
+impl Lease {
+    /// The same as [`Disk::resume`], but from this pause only: whoever has worked with the image while nobody else did, as
+    /// they believe, had better know.
+    ///
+    /// # Errors
+    /// As [`Disk::resume`]; the pause has ended by somebody else's hand, or by its time.
+    pub fn resume(&self, options: &ResumeOptions) -> Result<(), Error> {
+        let ended = || Error::new(ErrorKind::State, "the pause has ended already").hint(ENDED);
+        let stable = self.stable.upgrade().ok_or_else(ended)?;
+        let change = stable.change();
+        let pause = change.pause().ok().filter(|pause| pause.turn == self.turn);
+        let pause = pause.ok_or_else(ended)?;
+        change.resume(&pause, |origin| options.open(origin))
+    }
+}
+
+/// What to do about a pause that has ended too early.
+const ENDED: &str = "what was read of the image since may be of different times; pause once more";
+
+impl ResumeOptions {
+    fn open(&self, origin: &Origin) -> Result<Shared, Error> {
+        origin.open(|path, disk| {
+            *path = self.image.clone().unwrap_or_else(|| path.clone());
+            disk.format = self.format.or(disk.format);
+        })
     }
 }
 
@@ -231,10 +255,18 @@ impl Pause {
 }
 
 impl Change<'_> {
-    fn end_pause(&self, pause: &Pause, next: Shared) {
+    /// Ends a pause on what `open` opens.
+    pub(crate) fn resume(
+        &self,
+        pause: &Pause,
+        open: impl FnOnce(&Origin) -> Result<Shared, Error>,
+    ) -> Result<(), Error> {
+        let next = open(&pause.was.origin).and_then(|next| pause.accept(next));
+        let next = next.map_err(stays_paused)?;
         let (info, paused_for) = (next.info(), pause.since.elapsed());
         tracing::info!(disk = info.name, path = %info.path.display(), size_bytes = info.size_bytes, ?paused_for, "disk_resumed");
         self.occupy(next);
+        Ok(())
     }
 }
 

@@ -89,11 +89,14 @@ impl Disk {
             }
             true
         })
+        .map(drop)
     }
 
     /// Resumes it on that file, opened as it was before.
     pub fn resume_simulated(&self, file: SimDisk) -> Result<(), Error> {
-        self.resume_by(|origin| match origin {
+        let change = self.stable.change();
+        let pause = change.pause()?;
+        change.resume(&pause, |origin| match origin {
             Origin::Simulated(image) => Simulated { file, ..image.clone() }.open(),
             Origin::File { .. } => Err(Error::new(ErrorKind::InvalidOption, "the disk is not simulated")),
         })

@@ -135,6 +135,32 @@ fn what_does_not_fit_its_state_is_refused() {
     assert_eq!(kind(open.pause(PauseOptions::default())), ErrorKind::State);
 }
 
+/// Who copies under a lease learns whether nobody was at the image meanwhile.
+#[test]
+fn a_lease_resumes_from_its_own_pause_only() {
+    let dir = TempDir::new().unwrap();
+    let path = image(&dir, "a.img", 4 * MIB);
+    let disk = Disk::open(&path, &at_once()).unwrap();
+    let lease = disk.pause_leased(PauseOptions::default()).unwrap();
+    let missing = ResumeOptions {
+        image: Some(dir.path().join("none.img")),
+        format: None,
+    };
+    assert_eq!(lease.resume(&missing).unwrap_err().kind(), ErrorKind::Open);
+    assert!(disk.info().paused.unwrap().leased);
+    lease.resume(&ResumeOptions::default()).unwrap();
+    assert!(disk.info().paused.is_none());
+    pause(&disk);
+    let late = lease.resume(&ResumeOptions::default()).unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::State);
+    assert!(disk.info().paused.is_some());
+    drop(disk);
+    assert_eq!(
+        lease.resume(&ResumeOptions::default()).unwrap_err().kind(),
+        ErrorKind::State
+    );
+}
+
 #[test]
 fn an_image_that_clients_would_take_for_a_broken_one_leaves_it_paused() {
     let dir = TempDir::new().unwrap();

@@ -92,18 +92,18 @@ impl Stable {
         if pause.turn != turn {
             return;
         }
-        let opened = pause.was.origin.open(|_, disk| disk.lock_timeout = Duration::ZERO);
-        match opened.and_then(|next| pause.accept(next)) {
-            Ok(next) => change.end_pause(&pause, next),
-            Err(error) => {
-                let line = error.line();
-                tracing::warn!(
-                    disk = self.name,
-                    error = line,
-                    "resume_failed: it is tried again, and requests wait"
-                );
-                *pause.trouble() = Some(line);
-            }
+        let resumed = change.resume(&pause, |origin| {
+            // It is tried again; others, who may change something, shall not wait for that.
+            origin.open(|_, disk| disk.lock_timeout = Duration::ZERO)
+        });
+        if let Err(error) = resumed {
+            let line = error.line();
+            tracing::warn!(
+                disk = self.name,
+                error = line,
+                "resume_failed: it is tried again, and requests wait"
+            );
+            *pause.trouble() = Some(line);
         }
     }
 }
