@@ -28,12 +28,14 @@ pub(super) fn pause(service: &dyn Service, wish: &PauseRequest) -> Result<Option
     }
 }
 
-pub(super) fn resume(service: &dyn Service, wish: &ResumeRequest) -> Result<(), Error> {
+pub(super) fn resume(service: &dyn Service, wish: &ResumeRequest, lease: Option<&Lease>) -> Result<(), Error> {
     wish.image.as_deref().map_or(Ok(()), |path| check_path("image", path))?;
-    image_disk(service, &wish.disk)?.resume(&ResumeOptions {
+    let disk = image_disk(service, &wish.disk)?;
+    let options = ResumeOptions {
         image: wish.image.clone(),
         format: wish.format,
-    })
+    };
+    lease.map_or_else(|| disk.resume(&options), |lease| lease.resume(&options))
 }
 
 pub(super) fn attach(service: &dyn Service, wish: AttachRequest) -> Result<DiskEntry, Error> {

@@ -5,10 +5,10 @@
 
 use std::collections::HashMap;
 
-use super::request::Verb;
+use super::request::{ResumeRequest, Verb};
 use super::sample::Looks;
 use super::{ControlAnswer, ManagerStatus, Service, disks, governing, policies};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::pause::Lease;
 use crate::server::Served;
 
@@ -45,14 +45,26 @@ impl Session {
                 answer.disk = Some(service.find(&wish.disk)?.entry());
             }
             Verb::Resume(wish) => {
-                disks::resume(service, &wish)?;
-                self.leases.remove(&wish.disk);
+                self.resume(service, &wish)?;
                 answer.disk = Some(service.find(&wish.disk)?.entry());
             }
             Verb::Attach(wish) => answer.disk = Some(disks::attach(service, wish)?),
             Verb::Detach(which) => disks::detach(service, &which)?,
         }
         Ok(answer)
+    }
+
+    /// Who has a lease resumes from that pause only, and learns it if there was another one meanwhile.
+    fn resume(&mut self, service: &dyn Service, wish: &ResumeRequest) -> Result<(), Error> {
+        let resumed = disks::resume(service, wish, self.leases.get(&wish.disk));
+        if resumed
+            .as_ref()
+            .err()
+            .is_none_or(|error| error.kind() == ErrorKind::State)
+        {
+            self.leases.remove(&wish.disk);
+        }
+        resumed
     }
 
     /// Does it hold a lease of a disk that is paused? Then its silence is what its client wants.
