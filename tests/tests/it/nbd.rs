@@ -1,5 +1,6 @@
 //! Group `nbd`: real clients over NBD.
 
+mod copies;
 mod crowd;
 mod habits;
 mod holes;

@@ -1,31 +1,25 @@
-//! Disks that are paused under load: the image goes, comes back, is another copy, has grown; clients only wait.
+//! Pauses in the server's own process: what comes meanwhile waits, and every way in which a pause ends.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use iomgr_tests::nbd::FUA;
-use iomgr_tests::{Client, TempDir, Tool, need, wait};
+use iomgr_tests::{Client, TempDir, Tool, wait};
 use vbd::{
-    ControlClient, CreateOptions, Disk, DiskExport, DiskOptions, ErrorKind, PauseOptions, ResumeOptions, Server,
-    ServerOptions, create,
+    ControlClient, CreateOptions, Disk, DiskExport, DiskOptions, ErrorKind, PauseOptions, PauseRequest, ResumeOptions,
+    ResumeRequest, Server, ServerOptions, create,
 };
-
-use crate::clients::fio_verify;
 
 const MIB: u64 = 1 << 20;
 const SIZE_BYTES: u64 = 64 * MIB;
-const PAUSES: u32 = 50;
 const ESHUTDOWN: u32 = 108;
 
-/// A server in this process of an image that changes.
+/// A server in this process.
 struct Served {
     server: Server,
     image: PathBuf,
-    size_bytes: u64,
-    /// The image that was left last, and a copy of it as it was then.
-    left: Option<[PathBuf; 2]>,
     dir: TempDir,
 }
 
@@ -41,23 +35,20 @@ impl Served {
             ..ServerOptions::default()
         };
         let server = Server::start(Disk::open(&image, &DiskOptions::default()).unwrap(), &options).unwrap();
-        Self {
-            server,
-            image,
-            size_bytes: SIZE_BYTES,
-            left: None,
-            dir,
-        }
+        Self { server, image, dir }
     }
 
     fn client(&self) -> Client {
         Client::connect_to(&self.dir.join("nbd"), "").unwrap()
     }
 
+    fn control(&self) -> ControlClient {
+        ControlClient::connect(self.server.control(), wait::PATIENCE).unwrap()
+    }
+
     /// Requests that the server has, and that have not ended.
     fn in_flight(&self) -> u32 {
-        let mut control = ControlClient::connect(self.server.control(), wait::PATIENCE).unwrap();
-        control.status().unwrap().nbd.in_flight
+        self.control().status().unwrap().nbd.in_flight
     }
 
     fn disk(&self) -> Disk {
@@ -68,140 +59,17 @@ impl Served {
         self.disk().pause(PauseOptions::default()).unwrap();
     }
 
-    fn resume(&mut self, next: Option<PathBuf>) {
-        self.disk()
-            .resume(&ResumeOptions {
-                image: next.clone(),
-                format: None,
-            })
-            .unwrap();
-        self.image = next.unwrap_or_else(|| self.image.clone());
+    fn resume(&self, image: Option<PathBuf>) {
+        let options = ResumeOptions { image, format: None };
+        self.disk().resume(&options).unwrap();
     }
-
-    fn named(&self, turn: u32, what: &str) -> PathBuf {
-        let extension = self.image.extension().unwrap();
-        self.dir.join(format!("{turn}-{what}")).with_extension(extension)
-    }
-
-    /// One pause of many: back to the same image, on to a copy, on to a larger one.
-    fn pause_once(&mut self, turn: u32) {
-        self.pause();
-        self.look_back();
-        let next = match turn % 3 {
-            0 => None,
-            1 => Some(self.copy(turn)),
-            _ => Some(self.grow(turn)),
-        };
-        self.resume(next);
-    }
-
-    /// Nothing has touched the image that was left, since it was left.
-    fn look_back(&mut self) {
-        let Some([left, then]) = self.left.take() else { return };
-        Tool::iomgr().arg("compare").args([&left, &then]).run();
-        [left, then].iter().for_each(|image| fs::remove_file(image).unwrap());
-    }
-
-    fn copy(&mut self, turn: u32) -> PathBuf {
-        let (next, then) = (self.named(turn, "copy"), self.named(turn, "then"));
-        for copy in [&next, &then] {
-            let cp = Tool::new("cp").args(["--reflink=auto", "--sparse=always"]);
-            cp.args([&self.image, copy]).run();
-        }
-        self.left = Some([self.image.clone(), then]);
-        next
-    }
-
-    /// A raw image grows where it is. A VHD does so by way of a raw one.
-    fn grow(&mut self, turn: u32) -> PathBuf {
-        self.size_bytes += 2 * MIB;
-        let raw = match self.is_vhd() {
-            true => self.dir.join("raw.img"),
-            false => self.image.clone(),
-        };
-        let convert = |from: &Path, to: &Path| drop(Tool::iomgr().arg("convert").args([from, to]).run());
-        if self.is_vhd() {
-            convert(&self.image, &raw);
-        }
-        File::options()
-            .write(true)
-            .open(&raw)
-            .unwrap()
-            .set_len(self.size_bytes)
-            .unwrap();
-        if !self.is_vhd() {
-            return raw;
-        }
-        let next = self.named(turn, "grown");
-        convert(&raw, &next);
-        [&raw, &self.image]
-            .iter()
-            .for_each(|image| fs::remove_file(image).unwrap());
-        next
-    }
-
-    fn is_vhd(&self) -> bool {
-        self.image.extension().is_some_and(|extension| extension == "vhd")
-    }
-}
-
-/// Every read is checked against what was written last, by fio; a failed request ends it with an error.
-fn pauses_go_unnoticed(name: &str) {
-    if !need::tools(&["fio", "cp"]) {
-        return;
-    }
-    let mut served = Served::start(name);
-    let (uri, before) = (served.server.uri(), served.client());
-    let over = AtomicBool::new(false);
-    let rounds = std::thread::scope(|scope| {
-        let load = scope.spawn(|| {
-            let mut rounds = 0;
-            while !over.load(Ordering::Relaxed) {
-                fio_verify(&uri);
-                rounds += 1;
-            }
-            rounds
-        });
-        for turn in 0..PAUSES {
-            served.pause_once(turn);
-            // Not to wait for anything: pauses are to be spread over the load.
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        over.store(true, Ordering::Relaxed);
-        load.join().unwrap()
-    });
-    println!("{PAUSES} pauses during {rounds} rounds of fio");
-    let after = served.client();
-    assert_eq!(
-        (before.size_bytes(), after.size_bytes()),
-        (SIZE_BYTES, served.size_bytes)
-    );
-    served.pause();
-    served.look_back();
-    served.resume(None);
-    drop((before, after));
-    let Served { server, image, dir, .. } = served;
-    server.stop().unwrap();
-    let verdict = Tool::iomgr().arg("check").arg(&image).end();
-    assert!(!name.ends_with("vhd") || verdict.code == Some(0), "{verdict:?}");
-    drop(dir);
-}
-
-#[test]
-fn nbd_pauses_of_a_raw_image_go_unnoticed() {
-    pauses_go_unnoticed("disk.img");
-}
-
-#[test]
-fn nbd_pauses_of_a_dynamic_vhd_go_unnoticed() {
-    pauses_go_unnoticed("disk.vhd");
 }
 
 /// What a client was told has been done is in a copy that is made while the disk is paused; what it sends then waits.
 #[test]
 fn nbd_a_pause_holds_what_comes_and_copies_hold_what_was_acknowledged() {
     for name in ["disk.img", "disk.vhd"] {
-        let mut served = Served::start(name);
+        let served = Served::start(name);
         let mut client = served.client();
         assert_eq!(client.write(0, 5 * MIB, &[1; 4096]).unwrap(), Ok(()));
         served.pause();
@@ -237,10 +105,10 @@ fn nbd_a_pause_ends_when_its_time_is_over() {
     assert_eq!(client.write(FUA, 0, &[1; 4096]).unwrap(), Ok(()));
     assert!(served.disk().info().paused.is_none());
     // Its thread has nothing to say to the next pause.
-    served.disk().pause(PauseOptions::default()).unwrap();
+    served.pause();
     let cookie = client.send_write(FUA, 0, &[2; 4096]).unwrap();
     assert!(served.disk().info().paused.is_some());
-    served.disk().resume(&ResumeOptions::default()).unwrap();
+    served.resume(None);
     assert_eq!(client.receive().unwrap(), (cookie, Ok(())));
     served.server.stop().unwrap();
 }
@@ -268,15 +136,40 @@ fn nbd_a_pause_whose_lease_is_dropped_ends_when_the_image_is_free() {
 fn nbd_a_lease_ends_quietly_when_another_resumes() {
     let served = Served::start("disk.img");
     let lease = served.disk().pause_leased(PauseOptions::default()).unwrap();
-    served.disk().resume(&ResumeOptions::default()).unwrap();
-    served.disk().pause(PauseOptions::default()).unwrap();
+    served.resume(None);
+    served.pause();
     drop(lease);
     // It was no lease of this pause.
     let mut client = served.client();
     let cookie = client.send_write(FUA, 0, &[1; 4096]).unwrap();
     assert!(served.disk().info().paused.is_some());
-    served.disk().resume(&ResumeOptions::default()).unwrap();
+    served.resume(None);
     assert_eq!(client.receive().unwrap(), (cookie, Ok(())));
+    served.server.stop().unwrap();
+}
+
+/// Whoever has a lease may believe that nobody was at the image but they.
+#[test]
+fn nbd_a_lease_tells_its_owner_of_a_pause_in_between() {
+    let served = Served::start("disk.img");
+    let [mut owner, mut other] = [served.control(), served.control()];
+    let pause = |lease| PauseRequest {
+        disk: "disk".into(),
+        lease,
+        ..PauseRequest::default()
+    };
+    let resume = || ResumeRequest {
+        disk: "disk".into(),
+        ..ResumeRequest::default()
+    };
+    owner.pause(pause(true)).unwrap();
+    other.resume(resume()).unwrap();
+    other.pause(pause(false)).unwrap();
+    assert_eq!(owner.resume(resume()).unwrap_err().kind(), ErrorKind::State);
+    assert!(served.disk().info().paused.is_some());
+    // Now it knows.
+    owner.resume(resume()).unwrap();
+    assert!(served.disk().info().paused.is_none());
     served.server.stop().unwrap();
 }
 
