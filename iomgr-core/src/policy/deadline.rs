@@ -409,8 +409,10 @@ mod tests {
         }
     }
 
-    /// Requests that arrive before the next is freed: whose, and is it a write.
-    fn steps() -> impl Strategy<Value = Vec<(Vec<(usize, bool)>, u64, usize)>> {
+    /// Requests that arrive before the next is freed (whose, and is it a write), the time that takes, and who asks first.
+    type Step = (Vec<(usize, bool)>, u64, usize);
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
         let arrivals = prop::collection::vec((0..3usize, any::<bool>()), 0..4);
         prop::collection::vec((arrivals, 0..30u64, 0..6usize), 1..300)
     }

@@ -18,6 +18,7 @@ mod deadline;
 mod devices;
 mod governor;
 mod grace;
+mod latency;
 mod limit;
 mod per_device;
 mod stack;
@@ -49,16 +50,13 @@ pub trait Policy: Manager {
 /// Makes the policy that these parameters describe; `None` for "none".
 fn build(config: &PolicyConfig) -> Result<Option<Arc<dyn Policy>>, BadConfig> {
     config.check()?;
-    match config {
-        PolicyConfig::None => Ok(None),
-        PolicyConfig::Limit(config) => Ok(Some(Arc::new(limit::Limit::new(config)))),
-        PolicyConfig::Throttle(config) => Ok(Some(Arc::new(throttle::Throttle::new(config)))),
-        PolicyConfig::Deadline(config) => Ok(Some(Arc::new(deadline::Deadline::new(config.clone())))),
-        PolicyConfig::Turn(config) => Ok(Some(Arc::new(turn::Turn::new(config.clone())))),
-        PolicyConfig::Wfq(config) => Ok(Some(Arc::new(wfq::Wfq::new(config.clone())))),
-        other => Err(BadConfig::new(format!(
-            "policy {} is not in this version",
-            other.name()
-        ))),
-    }
+    Ok(match config {
+        PolicyConfig::None => None,
+        PolicyConfig::Limit(config) => Some(Arc::new(limit::Limit::new(config))),
+        PolicyConfig::Turn(config) => Some(Arc::new(turn::Turn::new(config.clone()))),
+        PolicyConfig::Throttle(config) => Some(Arc::new(throttle::Throttle::new(config))),
+        PolicyConfig::Wfq(config) => Some(Arc::new(wfq::Wfq::new(config.clone()))),
+        PolicyConfig::Latency(config) => Some(Arc::new(latency::Latency::new(config.clone()))),
+        PolicyConfig::Deadline(config) => Some(Arc::new(deadline::Deadline::new(config.clone()))),
+    })
 }

@@ -21,6 +21,7 @@ mod server;
 mod sim;
 
 mod deadline;
+mod latency;
 mod limit;
 mod none;
 mod throttle;
