@@ -14,5 +14,6 @@ mod panics;
 mod registry;
 mod rejudge;
 mod requests;
+mod swaps;
 mod threads;
 mod watch;
