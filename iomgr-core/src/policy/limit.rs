@@ -126,8 +126,22 @@ impl Limit {
 
     /// Is there room for one more request of the device? If not, it stands in line from now on.
     pub(super) fn look(&self, device: &DeviceInfo, now: Timestamp) -> Result<(), Wait> {
-        let max = self.max.load(Ordering::Relaxed);
-        if self.devices.with(device.id(), |own| own.room(max) == 0) {
+        self.devices.with(device.id(), |own| self.look_with(own, device, now))
+    }
+
+    /// Takes a place for a request, after a look. That it fails is the doing of a request that is granted at this moment, and
+    /// will be freed.
+    pub(super) fn take(&self, device: &DeviceInfo) -> Result<(), Wait> {
+        self.devices.with(device.id(), |own| self.take_with(own, device))
+    }
+
+    pub(super) fn give_back(&self, device: &DeviceInfo) {
+        self.devices.with(device.id(), Count::give_back);
+        self.total.give_back();
+    }
+
+    fn look_with(&self, own: &Count, device: &DeviceInfo, now: Timestamp) -> Result<(), Wait> {
+        if own.room(self.max.load(Ordering::Relaxed)) == 0 {
             self.leave(device);
             return Err(Wait::Freed);
         }
@@ -138,25 +152,17 @@ impl Limit {
         }
     }
 
-    /// Takes a place for a request, after a look. That it fails is the doing of a request that is granted at this moment, and
-    /// will be freed.
-    pub(super) fn take(&self, device: &DeviceInfo) -> Result<(), Wait> {
+    fn take_with(&self, own: &Count, device: &DeviceInfo) -> Result<(), Wait> {
         if !self.total.take(self.max_total.load(Ordering::Relaxed)) {
             return Err(Wait::Freed);
         }
         // Last, so that who finds the device's bound reached finds grants, and not attempts.
-        let max = self.max.load(Ordering::Relaxed);
-        if !self.devices.with(device.id(), |own| own.take(max)) {
+        if !own.take(self.max.load(Ordering::Relaxed)) {
             self.total.give_back();
             return Err(Wait::Freed);
         }
         self.leave(device);
         Ok(())
-    }
-
-    pub(super) fn give_back(&self, device: &DeviceInfo) {
-        self.devices.with(device.id(), Count::give_back);
-        self.total.give_back();
     }
 
     /// The device wants no place now.
@@ -178,7 +184,10 @@ impl Manager for Limit {
     }
 
     fn allow_request(&self, device: &DeviceInfo, _: &Head, now: Timestamp) -> Verdict {
-        let taken = self.look(device, now).and_then(|()| self.take(device));
+        let taken = self.devices.with(device.id(), |own| {
+            self.look_with(own, device, now)?;
+            self.take_with(own, device)
+        });
         taken.map_or_else(Verdict::No, |()| Verdict::Go)
     }
 
