@@ -104,7 +104,7 @@ enum Port {
         /// May there be answers?
         stirred: bool,
     },
-    /// Nobody: the disk is read-only.
+    /// Nobody: the disk is read-only, or has failed.
     ReadOnly,
 }
 
@@ -120,8 +120,9 @@ impl BlockQueue {
             .ok_or_else(|| Error::new(ErrorKind::Queue, "the queue has no memory for bitmaps"))?;
         let (index, owner, map) = (cx.index, cx.owner, Arc::clone(&layout.map));
         let opened = match index {
-            // Nothing is ever mapped anew: there is nobody to ask, and nobody to wait for.
-            _ if shared.is_read_only() => {
+            // Nothing is ever mapped anew: there is nobody to ask, and nobody to wait for. (Who could not be closed has failed, and
+            // may have no allocator any more.)
+            _ if shared.is_read_only() || shared.has_failed() => {
                 epochs_of(&EpochDomain::new(cx.count.into()), cx).map(|epochs| (Port::ReadOnly, epochs))
             }
             0 => open_owner(shared, layout, file, cx),

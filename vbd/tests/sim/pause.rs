@@ -141,18 +141,24 @@ fn a_request_that_hangs_undoes_the_pause_and_holds_nobody_up() {
 }
 
 #[test]
-fn an_image_that_cannot_be_flushed_stays_and_has_failed() {
-    let mut rig = Rig::new(1);
-    rig.image.fail_flushes(true);
-    let lanes = &mut rig.lanes;
-    let error = rig.disk.pause_simulated(|| lanes.turn()).unwrap_err();
-    assert_eq!(error.kind(), vbd::ErrorKind::Io);
-    rig.image.fail_flushes(false);
-    assert!(rig.disk.info().failed && rig.disk.info().paused.is_none());
-    assert_eq!(rig.lanes.read(0, 0, SECTORS), Ok(block_of(1)));
-    assert_eq!(rig.lanes.write(1, 0, &block_of(2)), Err(Errno::IO));
-    rig.lanes.close();
-    assert!(rig.disk.close().is_err());
+fn an_image_that_cannot_be_closed_stays_and_has_failed() {
+    let flush = Fault::error(Errno::IO).on(OpKinds::FLUSH);
+    let footer = Fault::error(Errno::IO).on(OpKinds::WRITE);
+    for fault in [flush, footer] {
+        let mut rig = Rig::new(1);
+        rig.image.inject(fault);
+        let lanes = &mut rig.lanes;
+        let error = rig.disk.pause_simulated(|| lanes.turn()).unwrap_err();
+        assert_eq!(error.kind(), vbd::ErrorKind::Io);
+        rig.image.heal();
+        assert!(rig.disk.info().failed && rig.disk.info().paused.is_none());
+        for lane in 0..2 {
+            assert!(rig.lanes.read(lane, 0, SECTORS) == Ok(block_of(1)));
+            assert_eq!(rig.lanes.write(lane, 0, &block_of(2)), Err(Errno::IO));
+        }
+        rig.lanes.close();
+        assert!(rig.disk.close().is_err());
+    }
 }
 
 /// The storage had no chance to fail meanwhile, so it has all of its time.
