@@ -34,7 +34,7 @@ Examples:
   iomgr add raw disk.img --foreground
                                       serve until Ctrl-C
   iomgr add null --size 1G            no storage behind it, for measuring
-  iomgr list                          the devices there are
+  iomgr list --ublk                   the devices there are
   iomgr del -n 0                      end one, flushed and closed
 
 It needs the kernel's ublk driver (`modprobe ublk_drv`) and the right to use /dev/ublk-control.

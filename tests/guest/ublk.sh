@@ -134,7 +134,7 @@ is_read_only() {
 
 ends_by_sigterm() { kill -TERM "$(server)" && becomes gone "$dev" && becomes gone "/dev/ublkc${dev#/dev/ublkb}"; }
 
-is_left_dead() { kill -KILL "$(server)" && becomes gone "$dev" && within iomgr list | grep dead; }
+is_left_dead() { kill -KILL "$(server)" && becomes gone "$dev" && within iomgr list --ublk | grep dead; }
 
 # Writes seen by the device, not counting the partition scan's reads.
 is_written() { [ "$(tr -s ' ' <"/sys/block/${dev#/dev/}/stat" | cut -d' ' -f6)" != 0 ]; }

@@ -5,10 +5,12 @@
 
 mod bad_input;
 mod command;
+mod disks;
 mod errors;
 mod help;
 mod images;
 mod machine;
+mod managing;
 mod run;
 mod serving;
 mod ublk;

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::run::{Ended, Place, flip};
 
 /// A running server; killed if a test ends without ending it.
-struct Served {
+pub(crate) struct Served {
     child: Child,
     stdout: BufReader<std::process::ChildStdout>,
 }
@@ -39,12 +39,12 @@ impl Served {
         Self::start(place, args, |line| line.starts_with("to end it: "))
     }
 
-    fn json(place: &Place, args: &[&str]) -> (Self, Value) {
+    pub(crate) fn json(place: &Place, args: &[&str]) -> (Self, Value) {
         let (served, line) = Self::start(place, &[args, &["--json"]].concat(), |line| line.ends_with('}'));
         (served, serde_json::from_str(&line).unwrap())
     }
 
-    fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill")
             .args(["-s", name, &self.child.id().to_string()])
             .status()
@@ -53,7 +53,7 @@ impl Served {
     }
 
     /// Waits for its end.
-    fn ended(mut self) -> Ended {
+    pub(crate) fn ended(mut self) -> Ended {
         let mut stdout = String::new();
         self.stdout.read_to_string(&mut stdout).unwrap();
         let mut stderr = String::new();
@@ -214,7 +214,7 @@ fn nonsense_is_answered_and_the_connection_goes_on() {
         control.write_all(nonsense).unwrap();
         let mut answer = String::new();
         answers.read_line(&mut answer).unwrap();
-        assert!(answer.contains("not a request"), "{nonsense:?}: {answer}");
+        assert!(answer.contains("\"kind\":\"request\""), "{nonsense:?}: {answer}");
     }
     served.signal("TERM");
     assert_eq!(served.ended().code, Some(0));

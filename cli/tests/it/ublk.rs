@@ -18,11 +18,12 @@ fn without_driver(args: &[&str]) -> Option<Ended> {
 
 #[test]
 fn every_verb_names_the_driver_and_the_way_without() {
-    let verbs: [&[&str]; 7] = [
+    let verbs: [&[&str]; 8] = [
         &["add", "null"],
         &["add", "null", "--foreground"],
         &["add", "raw", "disk.img"],
-        &["list"],
+        &["list", "--ublk"],
+        &["list", "-n", "0"],
         &["features"],
         &["del", "-n", "0"],
         &["del", "-a"],
