@@ -59,6 +59,9 @@ pub(crate) struct Groups {
     /// Manager hooks under load, allocations on the data path
     #[arg(long)]
     hooks: bool,
+    /// Policies with real clients: rates, shares, swaps
+    #[arg(long)]
+    managers: bool,
     /// Scripts in a guest whose kernel has ublk
     #[arg(long)]
     ublk: bool,
@@ -78,6 +81,7 @@ impl Groups {
             (self.full, "full::"),
             (self.queue, "queue::"),
             (self.hooks, "hooks"),
+            (self.managers, "managers::"),
         ];
         table
             .into_iter()

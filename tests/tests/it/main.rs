@@ -14,6 +14,7 @@ mod guards;
 mod history;
 mod hooks;
 mod loop_;
+mod managers;
 mod nbd;
 mod queue;
 mod serve;

@@ -1,0 +1,3 @@
+//! Policies of managers with real clients.
+
+mod swaps;
