@@ -62,6 +62,9 @@ pub(crate) struct Groups {
     /// Policies with real clients: rates, shares, swaps
     #[arg(long)]
     managers: bool,
+    /// The control socket's verbs while clients work
+    #[arg(long)]
+    control: bool,
     /// Scripts in a guest whose kernel has ublk
     #[arg(long)]
     ublk: bool,
@@ -82,6 +85,7 @@ impl Groups {
             (self.queue, "queue::"),
             (self.hooks, "hooks"),
             (self.managers, "managers::"),
+            (self.control, "control::"),
         ];
         table
             .into_iter()
