@@ -9,7 +9,7 @@ use fastrand::Rng;
 /// Milliseconds that CI takes for all policies together; `IOMGR_SIM_SECS` sets another number of seconds.
 const CI_MS: u64 = 40_000;
 /// Among how many tests they are shared out.
-const SHARES: u64 = 7;
+const SHARES: u64 = 8;
 /// What a soak takes for each, at least.
 const SOAK_EVENTS: u64 = 10_000_000;
 /// What a seed takes at most; most take milliseconds.

@@ -11,6 +11,7 @@ use crate::log::{at_ms, jain};
 use crate::none::any_sim;
 use crate::server::Service;
 use crate::sim::{Dev, Rules, Sim};
+use crate::swaps::any_manager;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -160,11 +161,12 @@ fn bounds_are_never_exceeded() {
         let (mut sim, devices) = any_sim(seed);
         let mut rng = Rng::with_seed(seed ^ 1);
         // From the start, so that the most there ever was counts.
-        let config = any_limit(&mut rng);
-        match rng.bool() {
-            true => sim.set(alone(config.clone())),
-            false => sim.set_all(&below_throttle(rng.u64(100..10_000), config.clone())),
-        }
+        let manager = any_manager(&mut rng);
+        let config = match &manager.policy {
+            PolicyConfig::Limit(config) => config.clone(),
+            _ => manager.limit.clone().unwrap_or_default(),
+        };
+        sim.set_all(&manager);
         sim.run_for(MS * rng.u32(1..2000));
         sim.detach(devices[0]);
         sim.run_for(MS * rng.u32(1..2000));
@@ -174,12 +176,4 @@ fn bounds_are_never_exceeded() {
         assert!(sim.in_flight_max() <= config.max_total.unwrap_or(u32::MAX).into());
         seen
     });
-}
-
-fn any_limit(rng: &mut Rng) -> LimitConfig {
-    match rng.u8(0..3) {
-        0 => limit(Some(rng.u32(1..20)), None),
-        1 => limit(None, Some(rng.u32(1..20))),
-        _ => limit(Some(rng.u32(1..20)), Some(rng.u32(1..20))),
-    }
 }

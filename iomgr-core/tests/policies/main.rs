@@ -24,6 +24,7 @@ mod deadline;
 mod latency;
 mod limit;
 mod none;
+mod swaps;
 mod throttle;
 mod turn;
 mod wfq;
