@@ -9,6 +9,7 @@ mod epoch;
 mod governor;
 mod lane;
 mod leaks;
+mod limits;
 mod model;
 mod panics;
 mod registry;
