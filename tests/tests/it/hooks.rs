@@ -3,6 +3,7 @@
 
 mod detach;
 mod idle;
+mod policies;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
