@@ -139,9 +139,9 @@ impl Frontend {
         let mut frontend = Self {
             intake: Intake::new(&device.expect("no policy refuses a device"), DEPTH, Waker::none()),
             tickets: Vec::with_capacity(DEPTH as usize),
-            now: Timestamp::ZERO,
+            // The first look starts the clock of what saves up: one after the other.
+            now: Timestamp::from_nanos(u64::from(number) * 1000),
         };
-        // The first look starts the clock of what saves up.
         frontend.pass_with(1);
         frontend.now = frontend.now + Duration::from_secs(1);
         frontend
