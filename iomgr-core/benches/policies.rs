@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use iomgr_core::manager::{Head, Intake, Registry, Ticket};
 use iomgr_core::policy::{
-    Governor, LimitConfig, ManagerConfig, PolicyConfig, Rate, Rates, ThrottleConfig, ThrottleGroup,
+    DeadlineConfig, Governor, LatencyConfig, LimitConfig, ManagerConfig, PolicyConfig, Rate, Rates, ThrottleConfig,
+    ThrottleGroup, TurnConfig, WfqConfig,
 };
 use iomgr_core::{Operation, Sector, SectorCount, SectorRange, Tag, Timestamp, Waker};
 
@@ -65,6 +66,27 @@ fn everything() -> Rates {
     }
 }
 
+fn wfq() -> PolicyConfig {
+    PolicyConfig::Wfq(WfqConfig {
+        depth: 1000,
+        ..WfqConfig::default()
+    })
+}
+
+fn latency(protect: [&str; 2]) -> PolicyConfig {
+    PolicyConfig::Latency(LatencyConfig {
+        protect: protect.map(String::from).into(),
+        ..LatencyConfig::default()
+    })
+}
+
+fn deadline() -> PolicyConfig {
+    PolicyConfig::Deadline(DeadlineConfig {
+        depth: 1000,
+        ..DeadlineConfig::default()
+    })
+}
+
 fn cases() -> Vec<(&'static str, ManagerConfig)> {
     vec![
         ("none", ManagerConfig::default()),
@@ -72,6 +94,11 @@ fn cases() -> Vec<(&'static str, ManagerConfig)> {
         ("throttle/iops", alone(throttle(iops(), None))),
         ("throttle/everything", alone(throttle(everything(), None))),
         ("throttle/group", alone(throttle(iops(), Some(iops())))),
+        ("turn", alone(PolicyConfig::Turn(TurnConfig::default()))),
+        ("wfq", alone(wfq())),
+        ("latency/protected", alone(latency(["bench0", "bench1"]))),
+        ("latency/other", alone(latency(["bench1", "bench2"]))),
+        ("deadline", alone(deadline())),
         (
             "throttle/iops-limit",
             ManagerConfig {
