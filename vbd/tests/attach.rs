@@ -126,7 +126,7 @@ fn what_cannot_be_attached_or_detached_is_refused_and_nothing_changes() {
 /// Whatever meets whatever: each disk is served or free, and all of them are free in the end.
 #[test]
 fn attach_detach_and_stop_do_not_hurt_each_other() {
-    for _ in 0..10 {
+    for _ in 0..4 {
         let images = Images::new();
         let server = images.serve(2);
         let registry = server.registry().clone();
