@@ -82,6 +82,8 @@ fn hooks_an_idle_server_makes_no_wake_ups() {
         Idle::new(Kind::Raw, &two, &["limit", "--max", "4"]),
         Idle::new(Kind::Raw, &two, &["turn", "--share", "4"]),
         Idle::new(Kind::Raw, &two, &["wfq", "--depth", "4"]),
+        Idle::new(Kind::Raw, &two, &["latency", "--protect", "disk", "--target", "1ms"]),
+        Idle::new(Kind::Raw, &two, &["deadline", "--limit-max", "4"]),
     ];
     let look = || servers.each_ref().map(|idle| switches(idle.server.pid()));
     let mut before = look();
