@@ -36,8 +36,10 @@ pub(super) struct Lane {
     reserve: usize,
     /// Slots in use, by class.
     used: [usize; Class::ALL.len()],
-    /// Connections that wait for a slot.
-    waiting: VecDeque<Waiter>,
+    /// Connections that wait for a slot, by class.
+    lines: [VecDeque<Waiter>; Class::ALL.len()],
+    /// The place of the next one that lines up.
+    next_place: u64,
     /// A slot came free, or somebody left, since the first of them was told.
     freed: bool,
 }
@@ -46,7 +48,8 @@ pub(super) struct Lane {
 #[derive(Clone, Copy, Debug)]
 struct Waiter {
     conn: u32,
-    class: Class,
+    /// Its place among those of all classes.
+    place: u64,
 }
 
 /// What is known of the bytes of a read.
@@ -98,7 +101,8 @@ impl Lane {
             vacant: (0..tags).rev().map(Tag).collect(),
             reserve: reserve(depth) as usize,
             used: [0; Class::ALL.len()],
-            waiting: VecDeque::with_capacity(conns),
+            lines: std::array::from_fn(|_| VecDeque::with_capacity(conns)),
+            next_place: 0,
             freed: false,
         }
     }
@@ -107,14 +111,19 @@ impl Lane {
     /// when it is its turn. So slots go round, however much some have to ask.
     pub(super) fn has_room(&mut self, conn: u32, class: Class) -> bool {
         let is_turn = self.first_waiting().is_none_or(|first| first == conn);
-        if is_turn && self.has_slot(class) {
-            self.leave(conn);
-            return true;
+        let has_slot = is_turn && self.has_slot(class);
+        let line = &mut self.lines[class.index()];
+        if !has_slot {
+            if !line.iter().any(|waiter| waiter.conn == conn) {
+                let place = self.next_place;
+                self.next_place += 1;
+                line.push_back(Waiter { conn, place });
+            }
+        } else if line.pop_front_if(|first| first.conn == conn).is_some() {
+            // The next one may find a slot as well.
+            self.freed = true;
         }
-        if !self.waiting.iter().any(|waiter| waiter.conn == conn) {
-            self.waiting.push_back(Waiter { conn, class });
-        }
-        false
+        has_slot
     }
 
     /// The connection that waits the longest of those that there is a slot for, if it was not told yet.
@@ -125,14 +134,19 @@ impl Lane {
 
     /// Forgets that a connection waits.
     pub(super) fn leave(&mut self, conn: u32) {
-        let before = self.waiting.len();
-        self.waiting.retain(|waiter| waiter.conn != conn);
-        // The next one may find a slot as well.
-        self.freed |= self.waiting.len() < before;
+        for line in &mut self.lines {
+            let before = line.len();
+            line.retain(|waiter| waiter.conn != conn);
+            self.freed |= line.len() < before;
+        }
     }
 
     fn first_waiting(&self) -> Option<u32> {
-        let first = self.waiting.iter().find(|waiter| self.has_slot(waiter.class));
+        let first = |class: Class| self.lines[class.index()].front().filter(|_| self.has_slot(class));
+        let first = Class::ALL
+            .into_iter()
+            .filter_map(first)
+            .min_by_key(|waiter| waiter.place);
         first.map(|waiter| waiter.conn)
     }
 
