@@ -161,7 +161,8 @@ impl Client {
         Ok(result.err().unwrap_or(0))
     }
 
-    fn send(&mut self, command: Command, flags: u16, span: Span, bytes: &[u8]) -> io::Result<u64> {
+    /// Sends a command and does not wait; returns its cookie.
+    pub fn send(&mut self, command: Command, flags: u16, span: Span, bytes: &[u8]) -> io::Result<u64> {
         let cookie = self.next_cookie;
         self.next_cookie += 1;
         let mut message = Vec::with_capacity(28 + bytes.len());

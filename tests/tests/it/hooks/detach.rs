@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use iomgr_core::manager::test_utils::CountingManager;
 use iomgr_core::manager::{DeviceId, Manager, Verdict, Wait};
 use iomgr_core::{Class, Timestamp};
+use iomgr_tests::nbd::{Command, Span};
 use iomgr_tests::{Client, Tool, need, wait};
-use vbd::{ControlClient, CreateOptions, DiskOptions, create};
+use vbd::{ControlClient, CreateOptions, DiskOptions, PauseOptions, create};
 
 use super::{InProcess, SIZE_BYTES};
 use crate::clients::fio_verify;
@@ -97,6 +98,27 @@ fn hooks_a_throttled_device_is_detached_at_once() {
         took[ROUNDS / 2],
         took[ROUNDS - 1]
     );
+    at.stop();
+    manager.assert_over();
+}
+
+/// What a pause holds is nobody's to end but its own, except at the disk's end: that waits for no resume.
+#[test]
+fn hooks_a_paused_device_is_detached_at_once() {
+    let (at, manager) = InProcess::throttled();
+    at.attach_slow();
+    let mut client = at.slow_client();
+    let disk = at.server.disk("slow").unwrap();
+    let lease = disk.pause_leased(PauseOptions::default()).unwrap();
+    let span = Span { offset: 0, len: 4096 };
+    client.send(Command::Read, 0, span, &[]).unwrap();
+    wait::until(|| unanswered(at.server.control(), "slow") == 1);
+    at.server.detach("slow", PATIENCE).unwrap();
+    assert_eq!(client.receive().unwrap().1, Err(SHUTDOWN));
+    // Nor does anybody open the image again whose lease ends now.
+    drop((lease, disk));
+    at.attach_slow();
+    assert_eq!(at.slow_client().bytes(0, 512), [0; 512]);
     at.stop();
     manager.assert_over();
 }

@@ -55,7 +55,10 @@ fn managers_are_swapped_a_hundred_times_a_second_under_verified_load() {
         (counters.allocs + counters.aborts, counters.frees),
         "S0-1: every grant was used once, every request ended once"
     );
-    assert!(swaps >= 50 * time.as_secs() && counters.frees > 1000, "{swaps}, {counters:?}");
+    assert!(
+        swaps >= 50 * time.as_secs() && counters.frees > 1000,
+        "{swaps}, {counters:?}"
+    );
 }
 
 fn serve(dir: &TempDir) -> Server {
