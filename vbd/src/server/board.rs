@@ -109,7 +109,7 @@ impl Board {
         self.lock().iter().find(|disk| disk.name() == name).cloned()
     }
 
-    /// The frontend; nothing once it was stopped. Not to be held while one waits for anything else.
+    /// The frontend; nothing once it was stopped. Who holds it holds a stop up.
     pub(super) fn frontend(&self) -> RwLockReadGuard<'_, Option<blkdev_nbd::Server>> {
         self.frontend.read().unwrap_or_else(PoisonError::into_inner)
     }
