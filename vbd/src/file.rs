@@ -9,6 +9,8 @@
 //! Direct I/O is switched on later, on the same description, by [`ImageFile::set_direct`]: metadata is read through the
 //! page cache.
 
+mod lock;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,11 +20,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use iomgr_core::{FileHandle, Storage};
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc;
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, StatxFlags};
 
 use crate::error::{Error, ErrorKind};
+use lock::{in_use, lock, unlock, wait_for};
 
 /// A locked file or block device.
 #[derive(Debug)]
@@ -122,7 +123,7 @@ impl ImageFile {
 
     /// Gives the lock up before the file is closed: nobody may read or write by this description any more.
     pub(crate) fn unlock(&self) {
-        if let Err(error) = set_lock(&self.file, libc::F_UNLCK) {
+        if let Err(error) = unlock(&self.file) {
             tracing::warn!(path = %self.path.display(), %error, "image_still_locked: until nobody looks at it any more");
         }
     }
@@ -335,100 +336,6 @@ fn is_block_device(file: &File, path: &Path) -> Result<bool, Error> {
     Err(Error::new(ErrorKind::Open, format!("is {what}"))
         .at(path)
         .hint("images are regular files or block devices"))
-}
-
-/// Tries for the lock; `Ok(None)`: somebody else has it.
-fn lock(file: &File, shared: bool) -> Result<Option<()>, Error> {
-    let kind = if shared { libc::F_RDLCK } else { libc::F_WRLCK };
-    match set_lock(file, kind) {
-        Ok(()) => Ok(Some(())),
-        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(None),
-        Err(errno) => Err(Error::new(ErrorKind::Open, "cannot be locked").because(errno)),
-    }
-}
-
-/// Locks the whole file, or unlocks it.
-fn set_lock(file: &File, kind: libc::c_int) -> nix::Result<()> {
-    let whole_file = libc::flock {
-        l_type: i16::try_from(kind).expect("lock types are small"),
-        l_whence: i16::try_from(libc::SEEK_SET).expect("SEEK_SET is 0"),
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file)).map(drop)
-}
-
-/// Asks `attempt` until it has an answer or the deadline is over.
-fn wait_for<T>(
-    deadline: Instant,
-    path: &Path,
-    mut attempt: impl FnMut() -> Result<Option<T>, Error>,
-) -> Result<T, Error> {
-    let mut told = false;
-    // Most locks are let go of in a moment: by a server that has just ended, in the kernel's own time.
-    let mut pause = Duration::from_millis(1);
-    loop {
-        if let Some(answer) = attempt()? {
-            return Ok(answer);
-        }
-        if Instant::now() >= deadline {
-            return Err(in_use(path));
-        }
-        if !told {
-            tracing::warn!(path = %path.display(), user = %users_of(path), "image_locked: waiting for its user to end");
-            told = true;
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(50));
-    }
-}
-
-fn in_use(path: &Path) -> Error {
-    let hint =
-        "end that first (after a crash, its last writes may still be on their way: `serve --lock-timeout` waits)";
-    Error::new(ErrorKind::Locked, format!("is in use by {}", users_of(path)))
-        .at(path)
-        .hint(hint)
-}
-
-/// The processes that have the file open, as far as this one may see; the kernel does not tell who holds such a lock.
-fn users_of(path: &Path) -> String {
-    let users = procfs_users(path).unwrap_or_default();
-    if users.is_empty() {
-        "another process".to_owned()
-    } else {
-        users.join(", ")
-    }
-}
-
-fn procfs_users(path: &Path) -> io::Result<Vec<String>> {
-    let wanted = std::fs::metadata(path)?;
-    let own = std::process::id().to_string();
-    // Who asks has a regular file open already; a device refuses that.
-    let own_asking = usize::from(wanted.file_type().is_file());
-    let mut users = Vec::new();
-    for process in std::fs::read_dir("/proc")?.flatten() {
-        let pid = process.file_name().to_string_lossy().into_owned();
-        if !pid.bytes().all(|byte| byte.is_ascii_digit()) {
-            continue;
-        }
-        let Ok(descriptors) = std::fs::read_dir(process.path().join("fd")) else {
-            continue;
-        };
-        let opened = descriptors
-            .flatten()
-            .filter_map(|fd| std::fs::metadata(fd.path()).ok())
-            .filter(|meta| (meta.dev(), meta.ino()) == (wanted.dev(), wanted.ino()))
-            .count();
-        if pid == own {
-            users.extend((opened > own_asking).then(|| "this process".to_owned()));
-        } else if opened > 0 {
-            let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            users.push(format!("process {pid} ({})", name.trim()));
-        }
-    }
-    Ok(users)
 }
 
 #[cfg(test)]
