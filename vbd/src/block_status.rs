@@ -10,8 +10,8 @@ use std::sync::atomic::Ordering;
 use iomgr_core::{BlockStatus, SECTOR_BYTES, Sector, SectorCount, SectorRange};
 use vhd::Extent;
 
-use crate::disk::Shared;
 use crate::file::FileExtent;
+use crate::generation::Shared;
 use crate::layout::Layout;
 
 impl Shared {

@@ -15,9 +15,9 @@ use iomgr_core::{Errno, SECTOR_BYTES, Sector, SectorCount, SectorRange};
 use serde::Serialize;
 use vhd::BitmapRef;
 
-use crate::disk::{Medium, Shared};
 use crate::error::{Error, ErrorKind};
 use crate::file::FileExtent;
+use crate::generation::{Medium, Shared};
 use crate::layout::{BlockLayout, Layout, PlainLayout};
 
 /// A run of sectors of one kind.

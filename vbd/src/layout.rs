@@ -8,10 +8,11 @@ use iomgr_core::epoch::EpochDomain;
 use iomgr_core::{SECTOR_BYTES, SectorCount, Storage, Waker};
 use vhd::{Allocator, Image, Map};
 
-use crate::disk::{DiskOptions, raw_size};
+use crate::disk::DiskOptions;
 use crate::error::{Error, ErrorKind};
 use crate::file::ImageFile;
 use crate::format::Format;
+use crate::generation::raw_size;
 use crate::queue::Message;
 
 const RAW: &str = "raw";

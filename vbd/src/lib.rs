@@ -32,6 +32,7 @@ mod error;
 mod extents;
 mod file;
 mod format;
+mod generation;
 mod layout;
 mod map;
 mod metadata;

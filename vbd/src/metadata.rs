@@ -13,7 +13,7 @@ use iomgr_core::{Action, Errno, FileSlot, Lease, Op, OpQueue, Owner, Pass, Queue
 use slab::Slab;
 use vhd::{Allocator, Step, StepAction, StepId};
 
-use crate::disk::Shared;
+use crate::generation::Shared;
 use crate::layout::Owned;
 use crate::queue::{ALLOCATOR_LANE, Answer, Message, Neighbours, lease_all, step_token};
 use crate::{Error, ErrorKind};

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::disk::{DiskOptions, Shared};
+use crate::disk::DiskOptions;
 use crate::error::Error;
+use crate::generation::Shared;
 
 /// See the module.
 #[derive(Clone, Debug)]

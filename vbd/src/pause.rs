@@ -30,9 +30,10 @@ use crossbeam_channel::Sender;
 use iomgr_core::Limits;
 use serde::{Deserialize, Serialize};
 
-use crate::disk::{Disk, DiskInfo, Shared};
+use crate::disk::{Disk, DiskInfo};
 use crate::error::{Error, ErrorKind};
 use crate::format::Format;
+use crate::generation::Shared;
 use crate::origin::Origin;
 use crate::retry::RetryPolicy;
 use crate::stable::{Attendance, Change, Stable};

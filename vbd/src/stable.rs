@@ -30,8 +30,8 @@ use iomgr_core::{Errno, Limits, Waker};
 
 pub(crate) use self::attendance::Attendance;
 pub(crate) use self::queue::StableQueue;
-use crate::disk::Shared;
 use crate::error::{Error, ErrorKind};
+use crate::generation::Shared;
 use crate::pause::Pause;
 use crate::retry::Retries;
 use crate::stats::{self, QueueStats};

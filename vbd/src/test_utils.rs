@@ -3,8 +3,9 @@
 use iomgr_core::{FileHandle, Storage};
 use tqueue::sim::SimDisk;
 
-use crate::disk::{Cache, Disk, Medium, Shared};
+use crate::disk::{Cache, Disk};
 use crate::error::{Error, ErrorKind};
+use crate::generation::{Medium, Shared};
 use crate::layout::Layout;
 use crate::origin::Origin;
 use crate::retry::RetryPolicy;

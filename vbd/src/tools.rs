@@ -49,7 +49,7 @@ pub fn info(path: &Path, format: Option<Format>) -> Result<ImageInfo, Error> {
     };
     match format {
         Format::Raw => {
-            info.size_bytes = crate::disk::raw_size(&file, &mut info.warnings)
+            info.size_bytes = crate::generation::raw_size(&file, &mut info.warnings)
                 .map_err(|error| error.at(path))?
                 .0
                 * 512

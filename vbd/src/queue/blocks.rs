@@ -18,7 +18,7 @@ use iomgr_core::{
 use vhd::{BitmapCache, BitmapRef, Extent, Map};
 
 use crate::block_status::mapped_status;
-use crate::disk::Shared;
+use crate::generation::Shared;
 use crate::layout::BlockLayout;
 use crate::metadata::{Metadata, Want, Wish};
 use crate::queue::blocks::open::{epochs_of, open_owner, open_remote};

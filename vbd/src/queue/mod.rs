@@ -29,7 +29,7 @@ use iomgr_core::{
 };
 
 use crate::block_status::FoundData;
-use crate::disk::Shared;
+use crate::generation::Shared;
 use crate::layout::Layout;
 pub(crate) use crate::queue::blocks::{Answer, Message};
 use crate::queue::blocks::{BlockQueue, FlushMark};

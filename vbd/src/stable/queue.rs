@@ -9,8 +9,8 @@ use iomgr_core::{
 };
 
 use super::Stable;
-use crate::disk::Shared;
 use crate::error::{Error, ErrorKind};
+use crate::generation::Shared;
 use crate::queue::{ALLOCATOR_LANE, DiskQueue};
 use crate::stats::QueueStats;
 

@@ -8,7 +8,7 @@ use iomgr_core::{FileSlot, QueueContext};
 use vhd::{AllocatorOptions, Parts};
 
 use super::{Join, Message, Port};
-use crate::disk::Shared;
+use crate::generation::Shared;
 use crate::layout::{Allocation, BlockLayout, Owned, OwnerPort};
 use crate::metadata::{Metadata, SecondChances};
 use crate::{Error, ErrorKind};
