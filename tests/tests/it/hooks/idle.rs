@@ -38,6 +38,7 @@ struct Idle {
     what: String,
     server: Server,
     clients: Vec<Client>,
+    is_paused: bool,
     _disk: Disk,
 }
 
@@ -58,12 +59,34 @@ impl Idle {
             what: format!("{kind:?} {args:?} {policy:?}"),
             server,
             clients,
+            is_paused: false,
             _disk: disk,
         }
     }
 
+    fn iomgr(&self, verb: &str) -> Tool {
+        Tool::iomgr()
+            .args([verb, "disk", "--control"])
+            .arg(self.server.control())
+    }
+
+    /// Its disk is paused for an hour, and all clients wait.
+    fn paused(mut self) -> Self {
+        self.iomgr("pause").args(["--resume-after", "1h"]).run();
+        for (client, at) in self.clients.iter_mut().zip(0..) {
+            client.send_write(0, at << 21, &[1; 64 << 10]).unwrap();
+        }
+        self.is_paused = true;
+        self
+    }
+
     /// Everybody is still there.
     fn end(mut self) {
+        if self.is_paused {
+            self.iomgr("resume").run();
+            let mut clients = self.clients.iter_mut();
+            assert!(clients.all(|client| client.receive().unwrap().1 == Ok(())));
+        }
         for mut client in self.clients.drain(..) {
             assert_eq!(client.bytes(0, 512), [1; 512]);
             client.disconnect().unwrap();
@@ -84,6 +107,7 @@ fn hooks_an_idle_server_makes_no_wake_ups() {
         Idle::new(Kind::Raw, &two, &["wfq", "--depth", "4"]),
         Idle::new(Kind::Raw, &two, &["latency", "--protect", "disk", "--target", "1ms"]),
         Idle::new(Kind::Raw, &two, &["deadline", "--limit-max", "4"]),
+        Idle::new(Kind::DynamicVhd, &two, &[]).paused(),
     ];
     let look = || servers.each_ref().map(|idle| switches(idle.server.pid()));
     let mut before = look();
