@@ -4,34 +4,39 @@
 //! nobody has acknowledged; then reads and writes in the order of their arrival, whichever head is older, so that
 //! neither starves the other. Within a class first come is first served.
 //!
-//! Queues, grants and tickets name table entries by index; an entry is written once, when the request comes in.
-
-use std::collections::VecDeque;
+//! Queues, grants and tickets name table entries by index. A queue is a list through the entries of those that wait, so
+//! a request's way through the hooks touches one cache line of this table.
 
 use super::Head;
-use crate::{Class, Tag, Timestamp};
+use crate::{Class, Operation, SectorRange, Tag, Timestamp};
 
 /// At most `depth` requests per class wait or are granted, and at most `depth` times this many are known in all.
 const SHARES: usize = Class::ALL.len() + 1;
 
+/// No entry.
+const NIL: u32 = u32::MAX;
+
 /// Allocates when made, only.
 #[derive(Debug)]
 pub(super) struct Requests {
-    entries: Vec<Entry>,
-    vacant: Vec<u32>,
+    entries: Box<[Entry]>,
+    /// The list of entries that nobody uses.
+    vacant: u32,
     classes: [Line; Class::ALL.len()],
     /// How many wait, over all classes.
     waiting: usize,
-    depth: usize,
+    depth: u32,
     next_place: u64,
 }
 
 /// The queue of one class.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Line {
-    waiting: VecDeque<u32>,
-    /// Out with a grant: they may come back, so their room is kept.
-    granted: usize,
+    first: u32,
+    /// Means nothing while there is no first.
+    last: u32,
+    /// Those that wait, and those that are out with a grant: they may come back, so their room is kept.
+    taken: u32,
 }
 
 /// A known request.
@@ -45,20 +50,30 @@ pub(super) struct Entry {
     pub(super) since: Timestamp,
     /// Counts pushes, so that one that comes back finds its place.
     place: u64,
+    /// The one behind it in its list.
+    next: u32,
 }
 
 impl Requests {
     pub(super) fn new(depth: u32) -> Self {
-        let depth = depth as usize;
-        let capacity = u32::try_from(depth * SHARES).expect("a frontend's depth is far below 2^30");
-        let line = || Line {
-            waiting: VecDeque::with_capacity(depth),
-            granted: 0,
+        let len = u32::try_from(depth as usize * SHARES).expect("a frontend's depth is far below 2^30");
+        let vacant = |index| Entry {
+            head: Head::new(Operation::Flush, SectorRange::default(), Timestamp::ZERO),
+            tag: Tag(0),
+            slot: 0,
+            since: Timestamp::ZERO,
+            place: 0,
+            next: if index + 1 < len { index + 1 } else { NIL },
+        };
+        let line = Line {
+            first: NIL,
+            last: NIL,
+            taken: 0,
         };
         Self {
-            entries: Vec::with_capacity(depth * SHARES),
-            vacant: (0..capacity).rev().collect(),
-            classes: [line(), line(), line()],
+            entries: (0..len).map(vacant).collect(),
+            vacant: if len > 0 { 0 } else { NIL },
+            classes: [line; Class::ALL.len()],
             waiting: 0,
             depth,
             next_place: 0,
@@ -70,26 +85,31 @@ impl Requests {
     #[inline]
     pub(super) fn push(&mut self, head: Head, tag: Tag, now: Timestamp) -> Result<(), Tag> {
         let line = &mut self.classes[head.class.index()];
-        if line.waiting.len() + line.granted >= self.depth {
+        let index = self.vacant;
+        if line.taken >= self.depth || index == NIL {
             return Err(tag);
         }
-        let index = self.vacant.pop().ok_or(tag)?;
-        line.waiting.push_back(index);
+        line.taken += 1;
+        let last = line.last;
+        line.last = index;
+        if line.first == NIL {
+            line.first = index;
+        } else {
+            self.entries[last as usize].next = index;
+        }
         self.waiting += 1;
-        let entry = Entry {
+        let entry = &mut self.entries[index as usize];
+        self.vacant = entry.next;
+        *entry = Entry {
             head,
             tag,
             slot: 0,
             // It may have been received long ago, and have waited for memory since.
             since: head.arrival.max(now),
             place: self.next_place,
+            next: NIL,
         };
         self.next_place += 1;
-        match self.entries.get_mut(index as usize) {
-            Some(old) => *old = entry,
-            // Indexes are given out from 0 up, each for the first time when it is the next.
-            None => self.entries.push(entry),
-        }
         Ok(())
     }
 
@@ -124,19 +144,16 @@ impl Requests {
     /// The request of a class that is served next.
     #[inline]
     pub(super) fn head(&self, class: Class) -> Option<&Entry> {
-        self.classes[class.index()]
-            .waiting
-            .front()
-            .map(|index| self.entry(*index))
+        match self.classes[class.index()].first {
+            NIL => None,
+            first => Some(self.entry(first)),
+        }
     }
 
     /// Takes the head of a class out with a grant by the generation in `slot`; says its index.
     #[inline]
     pub(super) fn grant(&mut self, class: Class, slot: u32) -> Option<(u32, &Entry)> {
-        let line = &mut self.classes[class.index()];
-        let index = line.waiting.pop_front()?;
-        line.granted += 1;
-        self.waiting -= 1;
+        let index = self.pop(class)?;
         let entry = &mut self.entries[index as usize];
         entry.slot = slot;
         Some((index, entry))
@@ -146,28 +163,34 @@ impl Requests {
     #[inline]
     pub(super) fn started(&mut self, index: u32) -> &Entry {
         let entry = &self.entries[index as usize];
-        self.classes[entry.head.class.index()].granted -= 1;
+        self.classes[entry.head.class.index()].taken -= 1;
         entry
     }
 
     /// A granted request comes back, before everything that was pushed after it.
     pub(super) fn put_back(&mut self, index: u32) {
         let Entry { head, place, .. } = *self.entry(index);
-        let line = &mut self.classes[head.class.index()];
-        let before = line
-            .waiting
-            .iter()
-            .take_while(|other| self.entries[**other as usize].place < place)
-            .count();
-        line.waiting.insert(before, index);
-        line.granted -= 1;
+        let line = self.classes[head.class.index()];
+        let (mut before, mut after) = (NIL, line.first);
+        while after != NIL && self.entry(after).place < place {
+            (before, after) = (after, self.entry(after).next);
+        }
+        self.entries[index as usize].next = after;
+        match before {
+            NIL => self.classes[head.class.index()].first = index,
+            before => self.entries[before as usize].next = index,
+        }
+        if after == NIL {
+            self.classes[head.class.index()].last = index;
+        }
         self.waiting += 1;
     }
 
     /// A started request ended: its entry may be used again.
     #[inline]
     pub(super) fn forget(&mut self, index: u32) {
-        self.vacant.push(index);
+        self.entries[index as usize].next = self.vacant;
+        self.vacant = index;
     }
 
     /// How many wait.
@@ -179,10 +202,23 @@ impl Requests {
     /// Takes the next one that waits out, for good.
     pub(super) fn take_any(&mut self) -> Option<Tag> {
         let class = self.first_class()?;
-        let index = self.classes[class.index()].waiting.pop_front()?;
-        self.waiting -= 1;
+        let index = self.pop(class)?;
+        self.classes[class.index()].taken -= 1;
         self.forget(index);
         Some(self.entry(index).tag)
+    }
+
+    /// Takes the head of a class out of its queue.
+    #[inline]
+    fn pop(&mut self, class: Class) -> Option<u32> {
+        let line = &mut self.classes[class.index()];
+        let index = line.first;
+        if index == NIL {
+            return None;
+        }
+        line.first = self.entries[index as usize].next;
+        self.waiting -= 1;
+        Some(index)
     }
 }
 
