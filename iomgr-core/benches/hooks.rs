@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use iomgr_core::epoch::EpochDomain;
 use iomgr_core::manager::{Head, Intake, ManagedDevice, Manager, Registry, Ticket};
-use iomgr_core::policy::{Governor, ManagerConfig, PolicyConfig, WfqConfig};
+use iomgr_core::policy::{Governor, ManagerConfig, PolicyConfig, Rate, Rates, ThrottleConfig, WfqConfig};
 use iomgr_core::{Operation, Sector, SectorCount, SectorRange, Tag, Timestamp, Waker};
 
 const DEPTH: u32 = 32;
@@ -53,6 +53,27 @@ impl Under {
     }
 }
 
+/// Rates that are never reached: every request is counted, none waits.
+fn throttle() -> PolicyConfig {
+    let rate = |average| {
+        Some(Rate {
+            average,
+            max: None,
+            max_length_ms: None,
+        })
+    };
+    let rates = Rates {
+        iops: rate(1_000_000_000),
+        bps: rate(1_000_000_000_000),
+        ..Rates::default()
+    };
+    let config = ThrottleConfig {
+        default: rates,
+        ..ThrottleConfig::default()
+    };
+    PolicyConfig::Throttle(Box::new(config))
+}
+
 fn wfq() -> PolicyConfig {
     PolicyConfig::Wfq(WfqConfig {
         depth: 4 * DEPTH,
@@ -60,10 +81,11 @@ fn wfq() -> PolicyConfig {
     })
 }
 
-fn managers() -> [(&'static str, Under); 3] {
+fn managers() -> [(&'static str, Under); 4] {
     [
         ("none", Under::None),
         ("always-go", Under::AlwaysGo),
+        ("throttle", Under::Policy(throttle())),
         ("wfq", Under::Policy(wfq())),
     ]
 }
