@@ -17,6 +17,7 @@
 
 mod device;
 pub mod epoch;
+#[cfg_attr(iomgr_no_hooks, path = "bare_lane.rs")]
 mod lane;
 pub mod manager;
 mod op;

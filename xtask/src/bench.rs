@@ -10,6 +10,7 @@
 mod callgrind;
 mod daemon;
 mod enters;
+mod hooks;
 mod icount;
 mod load;
 mod merging;
@@ -49,9 +50,13 @@ pub(crate) struct Args {
     /// Also count our server's instructions per request by callgrind (slow)
     #[arg(long)]
     callgrind: bool,
-    /// Only count tqueue's instructions per op beside fio's, kernel included, in a guest (some minutes)
+    /// Only count instructions, kernel included, in a guest (some minutes): tqueue's per op beside fio's, and those that
+    /// managers' hooks take
     #[arg(long, conflicts_with_all = ["callgrind", "readme", "tapdisk", "pairs", "secs", "merging"])]
     icount: bool,
+    /// Only count the instructions that managers' hooks take, likewise
+    #[arg(long, conflicts_with_all = ["callgrind", "readme", "tapdisk", "pairs", "secs", "merging", "icount"])]
+    hooks: bool,
     /// Only time sequential writes through tqueue beside fio's
     #[arg(long, conflicts_with_all = ["callgrind", "readme", "tapdisk", "secs"])]
     merging: bool,
@@ -66,7 +71,12 @@ const IMAGE_BYTES: u64 = 512 * MIB;
 pub(crate) fn run(args: &Args) -> Result {
     if args.icount {
         need(&["fio"])?;
-        return icount::run();
+        // Both say what they found.
+        let (rivals, hooks) = (icount::run(), hooks::run());
+        return rivals.and(hooks);
+    }
+    if args.hooks {
+        return hooks::run();
     }
     if args.merging {
         need(&["fio", "losetup"])?;

@@ -9,7 +9,6 @@
 //! ARCHITECTURE.md, "Measuring"; QEMU's `docs/devel/tcg-icount.rst`.
 
 use std::io::Write;
-use std::path::Path;
 
 use super::merging;
 use super::rivals::{self, Load};
@@ -45,40 +44,34 @@ const COMMAND: &str =
 /// Builds the load, boots, prints the table; a ratio above its bound is an error.
 pub(super) fn run() -> Result {
     let load = rivals::build()?;
-    rivals::judge(&in_guest(&load)?, LOADS, "instructions")
+    let scratch = Scratch::new(&cmd::target().join("bench"), "icount-")?;
+    let setup = Setup {
+        program: vec!["fio".to_owned(), load.display().to_string()],
+        ..setup(&scratch, rivals::SCRIPT)?
+    };
+    let words = ["/dev/loop0".to_owned(), ROUNDS.to_string(), OPS.to_string()];
+    let text = in_guest(&setup, words.into_iter().chain(rivals::words(LOADS)))?;
+    rivals::judge(&text, LOADS, "instructions")
 }
 
-/// What the script printed.
-fn in_guest(load: &Path) -> Result<String> {
-    let scratch = Scratch::new(&cmd::target().join("bench"), "icount-")?;
-    let script = scratch.join("rivals.sh");
-    std::fs::write(&script, rivals::SCRIPT)?;
-    let setup = Setup {
+/// A guest whose clock counts instructions, for a script that finds a disk at `/dev/loop0`.
+pub(super) fn setup(scratch: &Scratch, script: &str) -> Result<Setup> {
+    let path = scratch.join("script.sh");
+    std::fs::write(&path, script)?;
+    Ok(Setup {
         memory: 1024,
         module: vec!["loop".to_owned()],
-        program: vec!["fio".to_owned(), load.display().to_string()],
-        file: vec![format!("{}:/rivals.sh", script.display())],
+        file: vec![format!("{}:/script.sh", path.display())],
         icount: true,
         timeout: 1800,
         ..Setup::default()
-    };
-    let (rounds, ops) = (ROUNDS.to_string(), OPS.to_string());
-    let command = [
-        "sh",
-        "-ec",
-        COMMAND,
-        "sh",
-        "sh",
-        "/rivals.sh",
-        "/dev/loop0",
-        &rounds,
-        &ops,
-    ];
-    let command: Vec<_> = command
-        .into_iter()
-        .map(str::to_owned)
-        .chain(rivals::words(LOADS))
-        .collect();
+    })
+}
+
+/// What the guest's script printed, run with these words.
+pub(super) fn in_guest(setup: &Setup, words: impl IntoIterator<Item = String>) -> Result<String> {
+    let command = ["sh", "-ec", COMMAND, "sh", "sh", "/script.sh"].map(str::to_owned);
+    let command: Vec<_> = command.into_iter().chain(words).collect();
     let (mut stdout, mut text) = (std::io::stdout(), Vec::new());
     let outcome = setup.run(&command, &mut |bytes| {
         let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
