@@ -292,6 +292,22 @@ fn the_same_limits_again_change_nothing() {
 }
 
 #[test]
+fn limits_that_change_all_the_time_are_shared_all_the_same() {
+    let loads = [Load::closed(32), Load::closed(1), Load::closed(8).queues(3)];
+    let (mut sim, devices) = sim(throttle(group(iops(900), 3)), Rules::default(), &loads);
+    for step in 0..550 {
+        sim.run_until(at_ms(step * 20));
+        sim.set(throttle(group(iops(900), 3)));
+        sim.run_for(MS * 10);
+        sim.set(throttle(group(iops(600), 3)));
+    }
+    for dev in &devices {
+        assert_near(sim.log(*dev).started(secs(1..11)).len() as u64, 2500, 0.05);
+    }
+    sim.finish();
+}
+
+#[test]
 fn a_device_that_is_detached_while_it_waits_holds_up_nobody() {
     let loads = [Load::closed(8), Load::closed(8)];
     let (mut sim, devices) = sim(throttle(group(iops(1), 2)), Rules::default(), &loads);

@@ -62,11 +62,12 @@ impl Bucket {
         }
     }
 
-    /// A bucket that knows what `old` does, as far as it goes: what was saved up is bounded by the new capacity, what was
-    /// taken beyond the old one is owed still.
+    /// Goes on where `old` was: with what was saved up there, as far as there is room for it, or with what is owed still. So
+    /// nobody gains by changing to and fro.
     fn inherit(&mut self, old: &Self) {
-        let debt = old.level.saturating_sub(old.capacity);
-        self.level = old.level.min(old.capacity).min(self.capacity) + debt;
+        let saved = old.capacity.saturating_sub(old.level).min(self.capacity);
+        let owed = old.level.saturating_sub(old.capacity);
+        self.level = self.capacity - saved + owed;
         self.at = old.at;
     }
 }

@@ -19,7 +19,8 @@
 //! - Members of a group that always wait get the same of it. What a member leaves unused the others may have.
 //! - Reads and writes of a device hold each other up only for a bound that counts both.
 //! - A wake-up that is up to 50 ms late costs nothing of the rate.
-//! - New parameters apply at once, to what waits as well. A bucket whose rate has changed keeps its level as far as it goes.
+//! - New parameters apply at once, to what waits as well. What was saved up and what is owed stays so, as far as the new
+//!   buckets go.
 //! - Devices that share no group share no memory that is written.
 //!
 //! # References

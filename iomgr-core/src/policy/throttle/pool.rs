@@ -67,8 +67,9 @@ struct Waiter {
     rank: Rank,
     cost: Cost,
     span: Span,
-    /// What it was told.
+    /// What it was told; the start of time if it is not expected.
     due: Timestamp,
+    asked: Timestamp,
     /// It waits for something else than what all directions share.
     is_apart: bool,
     /// None of its flow waits behind it.
@@ -113,7 +114,7 @@ impl Pool {
         pool
     }
 
-    /// Goes on with other rates; whoever waits asks again.
+    /// Goes on with other rates. Whoever waits asks again; until then he is not expected.
     pub(super) fn retune(&mut self, rates: &Rates) {
         self.iops_size = rates.iops_size;
         let scopes = [
@@ -125,7 +126,9 @@ impl Pool {
             retune(&mut scope.iops, iops);
             retune(&mut scope.bps, bps);
         }
-        self.waiters.clear();
+        for waiter in &mut self.waiters {
+            waiter.due = Timestamp::ZERO;
+        }
     }
 
     /// May it go? If not, it waits here from now on, until the instant that comes back. `end` is where its flow's previous
@@ -165,7 +168,9 @@ impl Pool {
     /// It waits elsewhere for now, and is not expected here.
     pub(super) fn step_aside(&mut self, ask: &Ask<'_>) {
         if let Some(index) = self.find(ask) {
-            self.waiters[index].due = Timestamp::ZERO;
+            let waiter = &mut self.waiters[index];
+            waiter.due = Timestamp::ZERO;
+            waiter.asked = ask.now;
         }
     }
 
@@ -191,6 +196,7 @@ impl Pool {
         let index = known.unwrap_or_else(|| self.join(ask, end));
         let waiter = &mut self.waiters[index];
         waiter.due = due;
+        waiter.asked = now;
         waiter.is_apart = is_apart;
         Some(due)
     }
@@ -242,6 +248,7 @@ impl Pool {
             cost,
             span: end.minus(tag),
             due: ask.now,
+            asked: ask.now,
             is_apart: false,
             is_last: true,
         });
@@ -369,6 +376,6 @@ impl Waiter {
     }
 
     fn is_gone(&self, now: Timestamp) -> bool {
-        now > self.due + GONE
+        now > self.due.max(self.asked) + GONE
     }
 }
