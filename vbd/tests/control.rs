@@ -4,8 +4,10 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use iomgr_core::manager::Manager;
 use vbd::{
     AttachRequest, ControlAnswer, ControlClient, ControlRequest, CreateOptions, Disk, DiskOptions, ErrorKind,
     PauseRequest, ResumeRequest, Server, ServerOptions, Status, create,
@@ -206,6 +208,10 @@ fn whatever_a_client_says_is_answered() {
             r#"{"v":1,"verb":"attach","image":"/dev/null","retry_on":["EPERM"]}"#,
             ErrorKind::InvalidOption,
         ),
+        (
+            r#"{"v":1,"verb":"attach","image":"/dev/null","lock_timeout_s":61}"#,
+            ErrorKind::InvalidOption,
+        ),
         (r#"{"v":1,"verb":"resume","disk":"demo"}"#, ErrorKind::State),
         (
             r#"{"v":1,"verb":"resume","disk":"demo","image":"b.vhd"}"#,
@@ -364,4 +370,49 @@ fn a_disk_that_came_later_is_like_any_other() {
 fn requests_may_be_written_by_programs() {
     let line = serde_json::to_string(&ControlRequest::new(vbd::Verb::Pause(leased()))).unwrap();
     assert_eq!(line, r#"{"v":1,"verb":"pause","disk":"demo","lease":true}"#);
+}
+
+#[derive(Debug)]
+struct Mine;
+
+impl Manager for Mine {
+    fn name(&self) -> &str {
+        "mine"
+    }
+}
+
+#[test]
+fn somebody_s_own_manager_is_shown_by_its_name_and_gives_way() {
+    let rig = Rig::new();
+    rig.server().registry().replace(Arc::new(Mine)).unwrap();
+    let mut client = rig.client();
+    let now = client.manager().unwrap();
+    assert_eq!((now.name.as_str(), now.config), ("mine", None));
+    assert_eq!(client.status().unwrap().manager, "mine");
+    let wish = vbd::ManagerSet {
+        manager: serde_json::json!({ "policy": { "name": "turn", "share": 3 } }),
+        merge: true,
+    };
+    let now = client.set_manager(wish).unwrap();
+    assert_eq!(
+        serde_json::to_value(now.config).unwrap(),
+        serde_json::json!({ "policy": { "name": "turn", "share": 3, "turn_ms": 100 } })
+    );
+    rig.server().registry().replace(Arc::new(Mine)).unwrap();
+    assert_eq!(client.unset_manager(Some("mine")).unwrap().name, "none");
+}
+
+#[test]
+fn a_client_too_many_is_told_so() {
+    let rig = Rig::new();
+    let mut clients: Vec<_> = (0..32).map(|_| rig.client()).collect();
+    for client in &mut clients {
+        client.disks().unwrap();
+    }
+    let mut late = rig.lines();
+    let answer: ControlAnswer = serde_json::from_str(&late.answer()).unwrap();
+    assert_eq!((answer.ok, answer.kind), (false, Some(ErrorKind::Control)));
+    assert!(answer.error.unwrap().contains("32 clients are connected already"));
+    drop(clients);
+    becomes("nobody is let in", || rig.client().disks().is_ok());
 }

@@ -13,6 +13,8 @@ use crate::server::{DiskEntry, DiskExport, Served, UblkTarget};
 
 /// How long clients of a disk that is detached have to take their replies.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an image's lock is waited for at most: so long may the server's end wait for an attach.
+const LOCK_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// The longest name, as NBD bounds it.
 const NAME_BYTES_MAX: usize = 4096;
 
@@ -104,6 +106,11 @@ fn disk_options(wish: &AttachRequest) -> Result<DiskOptions, Error> {
         let what = format!("must have 1 to {NAME_BYTES_MAX} bytes, not {}", name.len());
         return Err(Error::new(ErrorKind::InvalidOption, what).field("name"));
     }
+    let lock_timeout = wish.lock_timeout_s.map_or(defaults.lock_timeout, Into::into);
+    if lock_timeout > LOCK_TIMEOUT_MAX {
+        let what = format!("is {LOCK_TIMEOUT_MAX:?} at most, not {lock_timeout:?}; try again then");
+        return Err(Error::new(ErrorKind::InvalidOption, what).field("lock_timeout_s"));
+    }
     let retry = RetryPolicy {
         also: wish
             .retry_on
@@ -118,7 +125,7 @@ fn disk_options(wish: &AttachRequest) -> Result<DiskOptions, Error> {
         read_only: wish.read_only,
         repair: wish.repair,
         cache: wish.cache,
-        lock_timeout: wish.lock_timeout_s.map_or(defaults.lock_timeout, Into::into),
+        lock_timeout,
         retry,
     })
 }

@@ -227,3 +227,43 @@ impl Reach {
         told
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::io::{ErrorKind, Write};
+
+    use super::*;
+
+    fn silent_pair() -> (UnixStream, BufReader<UnixStream>) {
+        let (client, server) = UnixStream::pair().unwrap();
+        server.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        (client, BufReader::new(server))
+    }
+
+    #[test]
+    fn who_is_silent_is_let_go() {
+        let (mut client, mut lines) = silent_pair();
+        client.write_all(b"{\"v\":1").unwrap();
+        let error = read_line(&mut lines, || false).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn who_may_be_silent_is_waited_for_in_the_middle_of_a_line_as_well() {
+        let (mut client, mut lines) = silent_pair();
+        client.write_all(b"one ").unwrap();
+        let looks = Cell::new(0);
+        let line = read_line(&mut lines, || {
+            looks.set(looks.get() + 1);
+            if looks.get() == 3 {
+                (&client).write_all(b"line\nand another\n").unwrap();
+            }
+            true
+        });
+        assert_eq!((line.unwrap().unwrap(), looks.get()), (b"one line\n".to_vec(), 3));
+        assert_eq!(read_line(&mut lines, || false).unwrap().unwrap(), b"and another\n");
+        drop(client);
+        assert_eq!(read_line(&mut lines, || true).unwrap(), None);
+    }
+}

@@ -379,7 +379,9 @@ pub(crate) fn failed(error: blkdev_ublk::Error) -> Error {
     let (kind, hint) = match error.kind() {
         Ublk::Config => (ErrorKind::InvalidOption, None),
         Ublk::NoDriver | Ublk::Denied | Ublk::Unsupported | Ublk::BadKernel => (ErrorKind::Server, Some(NBD)),
-        Ublk::Taken | Ublk::Full | Ublk::NotFound => (ErrorKind::Server, Some("`iomgr list --ublk` shows those there are")),
+        Ublk::Taken | Ublk::Full | Ublk::NotFound => {
+            (ErrorKind::Server, Some("`iomgr list --ublk` shows those there are"))
+        }
         _ => (ErrorKind::Server, None),
     };
     let what = error.to_string();
