@@ -132,6 +132,7 @@ impl Disk {
             );
             return Err(Error::new(ErrorKind::InvalidOption, what).at(path));
         }
+        next.make_durable()?;
         change.vacate(|queues| queues.wait(timeout))?;
         change.occupy(next);
         Ok(())

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use iomgr_core::{Errno, FileHandle, Limits, SECTOR_BYTES, SectorCount, Storage};
 
+use crate::create::sync_folder;
 use crate::disk::{Cache, DiskInfo, DiskOptions};
 use crate::error::{Error, ErrorKind};
 use crate::file::{FileExtent, FileOptions, ImageFile};
@@ -199,6 +200,32 @@ impl Shared {
             retry: self.retry,
             warnings: self.warnings.clone(),
         }
+    }
+
+    /// What clients have flushed was durable in the old image, so it must be in this one, which may be a fresh copy.
+    pub(crate) fn make_durable(&self) -> Result<(), Error> {
+        let path = self.medium.path();
+        self.medium.storage().sync().map_err(|error| {
+            Error::new(
+                ErrorKind::Io,
+                "cannot be flushed, so it cannot be served in another's place",
+            )
+            .at(path)
+            .because(error)
+        })?;
+        let has_name = match &self.medium {
+            Medium::File(file) => !file.is_block_device(),
+            #[cfg(feature = "test-utils")]
+            Medium::Simulated(_) => false,
+        };
+        if has_name && let Err(error) = sync_folder(path) {
+            tracing::warn!(
+                disk = self.name,
+                error = error.line(),
+                "name_volatile: a power cut may take a new file's name"
+            );
+        }
+        Ok(())
     }
 
     /// Lets others have the image, once it is closed.

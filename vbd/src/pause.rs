@@ -13,6 +13,7 @@
 //! # Contract
 //! - While a disk is paused its image holds everything that was acknowledged, flushed; a copy of it made then is complete.
 //! - Nothing of this process uses the image then, nor is it locked.
+//! - What was flushed before is durable in whatever image the disk is resumed on, from then on.
 //! - A pause with an end of its own, in time or by lease, ends, whatever becomes of who asked for it. When the image cannot be
 //!   opened then, that is tried again for as long as it takes, and told in the status.
 //!
@@ -184,7 +185,7 @@ impl Disk {
     /// size from now on, for clients that ask for it.
     ///
     /// # Errors
-    /// The disk is not paused. The image cannot be opened, or is smaller than what clients have been told: the disk stays paused.
+    /// The disk is not paused. The image cannot be opened or flushed, or is smaller than what clients have been told: the disk stays paused.
     pub fn resume(&self, options: &ResumeOptions) -> Result<(), Error> {
         let change = self.stable.change();
         let pause = change.pause()?;
@@ -263,6 +264,7 @@ impl Change<'_> {
         open: impl FnOnce(&Origin) -> Result<Shared, Error>,
     ) -> Result<(), Error> {
         let next = open(&pause.was.origin).and_then(|next| pause.accept(next));
+        let next = next.and_then(|next| next.make_durable().map(|()| next));
         let next = next.map_err(stays_paused)?;
         let (info, paused_for) = (next.info(), pause.since.elapsed());
         tracing::info!(disk = info.name, path = %info.path.display(), size_bytes = info.size_bytes, ?paused_for, "disk_resumed");
