@@ -35,7 +35,8 @@
 //!   the base.
 //! - Work-conserving: as long as fewer than `depth` are in flight, a request waits only for one that was woken to go first, and
 //!   only for a millisecond. A device that went away with requests waiting holds the others up once, for that long.
-//! - A device that was idle comes back with what it owes, and with nothing saved up.
+//! - A device that was idle comes back with what it owes, and with nothing saved up. One that had a backlog, but was not heard
+//!   of while others went on (its thread got no time, say), comes back with four quanta at most.
 //! - "No, until a free" is only said when `depth` requests are in flight, so a free will come.
 //! - New parameters count from the next request on, those that wait included.
 //!

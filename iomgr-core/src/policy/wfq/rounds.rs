@@ -14,6 +14,9 @@ const CHARGE_MAX: i64 = 1 << 60;
 const NOMINAL_SECTORS: i64 = 8;
 const SECTORS_PER_KIB: i64 = 2;
 
+/// Quanta that a device finds when it comes back from where nobody heard of it.
+const CATCH_UP: i64 = 4;
+
 /// All devices' accounts.
 #[derive(Debug)]
 pub(super) struct Rounds {
@@ -44,6 +47,8 @@ struct Account {
     asked: u64,
     /// When it was told no last.
     told: Told,
+    /// It had a backlog, and was not heard of for longer than the others wait.
+    is_absent: bool,
 }
 
 /// Whom a device that has nothing left finds before it.
@@ -93,6 +98,7 @@ impl Rounds {
             held: 0,
             asked: 0,
             told: Told::default(),
+            is_absent: false,
         };
         self.devices.insert(id, account);
         self.find_weight_max();
@@ -119,6 +125,7 @@ impl Rounds {
         };
         let account = self.devices.of(id);
         account.asked = self.round;
+        account.is_absent = false;
         let class = class_bit(head);
         if let Some(wait) = wait {
             account.held |= class;
@@ -175,25 +182,29 @@ impl Rounds {
                 (Expected::Until(until), _) => ahead = Ahead::Awake(until),
                 (Expected::Asleep, Ahead::Nobody) => ahead = Ahead::Asleep,
                 (Expected::Asleep, _) => {}
-                (Expected::Gone, _) => other.held = 0,
+                (Expected::Gone, _) => {
+                    other.held = 0;
+                    other.is_absent = true;
+                }
             }
         }
         ahead
     }
 
     /// Begins as many rounds as it takes until a device with a backlog has something left. Who asked in the last one, and
-    /// is perhaps between two requests, keeps what it has left of it; who did not has nothing to keep.
+    /// is perhaps between two requests, keeps what it has left of it; who did not has nothing to keep, unless it is absent.
     fn turn(&mut self) {
         let (unit, round) = (self.unit(), self.round);
         let backlogged = self.devices.iter().filter(|account| account.held != 0);
         let rounds = backlogged.map(|account| account.rounds_owed(unit)).min().unwrap_or(1);
         for account in self.devices.iter_mut() {
             let quantum = account.quantum(unit);
-            let takes_part = account.held != 0 || account.asked == round;
             let more = quantum.saturating_mul(rounds);
-            account.left = match takes_part {
-                true => account.left.min(quantum).saturating_add(more),
-                false => account.left.saturating_add(more).min(0),
+            let takes_part = account.held != 0 || account.asked == round;
+            account.left = match (takes_part, account.is_absent) {
+                (true, _) => account.left.min(quantum).saturating_add(more),
+                (false, true) => account.left.saturating_add(more).min(quantum.saturating_mul(CATCH_UP)),
+                (false, false) => account.left.saturating_add(more).min(0),
             };
         }
         self.round += 1;

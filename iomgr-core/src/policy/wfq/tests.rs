@@ -92,6 +92,26 @@ fn who_never_asks_again_holds_the_others_up_once_and_for_a_grace() {
 }
 
 #[test]
+fn who_was_not_heard_of_catches_up_some_of_it() {
+    let mut rounds = rounds(1, &[100, 100]);
+    assert_eq!(ask(&mut rounds, 0, &read(8)), Verdict::Go);
+    assert_eq!(ask(&mut rounds, 1, &read(8)), FREED);
+    rounds.free(DeviceId(0), &read(8));
+    for later in (0..100).map(|n| NOW + GRACE * n) {
+        if rounds.ask(DeviceId(0), &read(8), later) == Verdict::Go {
+            rounds.free(DeviceId(0), &read(8));
+        }
+    }
+    let mut caught_up = 0;
+    while ask(&mut rounds, 1, &read(8)) == Verdict::Go {
+        caught_up += 1;
+        assert_eq!(ask(&mut rounds, 0, &read(8)), FREED);
+        rounds.free(DeviceId(1), &read(8));
+    }
+    assert_eq!(caught_up, 5, "four quanta, of a request each, and that of a new round");
+}
+
+#[test]
 fn a_stopped_device_holds_nobody_up() {
     let mut rounds = rounds(1, &[1, 10_000]);
     assert_eq!(ask(&mut rounds, 0, &read(8)), Verdict::Go);
