@@ -4,6 +4,7 @@
 mod detach;
 mod idle;
 mod policies;
+mod shares;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

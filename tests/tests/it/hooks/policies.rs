@@ -13,18 +13,18 @@ use super::SIZE_BYTES;
 use crate::disk::soak;
 
 /// How often a figure may be missed: the machine is shared, and may give nobody any CPU for longer than a bucket lasts.
-const TRIES: usize = 3;
+pub(super) const TRIES: usize = 3;
 const DEPTH: u32 = 32;
 const BYTES: u64 = 16 << 10;
 
 /// A server in this process, of several disks.
-struct Disks {
-    server: Server,
+pub(super) struct Disks {
+    pub(super) server: Server,
     _dir: TempDir,
 }
 
 impl Disks {
-    fn serve(names: &[&str]) -> Self {
+    pub(super) fn serve(names: &[&str]) -> Self {
         let dir = TempDir::new();
         let disks = names.iter().map(|name| {
             let path = dir.join(format!("{name}.img"));
@@ -42,18 +42,18 @@ impl Disks {
         Self { server, _dir: dir }
     }
 
-    fn set(&self, config: &ManagerConfig) {
+    pub(super) fn set(&self, config: &ManagerConfig) {
         self.server.governor().set(config).unwrap();
     }
 
-    fn device(&self, name: &str) -> Arc<ManagedDevice> {
+    pub(super) fn device(&self, name: &str) -> Arc<ManagedDevice> {
         let devices = self.server.registry().devices();
         let device = devices.into_iter().find(|device| device.info().name() == name);
         device.expect("it is served")
     }
 
     /// Writes at random for as long as what comes back is held, with 32 outstanding on each disk.
-    fn load(&self, names: &[&str]) -> Process {
+    pub(super) fn load(&self, names: &[&str]) -> Process {
         let fio = Tool::new("fio").args([
             "--ioengine=nbd",
             "--thread",
@@ -76,7 +76,7 @@ impl Disks {
     }
 
     /// Requests per second that started on each of the disks during a window.
-    fn rates(&self, names: &[&str], window: Duration) -> Vec<f64> {
+    pub(super) fn rates(&self, names: &[&str], window: Duration) -> Vec<f64> {
         let devices: Vec<_> = names.iter().map(|name| self.device(name)).collect();
         let count = || -> Vec<_> {
             let counts = devices.iter().map(|device| (device.counters().allocs, Instant::now()));
@@ -91,7 +91,7 @@ impl Disks {
     }
 }
 
-fn window() -> Duration {
+pub(super) fn window() -> Duration {
     Duration::from_secs(if soak() { 30 } else { 4 })
 }
 
