@@ -40,6 +40,9 @@ use crate::retry::RetryPolicy;
 use crate::stable::{Attendance, Change, Stable};
 use keeper::Keeper;
 
+/// Who resumes waits no longer for somebody else's lock: others wait for them, the server's end for one.
+const LOCK_TIMEOUT_MAX: Duration = Duration::from_secs(2);
+
 /// How to pause a disk.
 #[derive(Clone, Copy, Debug)]
 pub struct PauseOptions {
@@ -62,7 +65,7 @@ impl Default for PauseOptions {
 #[derive(Clone, Debug, Default)]
 pub struct ResumeOptions {
     /// The image from now on, of the old one's size or larger; the old one if not given. Whatever else was said when the old one
-    /// was opened holds for this one, too.
+    /// was opened holds for this one, too; but for its lock nobody waits longer than two seconds.
     pub image: Option<PathBuf>,
     /// Its format, if not the one that was said then, or, where none was said, the one that its extension tells.
     pub format: Option<Format>,
@@ -217,6 +220,7 @@ impl ResumeOptions {
         origin.open(|path, disk| {
             *path = self.image.clone().unwrap_or_else(|| path.clone());
             disk.format = self.format.or(disk.format);
+            disk.lock_timeout = disk.lock_timeout.min(LOCK_TIMEOUT_MAX);
         })
     }
 }
