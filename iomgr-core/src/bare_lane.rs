@@ -29,7 +29,10 @@ pub struct Ended {
     pub result: Result<(), Errno>,
 }
 
-#[expect(missing_docs, reason = "as in the lane with hooks, which this one stands for in benchmarks")]
+#[expect(
+    missing_docs,
+    reason = "as in the lane with hooks, which this one stands for in benchmarks"
+)]
 impl Lane {
     pub fn new(device: Box<dyn DeviceQueue>, _: Intake, depth: u32) -> Self {
         Self {
