@@ -261,7 +261,7 @@ impl Shared {
         self.limits.read_only
     }
 
-    /// See [`Disk::close`].
+    /// See [`Disk::close`](crate::Disk::close).
     pub(crate) fn close(&self) -> Result<(), Error> {
         let shared = self;
         let fail = |error: Box<dyn StdError + Send + Sync>| {
