@@ -1,12 +1,12 @@
 //! The policies under fio, on images behind a latency of 1 ms, so that it is the policy that bounds, and not the CPU.
 
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use iomgr_core::manager::ManagedDevice;
 use iomgr_core::policy::{LimitConfig, ManagerConfig, PolicyConfig, Rate, Rates, ThrottleConfig, ThrottleGroup};
 use iomgr_tests::{Process, TempDir, Tool, need, wait};
-use std::sync::Arc;
 use vbd::{CreateOptions, Disk, DiskOptions, Server, ServerOptions, create};
 
 use super::SIZE_BYTES;
