@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use iomgr_core::manager::ManagedDevice;
 use iomgr_core::policy::{LimitConfig, ManagerConfig, PolicyConfig, Rate, Rates, ThrottleConfig, ThrottleGroup};
 use iomgr_tests::{Process, TempDir, Tool, need, wait};
+use tqueue::filter::FilterConfig;
 use vbd::{CreateOptions, Disk, DiskOptions, Server, ServerOptions, create};
 
 use super::SIZE_BYTES;
@@ -25,6 +26,10 @@ pub(super) struct Disks {
 
 impl Disks {
     pub(super) fn serve(names: &[&str]) -> Self {
+        Self::serve_behind("latency:1ms".parse().unwrap(), names)
+    }
+
+    pub(super) fn serve_behind(filter: FilterConfig, names: &[&str]) -> Self {
         let dir = TempDir::new();
         let disks = names.iter().map(|name| {
             let path = dir.join(format!("{name}.img"));
@@ -35,7 +40,7 @@ impl Disks {
             socket: Some(dir.join("nbd")),
             control: Some(dir.join("control")),
             threads: 2,
-            filters: vec!["latency:1ms".parse().unwrap()],
+            filters: vec![filter],
             ..ServerOptions::default()
         };
         let server = Server::start_all(disks.collect(), &options).unwrap();

@@ -1,10 +1,12 @@
 //! The policies that share and protect, under fio, on images behind a latency of 1 ms.
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use iomgr_core::policy::{LatencyConfig, LimitConfig, ManagerConfig, PolicyConfig, WfqConfig};
+use iomgr_core::policy::{LatencyConfig, ManagerConfig, PolicyConfig, WfqConfig};
 use iomgr_tests::{Client, need};
+use tqueue::filter::{Filter, FilterConfig, FilterOp, Verdict};
 
 use super::policies::{Disks, TRIES, window};
 use crate::disk::soak;
@@ -92,38 +94,46 @@ fn p99(took: &[(Duration, Duration)]) -> Duration {
     all[all.len() * 99 / 100]
 }
 
-/// Two at a time find room on the disks, so that 32 of a noisy one keep a request waiting for 16 ms. The target is twice what a
-/// request takes without it, whatever else this machine does.
+/// A disk that does one thing at a time, each for a millisecond, whichever queue it comes from.
+#[derive(Clone, Debug)]
+struct OneByOne(Arc<Mutex<Instant>>);
+
+impl OneByOne {
+    fn config() -> FilterConfig {
+        let disk = Self(Arc::new(Mutex::new(Instant::now())));
+        FilterConfig::custom("one-by-one", move |_| Box::new(disk.clone()))
+    }
+}
+
+impl Filter for OneByOne {
+    fn before(&mut self, _: &FilterOp<'_>) -> Verdict {
+        let (now, mut busy_until) = (Instant::now(), self.0.lock().unwrap());
+        *busy_until = (*busy_until).max(now) + Duration::from_millis(1);
+        Verdict::Hold(*busy_until - now)
+    }
+}
+
+/// The 32 requests that a noisy neighbour has outstanding keep others waiting for as many milliseconds. The target is twice what
+/// a request takes without it, whatever else this machine does.
 #[test]
 fn hooks_latency_keeps_a_noisy_neighbour_quiet() {
     if !soak() || !need::tools(&["fio"]) {
         return;
     }
-    let room = LimitConfig {
-        max: None,
-        max_total: Some(2),
-    };
-    let crowded = ManagerConfig {
-        policy: PolicyConfig::Limit(room.clone()),
-        limit: None,
-    };
     let window = Duration::from_millis(200);
-    let disks = Disks::serve(&["a", "b"]);
-    disks.set(&crowded);
+    let disks = Disks::serve_behind(OneByOne::config(), &["a", "b"]);
     let mut client = Client::connect_to(disks.server.socket().unwrap(), "a").unwrap();
     let target = p99(&probe(&mut client, window * 10)) * 2;
-    let protecting = ManagerConfig {
-        policy: PolicyConfig::Latency(LatencyConfig {
-            protect: BTreeSet::from(["a".to_owned()]),
-            target_us: u32::try_from(target.as_micros()).unwrap(),
-            window_ms: 200,
-            ..LatencyConfig::default()
-        }),
-        limit: Some(room),
-    };
+    let policy = PolicyConfig::Latency(LatencyConfig {
+        protect: BTreeSet::from(["a".to_owned()]),
+        target_us: u32::try_from(target.as_micros()).unwrap(),
+        window_ms: 200,
+        ..LatencyConfig::default()
+    });
+    let protecting = ManagerConfig { policy, limit: None };
     let load = disks.load(&["b"]);
     let holds = (0..TRIES).any(|_| {
-        disks.set(&crowded);
+        disks.set(&ManagerConfig::default());
         let noisy = p99(&probe(&mut client, window * 10));
         disks.set(&protecting);
         let took = probe(&mut client, window * 30);
