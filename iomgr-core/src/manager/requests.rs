@@ -39,8 +39,9 @@ struct Line {
     taken: u32,
 }
 
-/// A known request.
+/// A known request: a cache line.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
 pub(super) struct Entry {
     pub(super) head: Head,
     pub(super) tag: Tag,
