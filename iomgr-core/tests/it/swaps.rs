@@ -82,7 +82,14 @@ fn no_pass_that_begins_after_a_swap_is_under_the_old_manager() {
             let next = Witness::new(&passes);
             registry.replace(next.clone()).unwrap();
             let begun = passes.each_ref().map(|begun| begun.fetch_add(0, Ordering::AcqRel));
-            thread::yield_now();
+            // The next manager is asked as well before it is swapped out: a busy machine may let neither queue run for long.
+            while passes
+                .iter()
+                .zip(begun)
+                .all(|(now, begun)| now.load(Ordering::Relaxed) < begun + 2)
+            {
+                thread::yield_now();
+            }
             (std::mem::replace(&mut current, next), begun)
         };
         let witnesses = (0..SWAPS).map(swap).collect();
