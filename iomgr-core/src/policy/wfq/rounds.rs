@@ -14,6 +14,8 @@ const CHARGE_MAX: i64 = 1 << 60;
 const NOMINAL_SECTORS: i64 = 8;
 const SECTORS_PER_KIB: i64 = 2;
 
+/// Quanta that a device owes at most for flushes, which go whatever it owes.
+const FLUSH_DEBT: i64 = 4;
 /// Quanta that a device finds when it comes back from where nobody heard of it.
 const CATCH_UP: i64 = 4;
 
@@ -113,11 +115,12 @@ impl Rounds {
     /// May this request go?
     pub(super) fn ask(&mut self, id: DeviceId, head: &Head, now: Timestamp) -> Verdict {
         let (charge, freed) = (self.charge(head), self.freed);
-        let account = self.devices.of(id);
         if is_flush(head) {
-            account.spend(charge);
+            let unit = self.unit();
+            self.devices.of(id).spend_for_flush(charge, unit);
             return Verdict::Go;
         }
+        let account = self.devices.of(id);
         let wait = match self.in_flight >= self.config.depth {
             true => Some(Wait::Freed),
             false if account.left > 0 => None,
@@ -240,13 +243,20 @@ impl Account {
         self.left = self.left.saturating_sub(charge);
     }
 
+    /// It may flush for hours while nobody else has a backlog, and so no round begins; that must not starve it later.
+    fn spend_for_flush(&mut self, charge: i64, unit: i64) {
+        let least = self.quantum(unit).saturating_mul(-FLUSH_DEBT).min(self.left);
+        self.spend(charge);
+        self.left = self.left.max(least);
+    }
+
     fn quantum(&self, unit: i64) -> i64 {
         unit.saturating_mul(i64::from(self.weight))
     }
 
     /// The fewest rounds after which something is left.
     fn rounds_owed(&self, unit: i64) -> i64 {
-        self.left.min(0).saturating_neg() / self.quantum(unit) + 1
+        (self.left.min(0).saturating_neg() / self.quantum(unit)).saturating_add(1)
     }
 }
 

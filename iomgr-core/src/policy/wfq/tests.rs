@@ -224,3 +224,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_owed_for_flushes_does_not_starve_a_device() {
+    let mut rounds = rounds(4, &[100, 100]);
+    (0..100_000).for_each(|_| assert_eq!(ask(&mut rounds, 0, &head(Operation::Flush, 0)), Verdict::Go));
+    let mut got = [0; 2];
+    for _ in 0..200 {
+        let granted = [1, 0].map(|device| (device, fill(&mut rounds, device)));
+        for (device, granted) in granted {
+            got[device as usize] += granted;
+            (0..granted).for_each(|_| rounds.free(DeviceId(device), &read(8)));
+        }
+    }
+    assert!(got[0] * 10 > got[1] * 9, "{got:?}");
+}
+
+#[test]
+fn the_largest_costs_do_not_overflow_the_smallest_quantum() {
+    let mut rounds = rounds(1, &[1, 10_000]);
+    let prices = |cost_base, weights: [u16; 2]| WfqConfig {
+        weights: (0..).map(|n| format!("disk{n}")).zip(weights).collect(),
+        cost_base,
+        cost_per_kib: 0,
+        depth: 1,
+        ..WfqConfig::default()
+    };
+    rounds.reconfigure(prices(u32::MAX, [1, 10_000]));
+    (0..200_000).for_each(|_| assert_eq!(ask(&mut rounds, 0, &head(Operation::Flush, 0)), Verdict::Go));
+    rounds.reconfigure(prices(1, [1, 10_000]));
+    assert_eq!(ask(&mut rounds, 0, &read(8)), Verdict::Go);
+}
