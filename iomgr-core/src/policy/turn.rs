@@ -2,7 +2,8 @@
 //!
 //! In a turn each device may start `share` reads and writes. The turn is over when every device that has work has started
 //! as many, or when its time is; then the next begins, for all of them. A device has work when it was told no and got no
-//! grant since, or when requests of it are in flight: one that has both behind it is idle, and nobody waits for it.
+//! grant since, or when requests of it are in flight and it asked in this turn or the one before: one that has both behind it
+//! is idle, and nobody waits for it.
 //!
 //! # Parameters
 //! - `share`: requests of a device in one turn, from 1.
@@ -158,7 +159,7 @@ impl Turns {
         let (turn, share) = (self.turn, self.config.share);
         self.devices
             .others(id)
-            .any(|other| other.has_work() && other.left(turn, share) > 0)
+            .any(|other| other.has_work(turn) && other.left(turn, share) > 0)
     }
 
     fn begin(&mut self, now: Timestamp) {
@@ -172,8 +173,9 @@ impl Turns {
 }
 
 impl Player {
-    fn has_work(&self) -> bool {
-        self.held != 0 || self.in_flight > 0
+    /// Whose requests last for turns (its storage is slow, or it is paused) may be waited for in vain.
+    fn has_work(&self, turn: u64) -> bool {
+        self.held != 0 || (self.in_flight > 0 && self.turn + 1 >= turn)
     }
 
     fn left(&self, turn: u64, share: u32) -> u32 {
@@ -282,6 +284,19 @@ mod tests {
             Verdict::Go,
             "a turn, of which it may be part"
         );
+        fill(&mut turns, 0, 100);
+        assert_ne!(ask(&mut turns, 0, ms(199)), Verdict::Go);
+        assert_eq!(ask(&mut turns, 0, ms(200)), Verdict::Go);
+        assert_eq!(fill(&mut turns, 0, 1000), 1000);
+    }
+
+    #[test]
+    fn whose_requests_last_for_turns_is_not_waited_for() {
+        let mut turns = turns(5, 2);
+        fill(&mut turns, 0, 1);
+        fill(&mut turns, 1, 1);
+        fill(&mut turns, 0, 100);
+        assert_eq!(ask(&mut turns, 0, ms(100)), Verdict::Go, "a turn, in which it may end");
         fill(&mut turns, 0, 100);
         assert_ne!(ask(&mut turns, 0, ms(199)), Verdict::Go);
         assert_eq!(ask(&mut turns, 0, ms(200)), Verdict::Go);
