@@ -6,6 +6,11 @@ use std::fmt;
 use super::limit::LimitConfig;
 use super::throttle::ThrottleConfig;
 
+/// Names of devices and groups in the parameters of a policy.
+const NAMES_MAX: usize = 4096;
+/// As NBD bounds those of exports.
+const NAME_BYTES_MAX: usize = 4096;
+
 /// What a registry is to be managed by: a policy, and what stands below it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(
@@ -202,6 +207,7 @@ impl PolicyConfig {
 
     /// Is every parameter in its range, and do they go together?
     pub fn check(&self) -> Result<(), BadConfig> {
+        check_names(&self.names())?;
         match self {
             Self::None => Ok(()),
             Self::Limit(config) => config.check(),
@@ -211,6 +217,27 @@ impl PolicyConfig {
             Self::Latency(config) => config.check(),
             Self::Deadline(config) => config.check(),
         }
+    }
+}
+
+impl PolicyConfig {
+    /// All names of devices and groups in it.
+    fn names(&self) -> Vec<&str> {
+        let names: Vec<&String> = match self {
+            Self::Wfq(config) => config.weights.keys().collect(),
+            Self::Latency(config) => config.protect.iter().collect(),
+            Self::Throttle(config) => {
+                let members = config.groups.values().flat_map(|group| &group.members);
+                config
+                    .devices
+                    .keys()
+                    .chain(config.groups.keys())
+                    .chain(members)
+                    .collect()
+            }
+            Self::None | Self::Limit(_) | Self::Turn(_) | Self::Deadline(_) => Vec::new(),
+        };
+        names.into_iter().map(String::as_str).collect()
     }
 }
 
@@ -280,6 +307,20 @@ impl DeadlineConfig {
                 ("depth", self.depth),
             ],
         )
+    }
+}
+
+/// Parameters are kept, copied and shown as a whole, and may be added to a little at a time.
+fn check_names(names: &[&str]) -> Result<(), BadConfig> {
+    if names.len() > NAMES_MAX {
+        let count = names.len();
+        return Err(BadConfig::new(format!(
+            "{count} names are given; {NAMES_MAX} are taken"
+        )));
+    }
+    match names.iter().find(|name| name.len() > NAME_BYTES_MAX) {
+        Some(_) => Err(BadConfig::new(format!("a name is longer than {NAME_BYTES_MAX} bytes"))),
+        None => Ok(()),
     }
 }
 
@@ -396,6 +437,52 @@ mod tests {
             ..ThrottleConfig::default()
         };
         assert!(told(PolicyConfig::Throttle(Box::new(throttle))).starts_with("disk1: bps-read-max"));
+    }
+
+    #[test]
+    fn names_are_bounded() {
+        fn names(count: usize, bytes: usize) -> impl Iterator<Item = String> {
+            (0..count).map(move |n| format!("{n:0bytes$}"))
+        }
+        let wfq = |count, bytes| {
+            PolicyConfig::Wfq(WfqConfig {
+                weights: names(count, bytes).map(|name| (name, 1)).collect(),
+                ..WfqConfig::default()
+            })
+        };
+        let latency = |count, bytes| {
+            PolicyConfig::Latency(LatencyConfig {
+                protect: names(count, bytes).collect(),
+                ..LatencyConfig::default()
+            })
+        };
+        let throttle = |count, bytes| {
+            let members = names(count / 2, bytes).collect();
+            let group = ThrottleGroup {
+                members,
+                ..ThrottleGroup::default()
+            };
+            let devices = names(count - count / 2 - 1, bytes).map(|name| (name, Rates::default()));
+            PolicyConfig::Throttle(Box::new(ThrottleConfig {
+                devices: devices.collect(),
+                groups: BTreeMap::from([("g".into(), group)]),
+                ..ThrottleConfig::default()
+            }))
+        };
+        let groups = |count, bytes| {
+            PolicyConfig::Throttle(Box::new(ThrottleConfig {
+                groups: names(count, bytes)
+                    .map(|name| (name, ThrottleGroup::default()))
+                    .collect(),
+                ..ThrottleConfig::default()
+            }))
+        };
+        let configs: [fn(usize, usize) -> PolicyConfig; 4] = [wfq, latency, throttle, groups];
+        for config in configs {
+            config(NAMES_MAX, 5).check().unwrap();
+            assert!(told(config(NAMES_MAX + 1, 5)).contains("names"));
+            assert!(told(config(4, NAME_BYTES_MAX + 1)).contains("longer"));
+        }
     }
 
     #[test]
