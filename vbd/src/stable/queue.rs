@@ -23,6 +23,8 @@ pub(crate) struct StableQueue {
     serving: Option<(DiskQueue, Arc<Shared>)>,
     /// The turn of the door that this is about.
     turn: u64,
+    /// The turn of the door at which a request was late.
+    late: u64,
     stats: QueueStats,
     /// Accepted and not ended, by the generation that is served.
     in_flight: u32,
@@ -67,6 +69,7 @@ impl StableQueue {
             serving: None,
             // Not this turn: it has not entered yet.
             turn: stable.turn().wrapping_sub(1),
+            late: stable.turn(),
             stats: QueueStats::new(),
             in_flight: 0,
             held: VecDeque::with_capacity(depth as usize),
@@ -96,6 +99,13 @@ impl StableQueue {
 
     fn is_current(&self) -> bool {
         self.turn == self.stable.turn()
+    }
+
+    /// Was the door shut while a request was on its way here? Managers count it as begun, so it had better not wait for
+    /// the next image. One for each time that the door is shut, for [`busy`](DeviceQueue::busy) keeps others out from then on.
+    fn is_late(&mut self) -> bool {
+        let turn = self.stable.turn();
+        self.serving.is_some() && std::mem::replace(&mut self.late, turn) != turn
     }
 
     /// Goes where the door is, as far as that is possible now.
@@ -224,7 +234,7 @@ impl Seat {
 
 impl DeviceQueue for StableQueue {
     fn submit(&mut self, pass: &mut Pass<'_>, request: Request) -> Result<(), Busy> {
-        if self.is_current() {
+        if self.is_current() || self.is_late() {
             self.begin(pass, request);
         } else {
             self.held.push_back(request);

@@ -110,6 +110,39 @@ fn what_waits_to_be_tried_again_goes_over_to_the_next_image() {
     }
 }
 
+/// What a manager has let go counts as begun: if it waited here for as long as the pause lasts, so might other disks.
+#[test]
+fn a_request_on_its_way_when_the_door_is_shut_does_not_wait_for_the_next_image() {
+    for seed in SEEDS {
+        let mut rig = Rig::new(seed);
+        let (lanes, mut flights) = (&mut rig.lanes, Vec::new());
+        let late = |lanes: &mut Lanes| {
+            [1, 0].map(|lane| lanes.begin_write(lane, u64::from(lane as u32) * SECTORS, &block_of(2)))
+        };
+        rig.disk
+            .pause_simulated(|| {
+                if flights.is_empty() {
+                    flights.extend(late(lanes));
+                    flights.extend(late(lanes));
+                }
+                lanes.turn()
+            })
+            .unwrap();
+        let ended = |rig: &Rig| {
+            flights
+                .iter()
+                .map(|flight| rig.lanes.result(*flight))
+                .collect::<Vec<_>>()
+        };
+        let first = [Some(Ok(())), Some(Ok(())), None, None];
+        assert_eq!(ended(&rig), first, "one of each queue, seed {seed}");
+        rig.resume(&rig.image.clone());
+        while rig.lanes.turn() {}
+        assert_eq!(ended(&rig), [Some(Ok(())); 4]);
+        rig.end();
+    }
+}
+
 /// A pause was tried, in vain: it is as if nobody had.
 #[test]
 fn a_request_that_hangs_undoes_the_pause_and_holds_nobody_up() {
