@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use iomgr_core::manager::Manager;
 use vbd::{
-    AttachRequest, ControlAnswer, ControlClient, ControlRequest, CreateOptions, Disk, DiskOptions, ErrorKind,
-    PauseRequest, ResumeRequest, Server, ServerOptions, Status, create,
+    AttachRequest, ControlAnswer, ControlClient, ControlRequest, CreateOptions, DetachRequest, Disk, DiskOptions,
+    ErrorKind, PauseRequest, ResumeRequest, Server, ServerOptions, Status, create,
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -301,6 +301,25 @@ fn a_lease_that_is_over_resumes_nothing() {
 }
 
 #[test]
+fn a_lease_that_is_over_is_in_nobody_s_way() {
+    let rig = Rig::new();
+    let mut owner = rig.client();
+    owner.pause(leased()).unwrap();
+    let resume = ResumeRequest {
+        disk: "demo".into(),
+        ..ResumeRequest::default()
+    };
+    rig.client().resume(resume.clone()).unwrap();
+    let pause = PauseRequest {
+        lease: false,
+        ..leased()
+    };
+    owner.pause(pause).unwrap();
+    owner.resume(resume).unwrap();
+    assert!(!rig.is_paused());
+}
+
+#[test]
 fn a_server_that_ends_leaves_nothing_to_those_who_hold_leases() {
     let mut rig = Rig::new();
     let mut owner = rig.client();
@@ -327,6 +346,30 @@ fn each_connection_has_its_own_intervals() {
         "{first} and {second}, {other}"
     );
     assert_eq!(early.sample(Some("nothing")).unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+/// Devices' numbers are used again.
+#[test]
+fn a_disk_in_another_s_place_has_an_interval_of_its_own() {
+    let rig = Rig::new();
+    let mut client = rig.client();
+    let attach = |name: &str| AttachRequest {
+        image: rig.path("data.vhd"),
+        name: Some(name.to_owned()),
+        ..AttachRequest::default()
+    };
+    client.attach(attach("one")).unwrap();
+    client.sample(None).unwrap();
+    let one = DetachRequest {
+        disk: "one".into(),
+        ..DetachRequest::default()
+    };
+    client.detach(one).unwrap();
+    let before = Instant::now();
+    client.attach(attach("two")).unwrap();
+    let interval = client.sample(Some("two")).unwrap().disks[0].interval_s;
+    // From one clock: it was not there before.
+    assert!(interval <= before.elapsed().as_secs_f64(), "{interval} s");
 }
 
 #[test]

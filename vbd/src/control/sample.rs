@@ -51,6 +51,8 @@ pub(super) struct Looks(HashMap<DeviceId, Look>);
 #[derive(Debug)]
 struct Look {
     at: Instant,
+    /// Since when the disk has counted. Devices' numbers are used again: this tells disks apart.
+    since: Instant,
     figures: [Figures; 4],
     waits: BTreeMap<Duration, u64>,
 }
@@ -81,11 +83,13 @@ impl Looks {
     fn disk(&mut self, served: &Served, device: &ManagedDevice) -> DiskSample {
         let look = Look {
             at: Instant::now(),
+            since: served.since(),
             figures: served.figures(),
             waits: by_bound(&device.wait_times()),
         };
         let last = self.0.get(&device.info().id());
-        let since = last.map_or_else(|| served.since(), |last| last.at);
+        let last = last.filter(|last| last.since == look.since);
+        let since = last.map_or(look.since, |last| last.at);
         let waits = look.waits_after(last);
         let sample = DiskSample {
             name: served.name(),
@@ -143,6 +147,7 @@ mod tests {
         let us = Duration::from_micros;
         let look = |waits: &[(u64, u64)]| Look {
             at: Instant::now(),
+            since: Instant::now(),
             figures: std::array::from_fn(|_| Figures::new(iomgr_core::stats::Precision::Percent)),
             waits: waits.iter().map(|&(bound, count)| (us(bound), count)).collect(),
         };

@@ -41,6 +41,8 @@ impl Session {
             Verb::ManagerList(_) => answer.managers = Some(policies()),
             Verb::Pause(wish) => {
                 let lease = disks::pause(service, &wish)?;
+                // One that is left of an earlier pause is over.
+                self.leases.remove(&wish.disk);
                 self.leases.extend(lease.map(|lease| (wish.disk.clone(), lease)));
                 answer.disk = Some(service.find(&wish.disk)?.entry());
             }
