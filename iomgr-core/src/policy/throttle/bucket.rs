@@ -24,8 +24,6 @@ const SPAN_BITS: u32 = 20;
 struct Bucket {
     /// Units per second.
     rate: u64,
-    /// At which it drains up to the next look: the rate, unless that was changed since the last one.
-    pace: u64,
     /// In billionths, as the level.
     capacity: u128,
     level: u128,
@@ -37,7 +35,6 @@ impl Bucket {
     fn new(rate: u64, capacity: u128, level: u128) -> Self {
         Self {
             rate,
-            pace: rate,
             capacity,
             level,
             at: None,
@@ -47,8 +44,7 @@ impl Bucket {
     #[inline]
     fn drain(&mut self, now: Timestamp) {
         let nanos = now.as_nanos().saturating_sub(self.at.unwrap_or(now).as_nanos());
-        self.level = self.level.saturating_sub(u128::from(self.pace) * u128::from(nanos));
-        self.pace = self.rate;
+        self.level = self.level.saturating_sub(u128::from(self.rate) * u128::from(nanos));
         self.at = self.at.max(Some(now));
     }
 
@@ -67,12 +63,11 @@ impl Bucket {
     }
 
     /// Goes on where `old` was: with what was saved up there, as far as there is room for it, or with what is owed still. So
-    /// nobody gains by changing to and fro. The time since the last look was the old rate's, and who waits looks again at once.
+    /// nobody gains by changing to and fro.
     fn inherit(&mut self, old: &Self) {
         let saved = old.capacity.saturating_sub(old.level).min(self.capacity);
         let owed = old.level.saturating_sub(old.capacity);
         self.level = self.capacity - saved + owed;
-        self.pace = old.pace.min(self.rate);
         self.at = old.at;
     }
 }
