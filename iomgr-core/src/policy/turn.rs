@@ -124,6 +124,8 @@ impl Turns {
     /// May this request go?
     fn ask(&mut self, id: DeviceId, head: &Head, now: Timestamp) -> Verdict {
         if is_flush(head) {
+            // It asks in this turn, whatever is left of it.
+            self.left_of(id);
             self.devices.of(id).in_flight += 1;
             return Verdict::Go;
         }
