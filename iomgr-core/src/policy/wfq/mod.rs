@@ -32,7 +32,7 @@
 //! - In any time in which two devices have a backlog, what they got is in the proportion of their weights, but for two quanta
 //!   and `depth` + 2 requests.
 //! - Reads and writes in flight never exceed `depth`. Flushes always go, for nothing may hold them behind data; they cost
-//!   the base, and nobody comes to owe more than four quanta for them.
+//!   the base, but between two other requests of a device no more than four quanta, or 16 of them.
 //! - Work-conserving: as long as fewer than `depth` are in flight, a request waits only for one that was woken to go first, and
 //!   only for a millisecond. A device that went away with requests waiting holds the others up once, for that long.
 //! - A device that was idle comes back with what it owes, and with nothing saved up. One that had a backlog, but was not heard

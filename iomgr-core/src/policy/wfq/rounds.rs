@@ -14,8 +14,9 @@ const CHARGE_MAX: i64 = 1 << 60;
 const NOMINAL_SECTORS: i64 = 8;
 const SECTORS_PER_KIB: i64 = 2;
 
-/// Quanta that a device owes at most for flushes, which go whatever it owes.
-const FLUSH_DEBT: i64 = 4;
+/// What flushes cost at most between two other requests of a device, in quanta, and as many of them as count in any case.
+const FLUSH_QUANTA: i64 = 4;
+const FLUSHES: i64 = 16;
 /// Quanta that a device finds when it comes back from where nobody heard of it.
 const CATCH_UP: i64 = 4;
 
@@ -43,6 +44,8 @@ struct Account {
     in_flight: u32,
     /// What is left of its quantum, in fractions; below zero it is owed.
     left: i64,
+    /// What was charged for flushes since another request of it was granted.
+    flushed: i64,
     /// The classes that were told no and got no grant since: it has a backlog if there are any.
     held: u8,
     /// The round in which it asked last.
@@ -97,6 +100,7 @@ impl Rounds {
             weight: weight(&self.config, name),
             in_flight: 0,
             left: 0,
+            flushed: 0,
             held: 0,
             asked: 0,
             told: Told::default(),
@@ -136,6 +140,7 @@ impl Rounds {
             return Verdict::No(wait);
         }
         account.held &= !class;
+        account.flushed = 0;
         account.spend(charge);
         account.in_flight += 1;
         self.in_flight += 1;
@@ -145,7 +150,11 @@ impl Rounds {
     /// What was granted did not start.
     pub(super) fn give_back(&mut self, id: DeviceId, head: &Head) {
         let charge = self.charge(head);
-        self.devices.of(id).spend(-charge);
+        let account = self.devices.of(id);
+        match is_flush(head) {
+            true => account.take_flush_back(charge),
+            false => account.spend(-charge),
+        }
         self.free(id, head);
     }
 
@@ -245,9 +254,19 @@ impl Account {
 
     /// It may flush for hours while nobody else has a backlog, and so no round begins; that must not starve it later.
     fn spend_for_flush(&mut self, charge: i64, unit: i64) {
-        let least = self.quantum(unit).saturating_mul(-FLUSH_DEBT).min(self.left);
-        self.spend(charge);
-        self.left = self.left.max(least);
+        let most = self
+            .quantum(unit)
+            .saturating_mul(FLUSH_QUANTA)
+            .max(charge.saturating_mul(FLUSHES));
+        let counted = charge.min(most.saturating_sub(self.flushed).max(0));
+        self.flushed = self.flushed.saturating_add(counted);
+        self.spend(counted);
+    }
+
+    fn take_flush_back(&mut self, charge: i64) {
+        let counted = charge.min(self.flushed);
+        self.flushed -= counted;
+        self.spend(-counted);
     }
 
     fn quantum(&self, unit: i64) -> i64 {
