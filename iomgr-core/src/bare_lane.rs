@@ -94,10 +94,14 @@ impl Lane {
     }
 
     #[inline]
-    pub fn poll_ended(&mut self, _: Timestamp) -> Option<Ended> {
+    pub fn poll_ended(&mut self, now: Timestamp) -> Option<Ended> {
         let settled = self.settled.pop_front().map(|tag| Done { tag, result: Ok(()) });
+        let is_settled = settled.is_some();
         let Done { tag, result } = settled.or_else(|| self.device.poll_done())?;
         let request = self.slots[tag.0 as usize].take().expect("a request ends once");
+        if is_settled {
+            self.device.note_settled(&request, now);
+        }
         self.in_flight -= 1;
         self.ended += 1;
         Some(Ended { request, result })

@@ -117,6 +117,10 @@ pub trait DeviceQueue: Debug {
         BlockStatus::data(range.count())
     }
 
+    /// Takes note of a request that ended well without this queue, for what it asks was [known](Self::block_status): users of
+    /// the device count it like any other.
+    fn note_settled(&mut self, _request: &Request, _now: Timestamp) {}
+
     /// Gives a request up.
     fn cancel(&mut self, pass: &mut Pass<'_>, tag: Tag) -> CancelOutcome;
 

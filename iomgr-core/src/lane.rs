@@ -163,6 +163,9 @@ impl Lane {
             Some(ticket) => self.intake.free(ticket, now),
             None => assert_eq!(result, REFUSED, "a request that ends has started"),
         }
+        if slot.is_settled && result.is_ok() {
+            self.device.note_settled(&request, now);
+        }
         self.in_flight -= 1;
         self.ended += 1;
         Some(Ended { request, result })

@@ -1,7 +1,8 @@
 //! A lane: hooks, device and ends in their order.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use iomgr_core::manager::test_utils::CountingManager;
 use iomgr_core::manager::{Intake, ManagedDevice, Registry, Verdict, Wait};
@@ -18,6 +19,8 @@ struct Narrow {
     room: usize,
     taken: Vec<Tag>,
     done: VecDeque<Done>,
+    /// What ended without it, and after how long.
+    settled: Arc<Mutex<Vec<(Tag, Duration)>>>,
 }
 
 impl DeviceQueue for Narrow {
@@ -43,6 +46,11 @@ impl DeviceQueue for Narrow {
     /// It finds out only when a request is there.
     fn busy(&self) -> bool {
         false
+    }
+
+    fn note_settled(&mut self, request: &Request, now: Timestamp) {
+        let latency = now.since(request.arrival);
+        self.settled.lock().unwrap().push((request.tag, latency));
     }
 
     fn cancel(&mut self, _pass: &mut Pass<'_>, _tag: Tag) -> CancelOutcome {
@@ -92,10 +100,16 @@ fn lane(registry: &Registry, room: usize) -> Lane {
 
 /// The same, for a device that is attached already.
 fn lane_of(managed: &Arc<ManagedDevice>, room: usize) -> Lane {
+    lane_that_tells(managed, room, Arc::default())
+}
+
+/// The same, that tells what ended without the device.
+fn lane_that_tells(managed: &Arc<ManagedDevice>, room: usize, settled: Arc<Mutex<Vec<(Tag, Duration)>>>) -> Lane {
     let device = Narrow {
         room,
         taken: Vec::new(),
         done: VecDeque::new(),
+        settled,
     };
     let intake = Intake::new(managed, 4, Waker::none());
     Lane::new(Box::new(device), intake, 4)
@@ -169,6 +183,22 @@ fn what_does_not_need_the_device_passes_the_hooks_alone() {
     assert_eq!((seen.allocs, seen.frees, lane.ended()), (2, 2, 2));
     lane.close(&mut NoIo);
     manager.assert_over();
+}
+
+/// So that what it says of itself is all that its clients have done. What was refused has not been done.
+#[test]
+fn the_device_hears_of_what_ended_without_it() {
+    let (registry, settled) = (Registry::new(), Arc::default());
+    let device = registry.attach("disk").unwrap();
+    let mut lane = lane_that_tells(&device, 4, Arc::clone(&settled));
+    lane.push_settled(request(1, Operation::Read));
+    lane.push(request(2, Operation::Read));
+    assert_eq!([pass(&mut lane, at(7)), pass(&mut lane, at(8))].concat(), [1, 2]);
+    device.detach();
+    lane.push_settled(request(3, Operation::Read));
+    assert_eq!(results(&mut lane, at(9)), [(3, Err(Errno::SHUTDOWN))]);
+    assert_eq!(*settled.lock().unwrap(), [(Tag(1), Duration::from_millis(7))]);
+    lane.close(&mut NoIo);
 }
 
 /// Its tag is not marked for ever.

@@ -292,6 +292,11 @@ impl DeviceQueue for StableQueue {
         }
     }
 
+    fn note_settled(&mut self, request: &Request, now: Timestamp) {
+        let sectors = request.range.count().0;
+        self.stats.record(request.op, sectors, true, now.since(request.arrival));
+    }
+
     fn cancel(&mut self, pass: &mut Pass<'_>, tag: Tag) -> CancelOutcome {
         if let Some(at) = self.held.iter().position(|request| request.tag == tag) {
             self.held.remove(at);
