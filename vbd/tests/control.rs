@@ -394,6 +394,26 @@ fn a_disk_that_came_later_is_like_any_other() {
         client.attach(attach(&third, Some("data"))).unwrap_err().kind(),
         ErrorKind::Exists
     );
+    client
+        .pause(PauseRequest {
+            disk: "data".into(),
+            ..PauseRequest::default()
+        })
+        .unwrap();
+    let demo = ResumeRequest {
+        disk: "data".into(),
+        image: Some(rig.path("demo.vhd")),
+        ..ResumeRequest::default()
+    };
+    let twin = client.resume(demo).unwrap_err();
+    assert_eq!(twin.kind(), ErrorKind::Locked);
+    assert!(twin.to_string().contains("of disk \"demo\" of this server"), "{twin}");
+    client
+        .resume(ResumeRequest {
+            disk: "data".into(),
+            ..ResumeRequest::default()
+        })
+        .unwrap();
     let names = |client: &mut ControlClient| -> Vec<String> {
         client.disks().unwrap().into_iter().map(|disk| disk.info.name).collect()
     };

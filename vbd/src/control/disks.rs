@@ -33,6 +33,9 @@ pub(super) fn pause(service: &dyn Service, wish: &PauseRequest) -> Result<Option
 pub(super) fn resume(service: &dyn Service, wish: &ResumeRequest, lease: Option<&Lease>) -> Result<(), Error> {
     wish.image.as_deref().map_or(Ok(()), |path| check_path("image", path))?;
     let disk = image_disk(service, &wish.disk)?;
+    if let Some(image) = &wish.image {
+        refuse_twin(service, image, Some(&wish.disk))?;
+    }
     let options = ResumeOptions {
         image: wish.image.clone(),
         format: wish.format,
@@ -44,7 +47,7 @@ pub(super) fn attach(service: &dyn Service, wish: AttachRequest) -> Result<DiskE
     service.check_attach()?;
     check_path("image", &wish.image)?;
     let options = disk_options(&wish)?;
-    refuse_twin(service, &wish.image)?;
+    refuse_twin(service, &wish.image, None)?;
     let disk = Disk::open(&wish.image, &options)?;
     let name = disk.info().name;
     if service.disks().iter().any(|other| other.name() == name) {
@@ -60,9 +63,11 @@ pub(super) fn attach(service: &dyn Service, wish: AttachRequest) -> Result<DiskE
     Ok(service.find(&name)?.entry())
 }
 
-/// An image that this process has locked cannot be locked once more, which nobody else is to blame for.
-fn refuse_twin(service: &dyn Service, image: &Path) -> Result<(), Error> {
-    let is_twin = |served: &Served| matches!(&served.target, UblkTarget::Disk(disk) if disk.is_writer_of(image));
+/// An image that this process has locked, but for the disk that it is for, cannot be locked once more, which nobody else is
+/// to blame for.
+fn refuse_twin(service: &dyn Service, image: &Path, but: Option<&str>) -> Result<(), Error> {
+    let is_writer = |served: &Served| matches!(&served.target, UblkTarget::Disk(disk) if disk.is_writer_of(image));
+    let is_twin = |served: &Served| but != Some(served.name().as_str()) && is_writer(served);
     let Some(twin) = service.disks().into_iter().find(is_twin) else {
         return Ok(());
     };
