@@ -65,6 +65,7 @@ impl List {
         }
         match json {
             true => print_json(&listings.iter().flat_map(entries).collect::<Vec<_>>())?,
+            false if listings.is_empty() && failed => {}
             false if listings.is_empty() => note(&none_runs()),
             false => print(&text(&listings))?,
         }

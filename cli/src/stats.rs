@@ -73,11 +73,15 @@ impl Stats {
     }
 
     fn connect(&self) -> Result<Vec<Watched>, Failure> {
-        let targets = match (&self.disk, self.server.is_explicit()) {
-            (Some(disk), _) => vec![self.server.target_of(disk)?],
-            (None, true) => vec![self.server.target()?],
-            (None, false) => everything()?,
+        let named = match (&self.disk, self.server.is_explicit()) {
+            (Some(disk), _) => Some(self.server.target_of(disk)?),
+            (None, true) => Some(self.server.target()?),
+            (None, false) => None,
         };
+        if let Some(target) = named {
+            let client = target.connect(ANSWER_MAX)?;
+            return Ok(vec![Watched { target, client }]);
+        }
         let connect = |target: Target| match target.connect(ANSWER_MAX) {
             Ok(client) => Some(Watched { target, client }),
             Err(error) => {
@@ -85,7 +89,7 @@ impl Stats {
                 None
             }
         };
-        let servers: Vec<_> = targets.into_iter().filter_map(connect).collect();
+        let servers: Vec<_> = everything()?.into_iter().filter_map(connect).collect();
         match servers.is_empty() {
             true => Err(Failure::new(none_runs()).hint("`iomgr serve` and `iomgr add` start one")),
             false => Ok(servers),
