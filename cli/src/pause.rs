@@ -140,8 +140,11 @@ impl Pause {
     }
 
     fn was_resumed(&self) -> Failure {
-        Failure::new(format!("disk {:?} was resumed before the command had ended", self.disk))
-            .hint("what the command has read of its image may be of different times; say a longer --resume-after")
+        let mut hint = "what the command has read of its image may be of different times".to_owned();
+        if self.resume_after.is_some() {
+            hint.push_str("; say a longer --resume-after");
+        }
+        Failure::new(format!("disk {:?} was resumed before the command had ended", self.disk)).hint(hint)
     }
 }
 

@@ -185,6 +185,7 @@ fn a_disk_is_paused_as_long_as_a_command_runs() {
         early.stderr.contains("was resumed before the command had ended"),
         "{early:?}"
     );
+    assert!(!early.stderr.contains("--resume-after"), "nobody said that: {early:?}");
 }
 
 /// A command in a pause, which has said that it runs.
