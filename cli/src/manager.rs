@@ -10,10 +10,10 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use vbd::{ManagerStatus, policies};
+use vbd::{DiskEntry, ManagerStatus, policies};
 
 use crate::failure::Failure;
-use crate::output::{print, print_json};
+use crate::output::{note, print, print_json};
 use crate::servers::{ANSWER_MAX, OneServer, Target};
 use set::Set;
 pub(crate) use text::summary;
@@ -80,8 +80,11 @@ impl Manager {
                 let wish = set.wish()?;
                 let target = set.server().target()?;
                 // What makes no sense is told without a server, too.
-                let now = target.connect(ANSWER_MAX)?.set_manager(wish)?;
-                tell(&target, &now, json, text::summary)
+                let mut server = target.connect(ANSWER_MAX)?;
+                let now = server.set_manager(wish)?;
+                tell(&target, &now, json, text::summary)?;
+                note_strangers(&now, &server.disks()?);
+                Ok(())
             }
             Verb::Unset(unset) => {
                 let target = unset.server.target()?;
@@ -97,6 +100,17 @@ impl Manager {
             }
         }?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// A disk may be named before it is attached, and may be misspelt.
+fn note_strangers(now: &ManagerStatus, disks: &[DiskEntry]) {
+    let Some(config) = &now.config else { return };
+    let is_there = |name: &str| disks.iter().any(|disk| disk.info.name == name);
+    for name in config.policy.named_devices().into_iter().filter(|name| !is_there(name)) {
+        note(&format!(
+            "no disk here is called {name:?}; what is said of it holds for one that is attached later"
+        ));
     }
 }
 

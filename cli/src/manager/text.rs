@@ -111,7 +111,11 @@ fn throttle_lines(config: &ThrottleConfig) -> Vec<String> {
     let devices = config.devices.iter().map(|(name, of)| format!("{name}: {}", rates(of)));
     let groups = config.groups.iter().map(|(name, group)| {
         let members: Vec<_> = group.members.iter().map(String::as_str).collect();
-        format!("group {name} ({}): {}", members.join(", "), rates(&group.rates))
+        let members = match members.is_empty() {
+            true => "no disk".to_owned(),
+            false => members.join(", "),
+        };
+        format!("group {name} ({members}): {}", rates(&group.rates))
     });
     devices.chain(groups).chain([others]).collect()
 }

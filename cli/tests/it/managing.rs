@@ -92,6 +92,7 @@ fn values_that_cannot_be_are_wrong_usage() {
         ("set limit --max 0", "from 1"),
         ("set limit --max 4 --limit-max 4", "stands below another"),
         ("set throttle --iops 5 --burst 4", "not below the average"),
+        ("set throttle --iops 5 --group=", "a group needs a name"),
         ("set latency --target 5ms", "needs a device to protect"),
         ("set explode", "unrecognized subcommand"),
         ("unset a b", "unexpected argument"),
@@ -157,4 +158,47 @@ fn policies_are_listed_without_a_server() {
         .map(|policy| policy["name"].clone())
         .collect();
     assert_eq!(found, names);
+}
+
+/// A disk may come later, so it may be named now; but whoever mistyped it had better know.
+#[test]
+fn a_disk_that_is_not_there_is_told_of() {
+    let (place, _served) = served();
+    for (line, stranger) in [
+        ("throttle --iops 5 --device disk0", None),
+        ("throttle --iops 5 --device dsk1", Some("dsk1")),
+        (
+            "throttle --reset --iops 5 --group g --device disk0 --device dsk2",
+            Some("dsk2"),
+        ),
+        ("wfq --weight disk0=3 --weight dsk3=1", Some("dsk3")),
+        ("latency --protect dsk4", Some("dsk4")),
+        ("none", None),
+    ] {
+        let words: Vec<_> = ["manager", "set"].into_iter().chain(line.split_whitespace()).collect();
+        let expected = stranger.map(|name| format!("iomgr: no disk here is called {name:?}; "));
+        let said = place.ok(&words).stderr;
+        assert!(
+            said.starts_with(expected.as_deref().unwrap_or_default()),
+            "{line}: {said}"
+        );
+        assert_eq!(said.lines().count(), usize::from(stranger.is_some()), "{line}: {said}");
+    }
+    let shown = place
+        .ok(&["manager", "set", "throttle", "--iops", "5", "--group", "g"])
+        .stdout;
+    assert!(shown.contains("group g (no disk): iops 5"), "{shown}");
+}
+
+/// Others run, whoever it was that was asked.
+#[test]
+fn a_server_that_is_not_there_is_not_all_of_them() {
+    let (place, _served) = served();
+    for line in ["list nope", "stats --server nope", "stats nope"] {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let ended = place.run(&words);
+        assert_eq!(ended.code, Some(1), "{line}: {ended:?}");
+        assert!(ended.stderr.contains("nope"), "{line}: {ended:?}");
+        assert!(!ended.stderr.contains("no server runs"), "{line}: {ended:?}");
+    }
 }

@@ -192,6 +192,16 @@ impl Default for DeadlineConfig {
 }
 
 impl PolicyConfig {
+    /// The devices that parameters name. They need not be there yet.
+    pub fn named_devices(&self) -> BTreeSet<&str> {
+        match self {
+            Self::Throttle(throttle) => throttle.named_devices().collect(),
+            Self::Wfq(wfq) => wfq.weights.keys().map(String::as_str).collect(),
+            Self::Latency(latency) => latency.protect.iter().map(String::as_str).collect(),
+            Self::None | Self::Limit(_) | Self::Turn(_) | Self::Deadline(_) => BTreeSet::new(),
+        }
+    }
+
     /// Which policy.
     pub fn name(&self) -> PolicyName {
         match self {

@@ -87,11 +87,19 @@ pub struct Rate {
 }
 
 impl ThrottleConfig {
+    pub(in crate::policy) fn named_devices(&self) -> impl Iterator<Item = &str> {
+        let members = self.groups.values().flat_map(|group| &group.members);
+        self.devices.keys().chain(members).map(String::as_str)
+    }
+
     pub(in crate::policy) fn check(&self) -> Result<(), BadConfig> {
         self.default.check("every device")?;
         self.devices.iter().try_for_each(|(name, rates)| rates.check(name))?;
         let mut seen = BTreeSet::new();
         for (name, group) in &self.groups {
+            if name.is_empty() {
+                return Err(BadConfig::new("a group needs a name"));
+            }
             group.rates.check(name)?;
             if let Some(twice) = group.members.iter().find(|member| !seen.insert(*member)) {
                 return Err(BadConfig::new(format!("device {twice} is in two groups")));
