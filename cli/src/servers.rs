@@ -25,7 +25,7 @@ pub(crate) struct Selection {
 /// One server.
 #[derive(Args, Debug)]
 pub(crate) struct OneServer {
-    /// The server, by the name of any of its disks; the only one that runs, if not given
+    /// The server, by the name of any of its disks; needed only where several could be meant
     #[arg(long, value_name = "NAME", conflicts_with = "control")]
     server: Option<String>,
     /// The server by its control socket, for one started with --control
