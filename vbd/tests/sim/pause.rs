@@ -116,9 +116,7 @@ fn a_request_on_its_way_when_the_door_is_shut_does_not_wait_for_the_next_image()
     for seed in SEEDS {
         let mut rig = Rig::new(seed);
         let (lanes, mut flights) = (&mut rig.lanes, Vec::new());
-        let late = |lanes: &mut Lanes| {
-            [1, 0].map(|lane| lanes.begin_write(lane, u64::from(lane as u32) * SECTORS, &block_of(2)))
-        };
+        let late = |lanes: &mut Lanes| [1, 0].map(|lane| lanes.begin_write(lane, lane as u64 * SECTORS, &block_of(2)));
         rig.disk
             .pause_simulated(|| {
                 if flights.is_empty() {
