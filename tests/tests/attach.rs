@@ -107,6 +107,9 @@ fn come_and_go(server: &Server, images: &[PathBuf; 2], round: usize) -> Duration
     let mut disk = BlockingDisk::open(&again, EngineKind::Sync).unwrap();
     disk.read(&mut bytes, Sector(0)).unwrap();
     assert!(bytes.iter().all(|byte| *byte == value));
+    drop(disk);
+    // Unlocks it, whatever a child that is just being started has inherited.
+    again.close().unwrap();
     took
 }
 
