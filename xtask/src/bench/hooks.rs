@@ -19,10 +19,7 @@ const DEPTHS: [u32; 2] = [1, 32];
 const RATIO_MAX: f64 = 1.01;
 
 /// The builds: a word of the programs' names in the guest, and the flags.
-const BUILDS: [(&str, &[&str]); 2] = [
-    ("with-hooks", &[]),
-    ("without-hooks", &["--cfg", "iomgr_no_hooks"]),
-];
+const BUILDS: [(&str, &[&str]); 2] = [("with-hooks", &[]), ("without-hooks", &["--cfg", "iomgr_no_hooks"])];
 
 /// How requests come to the hooks, and the ratio's bound, if there is one.
 const WAYS: [(&str, Option<f64>); 2] = [("served", Some(RATIO_MAX)), ("bare", None)];

@@ -30,22 +30,26 @@ impl Life<'_> {
         let ended = self.ended;
         (0..self.rng.u32(..4)).for_each(|_| self.ask_and_pass());
         assert_eq!(self.ended, ended, "the disk is paused");
-        let copied = if self.rng.u8(..4) == 0 {
-            self.go_to_copy()
-        } else {
-            Ok(())
+        let next = match self.rng.u8(..4) {
+            0 => self.next_image(),
+            _ => Ok(self.storage.clone()),
         };
-        let resumed = copied.is_ok() && disk.resume_simulated(self.storage.clone()).is_ok();
-        assert!(resumed || self.sim.is_off(), "a healthy disk resumes: {copied:?}");
+        let resumed = next.and_then(|next| {
+            disk.resume_simulated(next.clone()).map_err(io::Error::other)?;
+            Ok(next)
+        });
+        match resumed {
+            Ok(next) => self.storage = next,
+            // Until the disk goes on with a copy, the image is where it was: the power may take the copy.
+            Err(error) => assert!(self.sim.is_off(), "a healthy disk resumes: {error}"),
+        }
     }
 
-    fn go_to_copy(&mut self) -> io::Result<()> {
+    /// A copy that is good, or the image after all.
+    fn next_image(&mut self) -> io::Result<SimDisk> {
         let copy = copy(&self.storage)?;
         self.check(&copy)?;
-        if self.rng.bool() {
-            self.storage = copy;
-        }
-        Ok(())
+        Ok(if self.rng.bool() { copy } else { self.storage.clone() })
     }
 
     /// The copy is that of a closed image, and holds what was acknowledged.
