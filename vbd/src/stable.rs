@@ -219,7 +219,14 @@ impl Change<'_> {
     pub(crate) fn close(&self) -> Result<(), Error> {
         self.stable.end_waits();
         match self.stable.behind() {
-            Behind::Image(generation) => generation.close(),
+            Behind::Image(generation) => {
+                generation.close()?;
+                // A ring gives files back in its own time, and with them the lock: who was told of the end must not meet it.
+                if generation.attendance.count() == 0 {
+                    generation.unlock();
+                }
+                Ok(())
+            }
             Behind::Nothing(pause) => {
                 pause.dismiss();
                 Ok(())
