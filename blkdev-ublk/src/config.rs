@@ -18,18 +18,22 @@ pub struct ServerConfig {
     pub device: Arc<dyn Device>,
     /// The same, as managers see it.
     pub managed: Arc<ManagedDevice>,
-    /// Requests in flight, from 1 to 4096.
+    /// Hardware queues, from 1 to 64, each with a thread of its own. The kernel makes no more of them than it has processors.
+    pub queues: u16,
+    /// Requests in flight in each of them, from 1 to 4096.
     pub depth: u16,
     /// Bytes of the largest request, from 4096, in pages; each request in flight has so much memory, as far as it was ever used.
     pub buffer_bytes: u32,
-    /// The queue of the thread. What the tags need is added.
+    /// The queue of each thread. What the tags need is added.
     pub queue: tqueue::Config,
-    /// Woken when the device has ended without being stopped here: somebody else stopped it, or its thread failed.
+    /// Woken when the device has ended without being stopped here: somebody else stopped it, or one of its threads failed.
     pub on_end: Waker,
     /// Who tells of managers' hooks that do not return; the server has one of its own if not given.
     pub watchdog: Option<Arc<Watchdog>>,
 }
 
+/// A device is open to so many.
+const QUEUES_MAX: u16 = 64;
 /// Of all buffers together.
 const BUFFERS_BYTES_MAX: u64 = 2 << 30;
 /// How long a thread that failed waits for the disk.
@@ -38,19 +42,21 @@ const DRAIN_MAX: Duration = Duration::from_secs(2);
 impl ServerConfig {
     /// Bytes of the largest request, unless somebody wants another.
     pub const BUFFER_BYTES: u32 = 512 << 10;
-    /// Requests in flight, likewise.
+    /// Requests in flight in a queue, likewise.
     pub const DEPTH: u16 = 128;
+    /// Hardware queues, likewise.
+    pub const QUEUES: u16 = 1;
 
     /// What can be told to be wrong before anything is made.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        check_sizes(self.depth, self.buffer_bytes)?;
+        check_sizes(self.queues, self.depth, self.buffer_bytes)?;
         if self.device.limits().size.is_zero() {
             return Err(bad(format!("{:?} has no sectors", self.device.name())));
         }
         Ok(())
     }
 
-    /// The queue of the thread: memory, and a command for each tag besides the waker's poll.
+    /// The queue of a thread: memory, and a command for each tag besides the waker's poll.
     pub(crate) fn queue_config(&self, depth: u16, buffer_bytes: u32) -> tqueue::Config {
         let tags = u32::from(depth);
         let mut queue = self.queue.clone();
@@ -71,7 +77,10 @@ impl ServerConfig {
 }
 
 /// Checks what a device is to be made with.
-pub fn check_sizes(depth: u16, buffer_bytes: u32) -> Result<(), Error> {
+pub fn check_sizes(queues: u16, depth: u16, buffer_bytes: u32) -> Result<(), Error> {
+    if !(1..=QUEUES_MAX).contains(&queues) {
+        return Err(bad(format!("a device has 1 to {QUEUES_MAX} queues, not {queues}")));
+    }
     if !(1..=MAX_QUEUE_DEPTH).contains(&depth) {
         return Err(bad(format!("the depth is 1 to {MAX_QUEUE_DEPTH}, not {depth}")));
     }
@@ -80,10 +89,11 @@ pub fn check_sizes(depth: u16, buffer_bytes: u32) -> Result<(), Error> {
             "the buffer is a power of two from 4096 to 33554432 bytes (32 MiB), not {buffer_bytes}"
         )));
     }
-    let all = u64::from(depth) * u64::from(buffer_bytes);
+    let all = u64::from(queues) * u64::from(depth) * u64::from(buffer_bytes);
     if all > BUFFERS_BYTES_MAX {
         return Err(bad(format!(
-            "{depth} buffers of {buffer_bytes} bytes are more than 2 GiB; choose a smaller depth or buffer"
+            "{queues} times {depth} buffers of {buffer_bytes} bytes are more than 2 GiB; choose fewer queues, a smaller \
+             depth or buffer"
         )));
     }
     Ok(())
@@ -99,19 +109,23 @@ mod tests {
 
     #[test]
     fn sizes_have_bounds() {
-        check_sizes(128, 512 << 10).unwrap();
-        check_sizes(4096, 512 << 10).unwrap();
-        for (depth, bytes) in [
-            (0, 4096),
-            (4097, 4096),
-            (1, 0),
-            (1, 2048),
-            (1, 5000),
-            (4096, 1 << 20),
-            (1, 1 << 26),
+        check_sizes(1, 128, 512 << 10).unwrap();
+        check_sizes(1, 4096, 512 << 10).unwrap();
+        check_sizes(64, 64, 512 << 10).unwrap();
+        for (queues, depth, bytes) in [
+            (0, 1, 4096),
+            (65, 1, 4096),
+            (1, 0, 4096),
+            (1, 4097, 4096),
+            (1, 1, 0),
+            (1, 1, 2048),
+            (1, 1, 5000),
+            (1, 4096, 1 << 20),
+            (64, 65, 512 << 10),
+            (1, 1, 1 << 26),
         ] {
-            let error = check_sizes(depth, bytes).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Config, "{depth} {bytes}");
+            let error = check_sizes(queues, depth, bytes).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config, "{queues} {depth} {bytes}");
         }
     }
 }

@@ -12,8 +12,10 @@
 use std::time::Duration;
 
 use iomgr_core::Errno;
+use rustix::thread::CpuSet;
 
 use crate::abi::{ControlOp, DeviceInfo, Params};
+use crate::affinity::{self, AFFINITY_BYTES};
 use crate::driver::{ControlCall, ControlPort, Driver};
 use crate::kernel::KernelDriver;
 use crate::{CONTROL_PATH, Error, ErrorKind, Features, char_path};
@@ -85,6 +87,14 @@ impl Control {
         self.run(ControlOp::Params, id, 0, QUICK, &mut bytes)
             .map_err(|errno| about(id, "GET_PARAMS", errno))?;
         Ok(Params::parse(&bytes))
+    }
+
+    /// The processors whose requests the kernel sends to a queue of the device.
+    pub(crate) fn affinity(&mut self, id: u32, queue: u16) -> Result<CpuSet, Error> {
+        let mut map = [0; AFFINITY_BYTES];
+        self.run(ControlOp::Affinity, id, queue.into(), QUICK, &mut map)
+            .map_err(|errno| about(id, "GET_QUEUE_AFFINITY", errno))?;
+        Ok(affinity::parse(&map))
     }
 
     /// What the device is.

@@ -7,7 +7,9 @@ mod control;
 mod queue;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
 use std::time::Duration;
 
 use iomgr_core::Errno;
@@ -48,13 +50,18 @@ pub(crate) struct Habits {
     pub(crate) features: Features,
     /// What it switches on by itself.
     pub(crate) forced: Features,
+    pub(crate) queues_max: u16,
     pub(crate) depth_max: u16,
     pub(crate) buffer_bytes_max: u32,
     pub(crate) devices_max: usize,
     /// It does not know about discards, and ignores them without a word.
     pub(crate) ignores_discard: bool,
-    /// It refuses the fetch of this tag.
-    pub(crate) bad_tag: Option<u16>,
+    /// It refuses the fetch of this tag of this queue.
+    pub(crate) bad_tag: Option<(u16, u16)>,
+    /// The processors of each queue, as bits; all, if it has none here.
+    pub(crate) processors: Vec<u64>,
+    /// It does not tell them.
+    pub(crate) hides_processors: bool,
     /// There is none at all, or it is not for us.
     pub(crate) refuses: Option<ErrorKind>,
 }
@@ -64,11 +71,14 @@ impl Default for Habits {
         Self {
             features: Features::from_bits_retain(0x1fe),
             forced: Features::URING_CMD_COMP_IN_TASK | Features::CMD_IOCTL_ENCODE,
+            queues_max: 64,
             depth_max: 4096,
             buffer_bytes_max: 1 << 20,
             devices_max: 64,
             ignores_discard: false,
             bad_tag: None,
+            processors: Vec::new(),
+            hides_processors: false,
             refuses: None,
         }
     }
@@ -82,12 +92,15 @@ pub(crate) struct Device {
     pub(crate) was_stopped: bool,
     /// Who has the character device open: the file, and each queue's share of it.
     pub(crate) references: usize,
+    /// Those of the first queue, then those of the next.
     pub(crate) tags: Vec<Tag>,
 }
 
 /// A tag, from the kernel's side.
 #[derive(Debug)]
 pub(crate) struct Tag {
+    /// Who fetched it first, and has to go on doing so.
+    pub(crate) server: Option<ThreadId>,
     /// Its command completes.
     pub(crate) event: Arc<EventWake>,
     pub(crate) stage: Stage,
@@ -149,6 +162,15 @@ impl State {
     }
 }
 
+impl Device {
+    /// Where the tags of a queue are.
+    pub(crate) fn place(&self, queue: u16) -> Range<usize> {
+        let depth = usize::from(self.info.depth);
+        let start = usize::from(queue) * depth;
+        start..start + depth
+    }
+}
+
 impl Tag {
     /// The server will hear of it.
     pub(crate) fn signal(&self) {
@@ -190,23 +212,37 @@ impl FakeDriver {
 
     /// Whatever is asked for.
     pub(crate) fn raw(&self, id: u32, descriptor: Descriptor, bytes: &[u8]) -> Result<Vec<u8>, i32> {
-        let tag = self.0.send(id, descriptor, bytes);
+        let tag = self.0.send(id, None, descriptor, bytes);
         self.0.answer(id, tag)
     }
 
     /// Sends a request, and does not wait for its end.
-    pub(crate) fn send(&self, id: u32, op: IoOp, start_sector: u64, sectors: u32) -> u16 {
+    pub(crate) fn send(&self, id: u32, op: IoOp, start_sector: u64, sectors: u32) -> usize {
+        self.send_by(id, None, op, start_sector, sectors)
+    }
+
+    /// Sends a request by that queue, or by any, likewise.
+    pub(crate) fn send_by(&self, id: u32, queue: Option<u16>, op: IoOp, start_sector: u64, sectors: u32) -> usize {
         let descriptor = Descriptor {
             op_flags: op as u32,
             sectors,
             start_sector,
         };
-        self.0.send(id, descriptor, &[])
+        self.0.send(id, queue, descriptor, &[])
     }
 
     /// How a request that was sent has ended.
-    pub(crate) fn answer(&self, id: u32, tag: u16) -> Result<Vec<u8>, i32> {
+    pub(crate) fn answer(&self, id: u32, tag: usize) -> Result<Vec<u8>, i32> {
         self.0.answer(id, tag)
+    }
+
+    /// Waits until all tags of a queue are where they are waited for.
+    pub(crate) fn wait_tags(&self, id: u32, queue: u16, is_there: impl Fn(&Stage) -> bool) {
+        self.0.wait(|state| {
+            let device = state.device(id).ok()?;
+            let place = device.place(queue);
+            device.tags[place].iter().all(|tag| is_there(&tag.stage)).then_some(())
+        });
     }
 
     /// Stops a device, as another process would.

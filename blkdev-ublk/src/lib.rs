@@ -9,14 +9,15 @@
 //!                                     └───────── commit and fetch ─────┘
 //! ```
 //!
-//! [`Server`] serves any [`iomgr_core::Device`]: one thread, one ring, one [`tqueue::Queue`] carry the driver's commands and
-//! the I/O that they cause, so that a pass costs one `io_uring_enter`. [`Control`] looks at devices and ends them, whoever
-//! serves them. Data are copied between the driver and the queue's arena; zero copy, several queues and recovery after
+//! [`Server`] serves any [`iomgr_core::Device`]: for each hardware queue one thread, one ring, one [`tqueue::Queue`] carry the
+//! driver's commands and the I/O that they cause, so that a pass costs one `io_uring_enter`. [`Control`] looks at devices and
+//! ends them, whoever serves them. Data are copied between the driver and the queue's arena; zero copy and recovery after
 //! the server's death are to come.
 //!
 //! # Contract
 //! - A request passes the managers' hooks ([`iomgr_core::Lane`]) and ends once: with its whole length (read, write), with 0
 //!   (flush, discard, write-zeroes), or with an error. Never short.
+//! - The device's queue 0 is opened before all others, and closed after them.
 //! - A tag's buffer belongs to the kernel from fetch or commit to the delivery, and is held by the queue for as long.
 //! - What the driver is told of a device is true ([`Params`]); what it made of it is looked at, not believed.
 //! - The process must not share a mount namespace with those whose memory may be written back through the device, and a
@@ -29,6 +30,7 @@
 //! `include/uapi/linux/ublk_cmd.h`, `drivers/block/ublk_drv.c` and `Documentation/block/ublk.rst` of the kernel.
 
 mod abi;
+mod affinity;
 mod config;
 mod control;
 mod driver;

@@ -1,44 +1,46 @@
 //! A device's life, as its owner sees it: added, started, served, stopped, deleted.
 //!
 //! ```text
-//!  ADD_DEV ─► SET_PARAMS ─► thread: map, fetch every tag ─► START_DEV ─► /dev/ublkbN
-//!                                                                            │
-//!  DEL_DEV ◄── close /dev/ublkcN ◄── thread ends ◄── every tag aborted ◄── STOP_DEV
+//!  ADD_DEV ─► SET_PARAMS ─► threads: map, fetch every tag ─► START_DEV ─► /dev/ublkbN
+//!                                                                             │
+//!  DEL_DEV ◄── close /dev/ublkcN ◄── threads end ◄── every tag aborted ◄── STOP_DEV
 //! ```
 //!
 //! # Contract
 //! - [`Server::start`] returns when the block device is there and can be used.
-//! - The thread serves until `STOP_DEV` has returned; every reference to the character device is gone before `DEL_DEV`; a
+//! - There is a thread for each hardware queue. They come up one after the other, queue 0 first, and it closes last.
+//! - They serve until `STOP_DEV` has returned; every reference to the character device is gone before `DEL_DEV`; a
 //!   device that was stopped is never started again.
 //! - Whatever fails on the way in is taken back.
+//! - When a thread fails, the others go on until the process ends: nothing can be waited for any more.
+
+mod made;
+mod threads;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::thread::{self, JoinHandle};
 
-use crossbeam_channel::{Receiver, unbounded};
+use crossbeam_channel::{Sender, unbounded};
+use rustix::thread::CpuSet;
 use tqueue::{EventWake, Watchdog};
 
-use crate::abi::{DeviceInfo, DeviceState, Params};
+use self::made::{compare, wanted};
+use self::threads::Threads;
+use crate::abi::{DeviceInfo, Params};
 use crate::config::ServerConfig;
 use crate::driver::{CharDevice, Driver};
 use crate::kernel::KernelDriver;
-use crate::queue::{Gauges, Report, WorkerPlan, run_worker};
-use crate::{Control, Error, ErrorKind, Features, block_path, release};
+use crate::queue::{Place, Report, WorkerPlan};
+use crate::{Control, Error, ErrorKind, block_path, release};
 
 /// A block device that is served. Dropping it stops and deletes it, but tells nobody how that went.
 #[derive(Debug)]
 pub struct Server {
     control: Control,
     info: DeviceInfo,
-    /// The last reference to the character device, once the thread has ended.
+    /// The last reference to the character device, once the threads have ended.
     source: Option<Arc<dyn CharDevice>>,
-    thread: Option<JoinHandle<()>>,
-    reports: Receiver<Report>,
-    /// How the thread has ended.
-    ended: Option<Result<(), Error>>,
-    gauges: Arc<Gauges>,
+    threads: Threads,
     watchdog: Arc<Watchdog>,
     stage: Stage,
 }
@@ -46,15 +48,15 @@ pub struct Server {
 /// How far a device is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// It is there, and has no thread yet.
+    /// It is there, and has no threads yet.
     Added,
-    /// It has a thread, and is not started.
+    /// It has threads, perhaps not all, and is not started.
     Starting,
-    /// Its thread serves.
+    /// Its threads serve.
     Serving,
-    /// Its thread has failed: requests in flight end with this process.
+    /// One of its threads has failed: requests in flight end with this process.
     Failed,
-    /// Its thread has ended, as the kernel wanted it to.
+    /// Its threads have ended, as the kernel wanted them to.
     Ended,
     /// It is not there any more, or is somebody else's to delete.
     Gone,
@@ -67,9 +69,9 @@ pub struct ServerStats {
     pub in_flight: u32,
     /// Requests that have ended.
     pub requests_total: u64,
-    /// Calls of `io_uring_enter` on its thread.
+    /// Calls of `io_uring_enter` on its threads.
     pub enters_total: u64,
-    /// Entries submitted on its thread: commands, and what the device behind asks of its files.
+    /// Entries submitted on its threads: commands, and what the device behind asks of its files.
     pub sqes_total: u64,
     /// Passes of the thread's loop whose managers' hooks took above 1 ms.
     pub slow_passes_total: u64,
@@ -96,10 +98,7 @@ impl Server {
             control,
             info,
             source: None,
-            thread: None,
-            reports,
-            ended: None,
-            gauges: Arc::default(),
+            threads: Threads::new(reports),
             watchdog,
             stage: Stage::Added,
         };
@@ -108,22 +107,12 @@ impl Server {
         server.tell_params(&config)?;
         let source = driver.open(server.info.id)?;
         server.source = Some(Arc::clone(&source));
-        let wake = EventWake::new().map_err(|errno| Error::new(ErrorKind::Os, "eventfd").caused_by(errno))?;
-        server.serve(WorkerPlan {
-            queue: config.queue_config(server.info.depth, server.info.buffer_bytes),
-            device: config.device,
-            managed: config.managed,
-            source,
-            index: 0,
-            count: server.info.queues,
-            depth: server.info.depth,
-            buffer_bytes: server.info.buffer_bytes,
-            wake,
-            gauges: Arc::clone(&server.gauges),
-            reports: reports_in,
-            on_end: config.on_end,
-            watch: Arc::clone(server.watchdog.watch()),
-        })?;
+        let plans = plans(&config, &server, &source, &reports_in)?;
+        for (plan, cpus) in plans.into_iter().zip(server.affinities()) {
+            let name = format!("ublk-{}-{}", server.info.id, plan.index);
+            server.stage = Stage::Starting;
+            server.threads.start(name, WorkerPlan { cpus, ..plan })?;
+        }
         server.control.start(server.info.id)?;
         server.stage = Stage::Serving;
         Ok(server)
@@ -146,14 +135,11 @@ impl Server {
 
     /// What it has done.
     pub fn stats(&self) -> ServerStats {
-        let (gauges, hooks) = (&self.gauges, self.watchdog.watch().counts());
+        let hooks = self.watchdog.watch().counts();
         ServerStats {
-            in_flight: gauges.in_flight.load(Ordering::Relaxed),
-            requests_total: gauges.requests.load(Ordering::Relaxed),
-            enters_total: gauges.enters.load(Ordering::Relaxed),
-            sqes_total: gauges.sqes.load(Ordering::Relaxed),
             slow_passes_total: hooks.slow_passes,
             stuck_passes_total: hooks.stuck_passes,
+            ..self.threads.stats()
         }
     }
 
@@ -162,6 +148,9 @@ impl Server {
     /// Then the device still exists for the driver, so that whoever waits for its end waits for what the caller closes next;
     /// [`delete`](Self::delete) it.
     pub fn stop(&mut self) -> Result<(), Error> {
+        if let Stage::Failed | Stage::Ended | Stage::Gone = self.stage {
+            return Ok(());
+        }
         if self.has_ended() {
             // Nothing asked it to here: whoever stopped it deletes it.
             return self.join(Stage::Gone);
@@ -170,7 +159,7 @@ impl Server {
             && let Err(error) = self.control.stop(self.info.id)
             && !self.has_ended()
         {
-            // The thread goes on until this process ends, and so does what waits for it.
+            // The threads go on until this process ends, and so does what waits for them.
             self.stage = Stage::Failed;
             return Err(error);
         }
@@ -181,19 +170,6 @@ impl Server {
     /// is gone.
     pub fn delete(mut self) -> Result<(), Error> {
         self.take_down()
-    }
-
-    /// Starts the thread, and waits until every tag is fetched.
-    fn serve(&mut self, plan: WorkerPlan) -> Result<(), Error> {
-        let name = format!("ublk-{}", self.info.id);
-        let thread = thread::Builder::new().name(name).spawn(|| run_worker(plan));
-        self.thread = Some(thread.map_err(|error| Error::new(ErrorKind::Os, "thread").caused_by(error))?);
-        self.stage = Stage::Starting;
-        match self.reports.recv() {
-            Ok(Report::Started(result)) => result,
-            Ok(Report::Ended(result)) => result.and(Err(silent())),
-            Err(_) => Err(silent()),
-        }
     }
 
     /// Tells the driver what the device can take, and holds its answer against it.
@@ -209,27 +185,27 @@ impl Server {
         ))
     }
 
-    /// Has the thread of a device that was started said its last word?
+    /// Where each queue's thread is to run: anywhere, if the driver does not tell.
+    fn affinities(&mut self) -> Vec<Option<CpuSet>> {
+        let queues = 0..self.info.queues;
+        let told: Result<_, _> = queues
+            .clone()
+            .map(|queue| self.control.affinity(self.info.id, queue).map(Some))
+            .collect();
+        told.unwrap_or_else(|error| {
+            tracing::warn!(%error, "affinity_unknown: the queue threads run on any processor");
+            queues.map(|_| None).collect()
+        })
+    }
+
+    /// Has a thread of a device that was started said its last word?
     fn has_ended(&mut self) -> bool {
-        self.hear(self.reports.try_recv().ok());
-        self.stage == Stage::Serving && self.ended.is_some()
+        self.stage == Stage::Serving && self.threads.has_any_ended()
     }
 
-    fn hear(&mut self, report: Option<Report>) {
-        if let Some(Report::Ended(result)) = report {
-            self.ended = Some(result);
-        }
-    }
-
-    /// Waits for the thread's end; the stage is `then` if that was a good one.
+    /// Waits for the threads' end; the stage is `then` if that was a good one.
     fn join(&mut self, then: Stage) -> Result<(), Error> {
-        let Some(thread) = self.thread.take() else {
-            return Ok(());
-        };
-        // If it panicked, its last words said so.
-        let _panic = thread.join();
-        self.hear(self.reports.try_iter().last());
-        let result = self.ended.take().unwrap_or_else(|| Err(silent()));
+        let result = self.threads.join();
         self.stage = if result.is_ok() { then } else { Stage::Failed };
         result
     }
@@ -243,10 +219,7 @@ impl Server {
     }
 
     fn take_down(&mut self) -> Result<(), Error> {
-        let stopped = match self.stage {
-            Stage::Added | Stage::Starting | Stage::Serving => self.stop(),
-            _ => Ok(()),
-        };
+        let stopped = self.stop();
         self.source = None;
         match self.stage {
             Stage::Added | Stage::Ended => {
@@ -276,51 +249,33 @@ impl Drop for Server {
     }
 }
 
-/// What the driver is asked for.
-fn wanted(config: &ServerConfig) -> DeviceInfo {
-    DeviceInfo {
-        id: config.id.unwrap_or(DeviceInfo::ANY_ID),
-        queues: 1,
-        depth: config.depth,
-        buffer_bytes: config.buffer_bytes,
-        // The driver adds those that it always has.
-        features: Features::CMD_IOCTL_ENCODE,
-        state: DeviceState::Dead,
-        server_pid: 0,
-        owner: (0, 0),
-    }
-}
-
-/// The driver drops flags that it does not know, and cuts sizes down, without a word.
-fn compare(wanted: &DeviceInfo, made: &DeviceInfo) -> Result<(), Error> {
-    let refuse = |what: String| Err(Error::new(ErrorKind::Unsupported, what));
-    let missing = wanted.features.difference(made.features);
-    if !missing.is_empty() {
-        let mut names = String::new();
-        // Writing to a string does not fail.
-        let _ = bitflags::parser::to_writer(&missing, &mut names);
-        return refuse(format!("the ublk driver lacks {names}"));
-    }
-    if (made.queues, made.depth) != (wanted.queues, wanted.depth) {
-        return refuse(format!(
-            "the ublk driver made {} queues of depth {} of the {} of depth {} that were asked for",
-            made.queues, made.depth, wanted.queues, wanted.depth
-        ));
-    }
-    if !made.buffer_bytes.is_power_of_two() || !(4096..=wanted.buffer_bytes).contains(&made.buffer_bytes) {
-        return refuse(format!(
-            "the ublk driver made requests of {} bytes of the {} that were asked for",
-            made.buffer_bytes, wanted.buffer_bytes
-        ));
-    }
-    // Features that would change how requests are served.
-    let foreign = Features::SUPPORT_ZERO_COPY | Features::USER_COPY | Features::NEED_GET_DATA | Features::AUTO_BUF_REG;
-    match made.features.intersects(foreign) {
-        true => refuse("the ublk driver switched on a mode that was not asked for".into()),
-        false => Ok(()),
-    }
-}
-
-fn silent() -> Error {
-    Error::new(ErrorKind::Panicked, "the queue thread ended without a word")
+/// What each queue's thread is made from.
+fn plans(
+    config: &ServerConfig,
+    server: &Server,
+    source: &Arc<dyn CharDevice>,
+    reports: &Sender<Report>,
+) -> Result<Vec<WorkerPlan>, Error> {
+    let info = &server.info;
+    let wakes: Result<Vec<_>, _> = (0..info.queues).map(|_| EventWake::new()).collect();
+    let wakes = wakes.map_err(|errno| Error::new(ErrorKind::Os, "eventfd").caused_by(errno))?;
+    let places = Place::all(info.queues, &wakes[0]);
+    let plan = |(index, (place, wake))| WorkerPlan {
+        index,
+        count: info.queues,
+        place,
+        cpus: None,
+        queue: config.queue_config(info.depth, info.buffer_bytes),
+        device: Arc::clone(&config.device),
+        managed: Arc::clone(&config.managed),
+        source: Arc::clone(source),
+        depth: info.depth,
+        buffer_bytes: info.buffer_bytes,
+        wake,
+        gauges: Arc::default(),
+        reports: reports.clone(),
+        on_end: config.on_end.clone(),
+        watch: Arc::clone(server.watchdog.watch()),
+    };
+    Ok((0..).zip(places.zip(wakes)).map(plan).collect())
 }

@@ -8,6 +8,7 @@ use super::bytes::Put;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub(crate) enum ControlOp {
+    Affinity = 0x01,
     DeviceInfo = 0x02,
     Add = 0x04,
     Delete = 0x05,
@@ -28,7 +29,9 @@ impl ControlOp {
     #[allow(clippy::cast_possible_truncation, reason = "such numbers have 32 bits")]
     pub(crate) fn number(self) -> u32 {
         match self {
-            Self::DeviceInfo | Self::Params | Self::Features => opcode::read::<ControlCommand>(b'u', self as u8) as u32,
+            Self::Affinity | Self::DeviceInfo | Self::Params | Self::Features => {
+                opcode::read::<ControlCommand>(b'u', self as u8) as u32
+            }
             _ => opcode::read_write::<ControlCommand>(b'u', self as u8) as u32,
         }
     }
@@ -85,6 +88,7 @@ mod tests {
     fn commands_are_numbered_as_the_header_does() {
         assert_eq!(ControlOp::Add.number(), 0xc020_7504);
         assert_eq!(ControlOp::Features.number(), 0x8020_7513);
+        assert_eq!(ControlOp::Affinity.number(), 0x8020_7501);
         assert_eq!(QueueOp::CommitAndFetch.number(), 0xc010_7521);
     }
 

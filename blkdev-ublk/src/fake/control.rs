@@ -24,6 +24,7 @@ impl ControlPort for FakeControl {
                 structure.copy_from_slice(&shared.lock().habits.features.bits().to_ne_bytes());
                 Ok(())
             }
+            ControlOp::Affinity => shared.lock().affinity(device, data, structure),
             ControlOp::Add => shared.lock().add(device, structure),
             ControlOp::SetParams => shared.lock().set_params(device, structure),
             ControlOp::Params => {
@@ -57,10 +58,12 @@ impl State {
             return Err(Errno::EXIST);
         }
         info.features = info.features & self.habits.features | self.habits.forced;
+        info.queues = info.queues.min(self.habits.queues_max);
         info.depth = info.depth.min(self.habits.depth_max);
         info.buffer_bytes = info.buffer_bytes.min(self.habits.buffer_bytes_max);
         structure.copy_from_slice(&info.emit());
         let tag = |_| Tag {
+            server: None,
             event: EventWake::new().unwrap(),
             stage: Stage::Idle,
         };
@@ -68,10 +71,23 @@ impl State {
             params: None,
             was_stopped: false,
             references: 0,
-            tags: (0..info.depth).map(tag).collect(),
+            tags: (0..info.queues * info.depth).map(tag).collect(),
             info,
         };
         self.devices.insert(device.info.id, device);
+        Ok(())
+    }
+
+    fn affinity(&mut self, id: u32, queue: u64, structure: &mut [u8]) -> Result<(), Errno> {
+        if self.habits.hides_processors {
+            return Err(Errno::OPNOTSUPP);
+        }
+        let device = self.device(id)?;
+        if queue >= device.info.queues.into() || !structure.len().is_multiple_of(8) {
+            return Err(Errno::INVAL);
+        }
+        let processors = self.habits.processors.get(usize::try_from(queue).unwrap());
+        structure[..8].copy_from_slice(&processors.unwrap_or(&u64::MAX).to_ne_bytes());
         Ok(())
     }
 
@@ -124,7 +140,7 @@ impl Shared {
             sectors: 8,
             start_sector: 0,
         };
-        let tag = self.send(id, scan, &[]);
+        let tag = self.send(id, None, scan, &[]);
         // What is in the table, and whether it can be read, does not matter.
         let _table = self.answer(id, tag);
         Ok(())
@@ -139,7 +155,7 @@ impl Shared {
                 sectors: 1,
                 start_sector: 0,
             };
-            let tag = self.send(id, dirty, &[0x5a; 512]);
+            let tag = self.send(id, None, dirty, &[0x5a; 512]);
             let _written = self.answer(id, tag);
         }
         self.wait(|state| {
@@ -162,21 +178,22 @@ impl Shared {
         Ok(())
     }
 
-    /// Hands a request to the server, on the next tag that is fetched.
-    pub(super) fn send(&self, id: u32, descriptor: Descriptor, bytes: &[u8]) -> u16 {
+    /// Hands a request to the server, on the next tag that is fetched: of that queue, if one is named.
+    pub(super) fn send(&self, id: u32, queue: Option<u16>, descriptor: Descriptor, bytes: &[u8]) -> usize {
         self.wait(|state| {
-            let tags = &mut state.device(id).unwrap().tags;
-            let at = tags.iter().position(|tag| tag.stage == Stage::Fetched)?;
-            tags[at].stage = Stage::Sent(descriptor, bytes.to_vec());
-            tags[at].signal();
-            Some(u16::try_from(at).unwrap())
+            let device = state.device(id).unwrap();
+            let mut place = queue.map_or(0..device.tags.len(), |queue| device.place(queue));
+            let at = place.find(|&at| device.tags[at].stage == Stage::Fetched)?;
+            device.tags[at].stage = Stage::Sent(descriptor, bytes.to_vec());
+            device.tags[at].signal();
+            Some(at)
         })
     }
 
     /// Waits for a request's end.
-    pub(super) fn answer(&self, id: u32, tag: u16) -> Result<Vec<u8>, i32> {
+    pub(super) fn answer(&self, id: u32, tag: usize) -> Result<Vec<u8>, i32> {
         let answer = self.wait(|state| {
-            let tag = &mut state.device(id).unwrap().tags[usize::from(tag)];
+            let tag = &mut state.device(id).unwrap().tags[tag];
             let Stage::Answered(answer) = tag.stage.clone() else {
                 return None;
             };

@@ -1,6 +1,7 @@
-//! The character device of the driver that is played, and its one queue.
+//! The character device of the driver that is played, and its queues.
 
 use std::sync::Arc;
+use std::thread;
 
 use iomgr_core::{Data, Errno, FileSlot, OpError, OpQueue, Token};
 use tqueue::{Interest, NetFull, Queue};
@@ -47,25 +48,30 @@ impl FakeChar {
 
 impl CharDevice for FakeChar {
     fn open_queue(&self, index: u16, depth: u16, io: &mut Queue) -> Result<Box<dyn QueuePort>, Error> {
-        assert_eq!(index, 0, "there is one queue");
         let reference = Reference::take(&self.0.shared, self.0.device);
         let mut state = self.0.shared.lock();
         let device = state.device(self.0.device).unwrap();
-        assert_eq!(
-            device.tags.len(),
-            usize::from(depth),
-            "the server has as many tags as there are"
-        );
+        assert!(index < device.info.queues, "there is no queue {index}");
+        assert_eq!(device.info.depth, depth, "the server has as many tags as there are");
+        let place = device.place(index);
         let file = |tag: &super::Tag| io.add_file(&tag.event.file()).unwrap();
-        let files = device.tags.iter().map(file).collect();
-        Ok(Box::new(FakeQueue { reference, files }))
+        let files = device.tags[place.clone()].iter().map(file).collect();
+        Ok(Box::new(FakeQueue {
+            reference,
+            index,
+            first: place.start,
+            files,
+        }))
     }
 }
 
-/// Its queue.
+/// One of its queues.
 #[derive(Debug)]
 struct FakeQueue {
     reference: Reference,
+    index: u16,
+    /// Where its tags begin.
+    first: usize,
     /// What a tag's command waits for.
     files: Vec<FileSlot>,
 }
@@ -78,17 +84,23 @@ impl FakeQueue {
 
     fn change<T>(&self, tag: u16, change: impl FnOnce(&mut State, Stage) -> (Stage, T)) -> T {
         let mut state = self.reference.shared.lock();
-        let at = usize::from(tag);
-        let stage = state.device(self.reference.device).unwrap().tags[at].stage.clone();
+        let at = self.first + usize::from(tag);
+        let tag = &mut state.device(self.reference.device).unwrap().tags[at];
+        let stage = tag.stage.clone();
+        let thread = thread::current().id();
+        if *tag.server.get_or_insert(thread) != thread {
+            state.accuse(format!("tag {at} is served by more than one thread"));
+        }
         let (next, told) = change(&mut state, stage);
         state.device(self.reference.device).unwrap().tags[at].stage = next;
+        self.reference.shared.notify();
         told
     }
 }
 
 impl QueuePort for FakeQueue {
     fn fetch(&mut self, io: &mut Queue, tag: u16, buffer: Data, token: Token) -> Result<(), NetFull> {
-        let is_bad = self.reference.shared.lock().habits.bad_tag == Some(tag);
+        let is_bad = self.reference.shared.lock().habits.bad_tag == Some((self.index, tag));
         if is_bad {
             // A file that is not there: the command ends with an error.
             return io.poll_fd(FileSlot(u32::MAX), Interest::READ, token);
@@ -129,9 +141,8 @@ impl QueuePort for FakeQueue {
         result.map_err(OpError::errno)?;
         self.change(tag, |state, stage| match stage {
             Stage::Sent(descriptor, bytes) => {
-                state.device(self.reference.device).unwrap().tags[usize::from(tag)]
-                    .event
-                    .take();
+                let at = self.first + usize::from(tag);
+                state.device(self.reference.device).unwrap().tags[at].event.take();
                 let len = u32::try_from(bytes.len()).unwrap();
                 if len > 0 {
                     let place = io.bytes_mut(buffer.slice(0, len));

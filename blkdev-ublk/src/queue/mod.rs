@@ -10,8 +10,9 @@
 //!
 //! # Contract
 //! - A request is committed once, with its whole length (read, write), with 0 (the rest), or with an error: never short.
-//! - Served until the kernel has aborted every tag; what is in flight ends first.
+//! - Served until the kernel has aborted every tag; what is in flight ends first. The first queue also waits for the others.
 
+mod peers;
 mod start;
 mod tags;
 
@@ -28,6 +29,7 @@ use crate::abi::Descriptor;
 use crate::driver::{Delivery, QueuePort};
 use crate::{Error, ErrorKind, IoOp};
 
+pub(crate) use peers::Place;
 pub(crate) use start::{WorkerPlan, run_worker};
 
 /// Said by a queue thread.
@@ -61,6 +63,7 @@ pub(crate) struct Worker {
     tags: Tags,
     wake: Arc<EventWake>,
     wake_file: FileSlot,
+    place: Place,
     gauges: Arc<Gauges>,
     /// How long this pass is in managers' hooks.
     hooks: HookMeter,
@@ -71,7 +74,7 @@ pub(crate) struct Worker {
 impl Worker {
     /// Serves until the kernel wants nothing more.
     fn run(&mut self) -> Result<(), Error> {
-        while !(self.tags.are_gone() && self.lane.is_idle()) {
+        while !self.is_over() {
             self.wait()?;
             self.begin_pass();
             self.deliver()?;
@@ -104,6 +107,11 @@ impl Worker {
         if self.hooks.is_needed() {
             self.hooks.leave(self.queue.now());
         }
+    }
+
+    /// Does the kernel want nothing more, and do the other queues need nothing either?
+    fn is_over(&self) -> bool {
+        self.tags.are_gone() && self.lane.is_idle() && self.place.may_close()
     }
 
     /// Submits what was queued, and sleeps until something ends, or a held request is due.
@@ -238,6 +246,7 @@ impl Worker {
         port.close(&mut queue);
         lane.close(&mut queue);
         tags.free(&mut queue);
+        // Only now does this queue leave its peers.
     }
 }
 

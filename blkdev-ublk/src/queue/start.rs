@@ -6,12 +6,13 @@ use std::thread;
 use crossbeam_channel::Sender;
 use iomgr_core::manager::{HookMeter, HookWatch, Intake, ManagedDevice};
 use iomgr_core::{Device, Lane, OpQueue, Owner, QueueContext, Timestamp, Wake, Waker};
+use rustix::thread::CpuSet;
 use tqueue::{EventWake, Queue};
 
 use super::tags::{FrontOp, Tags};
-use super::{Gauges, Report, Worker, no_room, not_fetched, queue_failed};
+use super::{Gauges, Place, Report, Worker, no_room, not_fetched, queue_failed};
 use crate::driver::CharDevice;
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, affinity};
 
 /// What a queue thread is made from, on its thread.
 #[derive(Debug)]
@@ -21,6 +22,9 @@ pub(crate) struct WorkerPlan {
     pub(crate) source: Arc<dyn CharDevice>,
     pub(crate) index: u16,
     pub(crate) count: u16,
+    pub(crate) place: Place,
+    /// Where the thread is to run.
+    pub(crate) cpus: Option<CpuSet>,
     pub(crate) depth: u16,
     pub(crate) buffer_bytes: u32,
     pub(crate) queue: tqueue::Config,
@@ -87,6 +91,7 @@ impl Worker {
             Err(_) => {
                 let now = self.now;
                 self.lane.abandon(now);
+                self.place.stay();
             }
         }
         result
@@ -114,6 +119,10 @@ impl Worker {
 
 impl WorkerPlan {
     fn start(self) -> Result<Worker, Error> {
+        // Before there is memory, which comes from where the thread runs.
+        if let Some(Err(errno)) = self.cpus.as_ref().map(affinity::keep_to) {
+            self.place.complain(errno);
+        }
         let mut queue = Queue::new(&self.queue)
             .map_err(|error| Error::new(ErrorKind::Queue, "the queue of the thread cannot be made").caused_by(error))?;
         tracing::info!(queue = self.index, made = %queue.info(), "queue_started");
@@ -130,6 +139,7 @@ impl WorkerPlan {
             tags,
             wake: self.wake,
             wake_file,
+            place: self.place,
             gauges: self.gauges,
             hooks: HookMeter::new(&self.watch, thread::current().name().unwrap_or("ublk")),
             now: Timestamp::ZERO,

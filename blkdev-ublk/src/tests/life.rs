@@ -24,6 +24,7 @@ fn a_device_lives_in_the_kernel_s_order() {
         ControlOp::Add,
         ControlOp::SetParams,
         ControlOp::Params,
+        ControlOp::Affinity,
         ControlOp::Start,
         ControlOp::Stop,
         ControlOp::Delete,
@@ -98,7 +99,7 @@ fn a_device_that_does_not_open_takes_everything_back() {
 #[test]
 fn a_device_without_one_of_its_tags_is_not_started() {
     let habits = Habits {
-        bad_tag: Some(2),
+        bad_tag: Some((0, 2)),
         ..Habits::default()
     };
     let rig = Rig::of(MemDevice::new("disk", 1 << 20), habits);

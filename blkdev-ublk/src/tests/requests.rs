@@ -125,7 +125,7 @@ fn tags_are_in_flight_together() {
         .write(0, 0, &[[1; 512], [2; 512], [3; 512], [4; 512]].concat())
         .unwrap();
     rig.device.hold();
-    let tags: Vec<u16> = (0..4).map(|sector| rig.driver.send(0, IoOp::Read, sector, 1)).collect();
+    let tags: Vec<usize> = (0..4).map(|sector| rig.driver.send(0, IoOp::Read, sector, 1)).collect();
     rig.device.wait_submitted(6);
     rig.device.release();
     for (tag, byte) in tags.into_iter().zip(1..) {

@@ -71,6 +71,7 @@ impl Rig {
             id: None,
             device: Arc::clone(&self.device) as Arc<dyn iomgr_core::Device>,
             managed: self.registry.attach("disk").unwrap(),
+            queues: 1,
             depth: DEPTH,
             buffer_bytes: BUFFER_BYTES,
             queue: tqueue::Config {
@@ -81,6 +82,15 @@ impl Rig {
             on_end: Waker::new(Arc::clone(&self.ends) as Arc<dyn Wake>),
             watchdog: None,
         }
+    }
+
+    /// A device of that many queues.
+    pub(super) fn start_queues(&self, queues: u16) -> Result<Server, Error> {
+        let config = ServerConfig {
+            queues,
+            ..self.config()
+        };
+        Server::start_on(&self.driver, config)
     }
 
     pub(super) fn start(&self) -> Result<Server, Error> {

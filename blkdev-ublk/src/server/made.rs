@@ -1,0 +1,53 @@
+//! What the driver is asked for, and whether it made that.
+//!
+//! It drops flags that it does not know, and cuts sizes down, without a word. Fewer queues and smaller buffers are served as
+//! they are; everything else is refused.
+
+use crate::abi::{DeviceInfo, DeviceState};
+use crate::config::ServerConfig;
+use crate::{Error, ErrorKind, Features};
+
+/// What the driver is asked for.
+pub(super) fn wanted(config: &ServerConfig) -> DeviceInfo {
+    DeviceInfo {
+        id: config.id.unwrap_or(DeviceInfo::ANY_ID),
+        queues: config.queues,
+        depth: config.depth,
+        buffer_bytes: config.buffer_bytes,
+        // The driver adds those that it always has.
+        features: Features::CMD_IOCTL_ENCODE,
+        state: DeviceState::Dead,
+        server_pid: 0,
+        owner: (0, 0),
+    }
+}
+
+/// Can what it made be served?
+pub(super) fn compare(wanted: &DeviceInfo, made: &DeviceInfo) -> Result<(), Error> {
+    let refuse = |what: String| Err(Error::new(ErrorKind::Unsupported, what));
+    let missing = wanted.features.difference(made.features);
+    if !missing.is_empty() {
+        let mut names = String::new();
+        // Writing to a string does not fail.
+        let _ = bitflags::parser::to_writer(&missing, &mut names);
+        return refuse(format!("the ublk driver lacks {names}"));
+    }
+    if made.depth != wanted.depth || !(1..=wanted.queues).contains(&made.queues) {
+        return refuse(format!(
+            "the ublk driver made {} queues of depth {} of the {} of depth {} that were asked for",
+            made.queues, made.depth, wanted.queues, wanted.depth
+        ));
+    }
+    if !made.buffer_bytes.is_power_of_two() || !(4096..=wanted.buffer_bytes).contains(&made.buffer_bytes) {
+        return refuse(format!(
+            "the ublk driver made requests of {} bytes of the {} that were asked for",
+            made.buffer_bytes, wanted.buffer_bytes
+        ));
+    }
+    // Features that would change how requests are served.
+    let foreign = Features::SUPPORT_ZERO_COPY | Features::USER_COPY | Features::NEED_GET_DATA | Features::AUTO_BUF_REG;
+    match made.features.intersects(foreign) {
+        true => refuse("the ublk driver switched on a mode that was not asked for".into()),
+        false => Ok(()),
+    }
+}
