@@ -40,7 +40,9 @@ pub enum UblkTarget {
 pub struct UblkOptions {
     /// The number of the device; any that is free if not given.
     pub id: Option<u32>,
-    /// Requests in flight, from 1 to 4096.
+    /// Hardware queues, from 1 to 64, each with a thread of its own; the kernel makes no more than it has processors.
+    pub queues: u16,
+    /// Requests in flight in each of them, from 1 to 4096.
     pub depth: u16,
     /// Bytes of the largest request, a power of two from 4096.
     pub buffer_bytes: u32,
@@ -54,6 +56,7 @@ impl Default for UblkOptions {
     fn default() -> Self {
         Self {
             id: None,
+            queues: ServerConfig::QUEUES,
             depth: ServerConfig::DEPTH,
             buffer_bytes: ServerConfig::BUFFER_BYTES,
             control: None,
@@ -158,7 +161,7 @@ impl UblkTarget {
 impl UblkOptions {
     /// What can be told to be wrong before anything is opened; [`UblkServer::start`] asks it, too.
     pub fn check(&self) -> Result<(), Error> {
-        blkdev_ublk::check_sizes(self.depth, self.buffer_bytes).map_err(failed)
+        blkdev_ublk::check_sizes(self.queues, self.depth, self.buffer_bytes).map_err(failed)
     }
 }
 
@@ -245,10 +248,10 @@ impl UblkServer {
         self.target.end_retries();
         end_policy(self.governor.registry());
         let stopped = frontend.stop().map_err(failed);
-        // Also after a frontend that failed: what can be closed is closed.
-        let closed = self.target.close();
+        // Others may still serve if one thread failed, until this process ends; then the image is left as a crash leaves it.
+        let closed = stopped.and_then(|()| self.target.close());
         let deleted = frontend.delete().map_err(failed);
-        stopped.and(closed).and(deleted)
+        closed.and(deleted)
     }
 }
 
@@ -274,6 +277,7 @@ fn start_frontend(
         id: options.id,
         device,
         managed,
+        queues: options.queues,
         depth: options.depth,
         buffer_bytes: options.buffer_bytes,
         queue: tqueue::Config {
