@@ -14,12 +14,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use serde_json::json;
 use vbd::tqueue::filter::FilterConfig;
-use vbd::{Disk, DiskOptions, Format, NullDevice, UblkOptions, UblkServer, UblkTarget};
+use vbd::{Disk, DiskOptions, NullDevice, UblkOptions, UblkServer, UblkTarget};
 
-use crate::args::{Cache, FILTERS};
+use crate::args::{Cache, FILTERS, Format};
 use crate::failure::Failure;
 use crate::output::{note, print, print_json_line};
 use crate::retry::Retry;
@@ -29,11 +29,13 @@ pub(crate) use background::is_in_background;
 
 const EXAMPLES: &str = "\
 Examples:
-  iomgr add raw disk.img              prints /dev/ublkb0 when it can be used
-  iomgr add raw /dev/sdb -n 7         a block device as /dev/ublkb7
-  iomgr add raw disk.img --foreground
-                                      serve until Ctrl-C
+  iomgr add disk.vhd                  prints /dev/ublkb0 when it can be used
+  iomgr add /dev/sdb -n 7             a block device as /dev/ublkb7
+  iomgr add disk.img -q 4 -d 64       four hardware queues, each with a thread and 64 requests
+  iomgr add disk.img --foreground     serve until Ctrl-C
+  iomgr add --format raw disk         the bytes of a file whose name does not tell
   iomgr add null --size 1G            no storage behind it, for measuring
+  iomgr add ./null --format raw       an image that is called null
   iomgr list --ublk                   the devices there are
   iomgr del -n 0                      end one, flushed and closed
 
@@ -44,36 +46,42 @@ Without them, `iomgr serve IMAGE` serves an image over NBD.";
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Add {
-    #[command(subcommand)]
-    target: Target,
-}
-
-#[derive(Debug, Subcommand)]
-enum Target {
-    Null(Null),
-    Raw(Raw),
-}
-
-/// A device without storage: writes go nowhere, and every request ends at once
-#[derive(Args, Debug)]
-#[command(after_help = EXAMPLES)]
-struct Null {
-    /// Its size, a multiple of 512
-    #[arg(long, value_name = "SIZE", default_value = "250G", value_parser = size::disk)]
-    size: u64,
-    #[command(flatten)]
-    device: DeviceArgs,
-}
-
-/// The bytes of a file or block device, as they are
-#[derive(Args, Debug)]
-#[command(after_help = EXAMPLES)]
-struct Raw {
-    /// The image
-    file: PathBuf,
+    /// The image file or block device. The word null is a device without storage, for measuring: writes go nowhere, and every
+    /// request ends at once
+    image: PathBuf,
+    /// After the word raw, which is short for --format raw.
+    #[arg(hide = true)]
+    file: Option<PathBuf>,
+    /// The format, where the extension does not tell it
+    #[arg(long)]
+    format: Option<Format>,
     /// Refuse writes, and open the image for reading only
     #[arg(long)]
     read_only: bool,
+    /// Restore a footer that a crash tore, so that the image can be written again
+    #[arg(long, conflicts_with = "read_only")]
+    repair: bool,
+    /// The size of a device without storage, a multiple of 512; 250G, if not given
+    #[arg(long, value_name = "SIZE", value_parser = size::disk)]
+    size: Option<u64>,
+    /// The number of the device; any that is free, if not given
+    #[arg(short = 'n', long, value_name = "ID", value_parser = clap::value_parser!(u32).range(0..=NUMBER_MAX))]
+    number: Option<u32>,
+    /// Hardware queues, each with a thread; the kernel makes no more than there are processors
+    #[arg(short, long, value_name = "N", default_value_t = UblkOptions::default().queues)]
+    queues: u16,
+    /// Requests in flight in each queue
+    #[arg(short, long, value_name = "N", default_value_t = UblkOptions::default().depth)]
+    depth: u16,
+    /// The largest request; each request in flight has so much memory, as far as it was ever used
+    #[arg(short, long, value_name = "SIZE", default_value = "512K", value_parser = size::parse_u32)]
+    buffer: u32,
+    /// The control socket; ublkbN.ctl in the runtime folder, if not given
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// Stay in the foreground, and log to stderr
+    #[arg(long)]
+    foreground: bool,
     /// The host's page cache: used and written back at flushes, or not used (direct I/O, where the file can do it)
     #[arg(long, value_name = "MODE", default_value = "writeback")]
     cache: Cache,
@@ -86,107 +94,110 @@ struct Raw {
     /// colon (docs/filters.md). Once for each, in the order in which operations pass them
     #[arg(long, value_name = "NAME[:FIELD=VALUE,...]", help_heading = FILTERS)]
     filter: Vec<FilterConfig>,
-    #[command(flatten)]
-    device: DeviceArgs,
 }
 
-/// What all of them take.
-#[derive(Args, Debug)]
-struct DeviceArgs {
-    /// The number of the device; any that is free, if not given
-    #[arg(short = 'n', long, value_name = "ID", value_parser = clap::value_parser!(u32).range(0..=NUMBER_MAX))]
-    number: Option<u32>,
-    /// Requests in flight
-    #[arg(short, long, value_name = "N", default_value_t = UblkOptions::default().depth)]
-    depth: u16,
-    /// The largest request; each request in flight has so much memory, as far as it was ever used
-    #[arg(short, long, value_name = "SIZE", default_value = "512K", value_parser = size::parse_u32)]
-    buffer: u32,
-    /// The control socket; ublkbN.ctl in the runtime folder, if not given
-    #[arg(long, value_name = "PATH")]
-    control: Option<PathBuf>,
-    /// Stay in the foreground, and log to stderr
-    #[arg(long)]
-    foreground: bool,
+/// What the device is made from.
+#[derive(Debug)]
+enum Source<'a> {
+    /// Nothing, of that many bytes.
+    Null(u64),
+    /// A file, in the format that was said, or that its name tells.
+    File(&'a Path, Option<vbd::Format>),
 }
 
+/// As rublk's and `null_blk`'s.
+const NULL_BYTES: u64 = 250 << 30;
 /// The kernel has so many minor numbers.
 const NUMBER_MAX: i64 = (1 << 20) - 1;
+
+/// As clap's.
+const EXIT_USAGE: u8 = 2;
 
 const ABANDONED: &str = "ended at once; what was flushed is in the image, and requests in flight have failed";
 
 impl Add {
     pub(crate) fn run(&self, json: bool) -> Result<ExitCode, Failure> {
-        let device = self.target.device();
-        let options = UblkOptions {
-            filters: self.target.filters().to_vec(),
-            ..device.options()
-        };
+        let source = self.source().map_err(|what| Failure::new(what).exit(EXIT_USAGE))?;
+        let options = self.options();
         options.check()?;
         match Child::from_env() {
-            None if !device.foreground => background::start(),
-            child => serve(&self.target, &options, child, json),
-        }
-    }
-}
-
-impl Target {
-    fn device(&self) -> &DeviceArgs {
-        match self {
-            Self::Null(null) => &null.device,
-            Self::Raw(raw) => &raw.device,
+            None if !self.foreground => background::start(),
+            child => serve(|| self.open(&source), &options, child, json),
         }
     }
 
-    /// There are no operations to see without an image.
-    fn filters(&self) -> &[FilterConfig] {
-        match self {
-            Self::Null(_) => &[],
-            Self::Raw(raw) => &raw.filter,
+    /// What the words come to; or what is wrong with them.
+    fn source(&self) -> Result<Source<'_>, String> {
+        match (self.image.to_str(), &self.file) {
+            (Some("null"), None) => self.null(),
+            (Some("raw"), Some(file))
+                if self.size.is_none() && self.format.is_none_or(|format| format == Format::Raw) =>
+            {
+                Ok(Source::File(file, Some(vbd::Format::Raw)))
+            }
+            (Some("raw"), Some(_)) => Err("add raw IMAGE: takes neither --size nor another --format".to_owned()),
+            (Some("raw"), None) => Err("add raw: which image? If it is called so, say ./raw".to_owned()),
+            (_, Some(file)) => Err(format!("{}: a device has one image", file.display())),
+            (_, None) if self.size.is_some() => Err("--size: an image has its own; it is for null alone".to_owned()),
+            (_, None) => Ok(Source::File(&self.image, self.format.map(Into::into))),
         }
     }
 
-    fn open(&self) -> Result<UblkTarget, Failure> {
-        match self {
-            Self::Null(null) => Ok(UblkTarget::Null(Arc::new(NullDevice::new("null", null.size)))),
-            Self::Raw(raw) => Ok(UblkTarget::Disk(raw.open()?)),
+    /// There are no operations to see, and nothing to open, without an image.
+    fn null(&self) -> Result<Source<'_>, String> {
+        let of_images = [
+            ("--format", self.format.is_some()),
+            ("--read-only", self.read_only),
+            ("--repair", self.repair),
+            ("--retry-on", !self.retry.policy().also.is_empty()),
+            ("--filter", !self.filter.is_empty()),
+        ];
+        match of_images.iter().find(|(_, given)| *given) {
+            Some((option, _)) => Err(format!("{option}: is for images; one that is called null is ./null")),
+            None => Ok(Source::Null(self.size.unwrap_or(NULL_BYTES))),
         }
     }
-}
 
-impl Raw {
-    fn open(&self) -> Result<Disk, vbd::Error> {
-        let options = DiskOptions {
-            format: Some(Format::Raw),
-            read_only: self.read_only,
-            cache: self.cache.into(),
-            lock_timeout: self.lock_timeout,
-            retry: self.retry.policy(),
-            ..DiskOptions::default()
-        };
-        // `status` shows the path to people in other folders.
-        let path = std::path::absolute(&self.file).unwrap_or_else(|_| self.file.clone());
-        Disk::open(&path, &options)
-    }
-}
-
-impl DeviceArgs {
     fn options(&self) -> UblkOptions {
         UblkOptions {
             id: self.number,
+            queues: self.queues,
             depth: self.depth,
             buffer_bytes: self.buffer,
             control: self.control.as_deref().map(absolute),
-            ..UblkOptions::default()
+            filters: self.filter.clone(),
         }
+    }
+
+    fn open(&self, source: &Source<'_>) -> Result<UblkTarget, vbd::Error> {
+        let (path, format) = match *source {
+            Source::Null(size) => return Ok(UblkTarget::Null(Arc::new(NullDevice::new("null", size)))),
+            Source::File(path, format) => (path, format),
+        };
+        let options = DiskOptions {
+            name: None,
+            format,
+            read_only: self.read_only,
+            repair: self.repair,
+            cache: self.cache.into(),
+            lock_timeout: self.lock_timeout,
+            retry: self.retry.policy(),
+        };
+        // `status` shows the path to people in other folders.
+        Disk::open(&absolute(path), &options).map(UblkTarget::Disk)
     }
 }
 
 /// Serves until somebody deletes the device or asks for the end.
-fn serve(target: &Target, options: &UblkOptions, child: Option<Child>, json: bool) -> Result<ExitCode, Failure> {
+fn serve(
+    open: impl FnOnce() -> Result<UblkTarget, vbd::Error>,
+    options: &UblkOptions,
+    child: Option<Child>,
+    json: bool,
+) -> Result<ExitCode, Failure> {
     // What is made from here on is taken away again, whenever a signal comes.
     let caught = signals::catch()?;
-    let server = UblkServer::start(target.open()?, options)?;
+    let server = UblkServer::start(open()?, options)?;
     let stopper = server.stopper();
     caught.handle(ABANDONED, move |_| {
         note("closing: finishing what is in flight; once more to end at once");

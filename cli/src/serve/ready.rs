@@ -118,7 +118,7 @@ impl<'a> Ready<'a> {
     fn frontend_line(&self) -> String {
         let transport = self.transport;
         let ublk = if self.has_ublk {
-            "`iomgr add raw IMAGE` makes a block device of a raw image".to_owned()
+            "`iomgr add IMAGE` makes a block device of it".to_owned()
         } else {
             format!("no ublk: {UBLK_CONTROL} is not there")
         };

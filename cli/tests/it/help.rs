@@ -30,15 +30,6 @@ fn every_verb() {
     }
 }
 
-/// What a block device can be made from.
-#[test]
-fn every_target_of_add() {
-    for target in ["null", "raw"] {
-        let help = Place::new().ok(&["add", target, "--help"]).stdout;
-        insta::assert_snapshot!(format!("help_add_{target}"), help);
-    }
-}
-
 /// What there is to be said of a manager, and of each policy.
 #[test]
 fn every_verb_of_manager() {

@@ -13,15 +13,18 @@ fn without_driver(args: &[&str]) -> Option<Ended> {
     }
     let place = Place::new();
     place.write("disk.img", &[0; 4096]);
+    place.write("null", &[0; 4096]);
     Some(place.run(args))
 }
 
 #[test]
 fn every_verb_names_the_driver_and_the_way_without() {
-    let verbs: [&[&str]; 8] = [
+    let verbs: [&[&str]; 10] = [
         &["add", "null"],
-        &["add", "null", "--foreground"],
+        &["add", "-n", "3", "null", "--foreground"],
+        &["add", "disk.img", "-q", "2"],
         &["add", "raw", "disk.img"],
+        &["add", "./null", "--format", "raw"],
         &["list", "--ublk"],
         &["list", "-n", "0"],
         &["features"],
@@ -54,12 +57,22 @@ fn what_cannot_be_is_refused_before_anything_is_tried() {
     let place = Place::new();
     for (args, code, words) in [
         (["add", "null", "-d", "0"].as_slice(), 2, "depth"),
+        (&["add", "null", "-q", "0"], 2, "1 to 64 queues"),
+        (&["add", "null", "-q", "64", "-d", "65"], 2, "2 GiB"),
         (&["add", "null", "-b", "5000"], 2, "power of two"),
         (&["add", "null", "-d", "4096", "-b", "1M"], 2, "2 GiB"),
         (&["add", "null", "--size", "1000"], 2, "multiple of 512"),
         (&["add", "null", "--size", "0"], 2, "multiple of 512"),
         (&["add", "null", "-n", "1048576"], 2, "0..=1048575"),
-        (&["add", "raw", "nothing.img", "--foreground"], 1, "nothing.img"),
+        (&["add", "null", "--read-only"], 2, "./null"),
+        (&["add", "null", "--filter", "trace"], 2, "./null"),
+        (&["add", "raw"], 2, "./raw"),
+        (&["add", "raw", "disk.img", "--format", "vhd"], 2, "--format"),
+        (&["add", "disk.img", "--size", "1M"], 2, "null alone"),
+        (&["add", "disk.img", "other.img"], 2, "one image"),
+        (&["add", "./null"], 1, "--format raw"),
+        (&["add", "nothing.img", "--foreground"], 1, "nothing.img"),
+        (&["add", "raw", "nothing", "--foreground"], 1, "nothing"),
     ] {
         let ended = place.run(args);
         assert_eq!(ended.code, Some(code), "{args:?}: {ended:?}");
@@ -67,7 +80,6 @@ fn what_cannot_be_is_refused_before_anything_is_tried() {
     }
     for args in [
         &["add"][..],
-        &["add", "raw"],
         &["del"],
         &["del", "-a", "-n", "0"],
         &["add", "null", "--size", "x"],
