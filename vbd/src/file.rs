@@ -159,24 +159,33 @@ impl ImageFile {
         }
     }
 
-    /// Do seeks cost? Asked of block devices only, in `/sys`; a partition's answer is its disk's.
+    /// Do seeks cost? Asked of block devices only.
     pub fn is_rotational(&self) -> bool {
-        let device = match self.file.metadata() {
-            Ok(meta) if self.block_device => meta.rdev(),
-            _ => return false,
-        };
-        let folder = format!(
-            "/sys/dev/block/{}:{}",
-            rustix::fs::major(device),
-            rustix::fs::minor(device)
-        );
-        let answers =
-            ["queue", "../queue"].map(|queue| std::fs::read_to_string(format!("{folder}/{queue}/rotational")));
-        answers
-            .into_iter()
-            .flatten()
-            .next()
-            .is_some_and(|answer| answer.trim() == "1")
+        self.queue_limit("rotational") == Some(1)
+    }
+
+    /// The unit in which space can be given back, in bytes; 0 for a block device that takes none back, or cannot say that
+    /// what it took reads as zeros.
+    pub fn discard_granularity_bytes(&self) -> u32 {
+        /// File systems are made of such blocks, or smaller ones.
+        const BLOCK: u32 = 4096;
+        match (
+            self.queue_limit("write_zeroes_max_bytes"),
+            self.queue_limit("discard_granularity"),
+        ) {
+            (Some(0), _) => 0,
+            (_, Some(unit)) => u32::try_from(unit).unwrap_or(0),
+            (_, None) => BLOCK,
+        }
+    }
+
+    /// A limit of a block device, as `/sys` has it; a partition's is its disk's.
+    fn queue_limit(&self, name: &str) -> Option<u64> {
+        let device = self.file.metadata().ok().filter(|_| self.block_device)?.rdev();
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        let folder = format!("/sys/dev/block/{major}:{minor}");
+        let answer = ["queue", "../queue"].map(|queue| std::fs::read_to_string(format!("{folder}/{queue}/{name}")));
+        answer.into_iter().flatten().next()?.trim().parse().ok()
     }
 
     /// The unit that is written without read-modify-write below, in bytes: what a block device says, else 4096.

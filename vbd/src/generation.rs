@@ -99,6 +99,14 @@ impl Medium {
         }
     }
 
+    fn discard_granularity_bytes(&self) -> u32 {
+        match self {
+            Self::File(file) => file.discard_granularity_bytes(),
+            #[cfg(feature = "test-utils")]
+            Self::Simulated(_) => 4096,
+        }
+    }
+
     fn physical_block_bytes(&self) -> u32 {
         match self {
             Self::File(file) => file.physical_block_bytes(),
@@ -147,7 +155,10 @@ impl Shared {
             logical_block_bytes: 512,
             physical_block_bytes: medium.physical_block_bytes(),
             optimal_io_bytes: layout.block_bytes(),
-            discard_granularity_bytes: layout.discard_granularity_bytes(),
+            discard_granularity_bytes: match layout.block_bytes() {
+                0 => medium.discard_granularity_bytes(),
+                block => block,
+            },
             read_only,
             volatile_cache: true,
             needs_bytes: layout.needs_bytes(),

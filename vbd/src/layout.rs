@@ -151,21 +151,13 @@ impl Layout {
         matches!(self, Self::Plain(PlainLayout { format: RAW, .. }))
     }
 
-    /// Bytes of a block; 0 where there are none.
+    /// Bytes of a block, the unit in which space is taken and given back; 0 where there are none.
     pub(crate) fn block_bytes(&self) -> u32 {
         match self {
             Self::Plain(_) => 0,
             Self::Blocks(blocks) => {
                 u32::try_from(blocks.map.shape().block_bytes()).expect("blocks have at most 256 MiB")
             }
-        }
-    }
-
-    /// What a discard must cover to give space back.
-    pub(crate) fn discard_granularity_bytes(&self) -> u32 {
-        match self {
-            Self::Plain(_) => 4096,
-            Self::Blocks(_) => self.block_bytes(),
         }
     }
 
