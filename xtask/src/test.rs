@@ -182,25 +182,22 @@ pub(crate) fn build() -> Result<String> {
         println!("testing {product}");
         return Ok(product);
     }
-    cmd::run(cmd::cargo().args(["build", "--release", "--package", "iomgr"]))?;
-    let mut query = cmd::cargo();
-    query.args([
-        "build",
-        "--release",
-        "--package",
-        "iomgr",
-        "--quiet",
-        "--message-format",
-        "json",
-    ]);
-    executable(&cmd::capture(&mut query)?).ok_or_else(|| "cargo did not say where it put iomgr".into())
+    binary("iomgr", "iomgr")
 }
 
-/// The path of the binary `iomgr`, from cargo's messages.
-fn executable(messages: &str) -> Option<String> {
+/// Builds a package's binary as users run it and returns its path.
+pub(crate) fn binary(package: &str, name: &str) -> Result<String> {
+    let build = ["build", "--release", "--package", package, "--bin", name];
+    cmd::run(cmd::cargo().args(build))?;
+    let messages = cmd::capture(cmd::cargo().args(build).args(["--quiet", "--message-format", "json"]))?;
+    executable(&messages, name).ok_or_else(|| format!("cargo did not say where it put {name}").into())
+}
+
+/// The path of a binary, from cargo's messages.
+fn executable(messages: &str, name: &str) -> Option<String> {
     let message = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok();
     let artifacts = messages.lines().filter_map(message);
-    let mut binaries = artifacts.filter(|artifact| artifact["target"]["name"] == "iomgr");
+    let mut binaries = artifacts.filter(|artifact| artifact["target"]["name"] == name);
     binaries.find_map(|artifact| artifact["executable"].as_str().map(str::to_owned))
 }
 
@@ -272,6 +269,6 @@ mod tests {
     fn the_binary_is_found_in_cargos_messages() {
         let messages = "{\"target\":{\"name\":\"vbd\"},\"executable\":null}\n\
                         {\"target\":{\"name\":\"iomgr\"},\"executable\":\"/t/iomgr\"}";
-        assert_eq!(executable(messages).as_deref(), Some("/t/iomgr"));
+        assert_eq!(executable(messages, "iomgr").as_deref(), Some("/t/iomgr"));
     }
 }

@@ -5,11 +5,14 @@
 //!
 //! ```text
 //! # needs: fio mkfs.ext4      programs of this machine; the product is always there
+//! # helpers: shadow            programs of the package `iomgr-tests`
 //! # modules: ublk_drv, loop   instead of ublk_drv alone; parameters may follow a name
 //! # memory: 1536              MiB, instead of 512
 //! # timeout: 900              seconds, instead of 600
 //! # kernel: 7                 instead of 6
 //! ```
+//!
+//! With `IOMGR_SOAK` set, the script's first argument is `soak`: it takes its long form.
 
 use std::fs;
 use std::io::Write;
@@ -22,10 +25,10 @@ use super::kernel::{Kernel, Series};
 use super::programs::Program;
 use super::{Outcome, Setup, missing};
 use crate::tally::{Skip, Tally};
-use crate::{Result, cmd};
+use crate::{Result, cmd, test};
 
-/// Functions for the scripts, and where the guest has them.
-const LIBRARY: (&str, &str) = ("lib/check.sh", "/lib/check.sh");
+/// Functions for the scripts: a folder beside them, and in the guest.
+const LIBRARY: &str = "lib";
 
 /// Against scripts that hang, also on a machine with ten times as much to do as it can.
 const TIMEOUT_SECONDS: u64 = 600;
@@ -47,6 +50,7 @@ pub(crate) fn run(product: &str, filters: &[String]) -> Result<Tally> {
     Ok(tally)
 }
 
+/// The scripts in a folder, by name.
 fn scripts(folder: &Path) -> Result<Vec<PathBuf>> {
     let files = fs::read_dir(folder)?.map(|entry| Ok(entry?.path()));
     let mut files = files.collect::<std::io::Result<Vec<_>>>()?;
@@ -72,18 +76,23 @@ fn setup(file: &Path, product: &str) -> Result<Setup> {
         timeout: TIMEOUT_SECONDS,
         ..Setup::default()
     };
-    header(&mut setup, &fs::read_to_string(file)?)?;
+    let text = fs::read_to_string(file)?;
+    header(&mut setup, &text)?;
+    for helper in values(&text, "helpers") {
+        setup.program.push(test::binary("iomgr-tests", helper)?);
+    }
     setup.program.push(format!("{product}:iomgr"));
-    let library = file.with_file_name(LIBRARY.0);
-    setup.file.push(format!("{}:{}", library.display(), LIBRARY.1));
+    for part in scripts(&file.with_file_name(LIBRARY))? {
+        let name = part.file_name().unwrap_or_default().to_string_lossy();
+        setup.file.push(format!("{}:/{LIBRARY}/{name}", part.display()));
+    }
     setup.file.push(format!("{}:{SCRIPT}", file.display()));
     Ok(setup)
 }
 
 /// Reads the `# key: value` lines before the first other line.
 fn header(setup: &mut Setup, text: &str) -> Result {
-    let comments = text.lines().map_while(|line| line.strip_prefix('#'));
-    for (key, value) in comments.filter_map(|line| line.trim().split_once(": ")) {
+    for (key, value) in keys(text) {
         match key {
             "needs" => setup.program = value.split_whitespace().map(str::to_owned).collect(),
             "modules" => setup.module = value.split(',').map(|module| module.trim().to_owned()).collect(),
@@ -95,6 +104,18 @@ fn header(setup: &mut Setup, text: &str) -> Result {
         }
     }
     Ok(())
+}
+
+/// The words of a key.
+fn values<'a>(text: &'a str, wanted: &str) -> impl Iterator<Item = &'a str> {
+    keys(text)
+        .filter(move |(key, _)| *key == wanted)
+        .flat_map(|(_, value)| value.split_whitespace())
+}
+
+fn keys(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let comments = text.lines().map_while(|line| line.strip_prefix('#'));
+    comments.filter_map(|line| line.trim().split_once(": "))
 }
 
 /// What this machine would need for it.
@@ -111,7 +132,9 @@ fn lacking(setup: &Setup) -> Option<String> {
 /// Runs the script and shows what it prints as it comes.
 fn boot(name: &str, setup: &Setup) -> Tally {
     let (mut stdout, mut text) = (std::io::stdout().lock(), Vec::new());
-    let outcome = setup.run(&["sh", SCRIPT].map(str::to_owned), &mut |bytes| {
+    let mut command = vec!["sh".to_owned(), SCRIPT.to_owned()];
+    command.extend(std::env::var_os("IOMGR_SOAK").map(|_| "soak".to_owned()));
+    let outcome = setup.run(&command, &mut |bytes| {
         let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
         text.extend_from_slice(bytes);
     });
@@ -182,6 +205,8 @@ mod tests {
         assert_eq!(setup.module, ["ublk_drv", "null_blk nr_devices=1"]);
         assert_eq!((setup.memory, setup.kernel), (1536, Series::Seven));
         assert!(header(&mut setup, "# memory: much\n").is_err());
+        let helpers: Vec<_> = values("# helpers: shadow other\n# needs: fio\n", "helpers").collect();
+        assert_eq!(helpers, ["shadow", "other"]);
     }
 
     #[test]
