@@ -1,10 +1,19 @@
 //! How a queue ends: nothing that the kernel may write to is freed.
 
+use std::time::Duration;
+
 use crate::Queue;
 use crate::cancel::Reach;
 use crate::engine::Engine;
 
 impl Queue {
+    /// Ends the queue of a process that is about to end, without waiting for anything: what the kernel is at keeps its ring
+    /// and its buffers for as long as the process lives.
+    pub fn leave_to_kernel(mut self) {
+        self.bounds.drain_max = Duration::ZERO;
+        drop(self);
+    }
+
     /// Ends all ops: those that wait are cancelled, those that the disk is at are waited for. True: none is left.
     fn drain(&mut self) -> bool {
         let deadline = self.now() + self.bounds.drain_max;
@@ -25,10 +34,13 @@ impl Queue {
 
     /// Leaves the ring and the buffers to the kernel for good.
     fn leak(&mut self) {
-        tracing::error!(
-            ops = self.ops.len(),
-            "queue_leaked: ops did not end in time; the ring and its buffers are not freed"
-        );
+        match self.bounds.drain_max.is_zero() {
+            true => tracing::debug!(ops = self.ops.len(), "queue_left: to the kernel, as was asked for"),
+            false => tracing::error!(
+                ops = self.ops.len(),
+                "queue_leaked: ops did not end in time; the ring and its buffers are not freed"
+            ),
+        }
         if let Engine::Ring(ring) = &mut self.engine {
             ring.leak();
         }

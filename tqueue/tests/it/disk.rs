@@ -364,6 +364,26 @@ fn memory_that_a_hung_disk_may_still_write_to_is_never_freed() {
     writer.write_all(&[1; 4096]).unwrap();
 }
 
+/// The same, without waiting: in a process that ends there is nothing to wait for.
+#[test]
+fn a_queue_that_is_left_to_the_kernel_waits_for_nothing() {
+    let config = Config {
+        // A test that waits for it fails by its own time limit.
+        drain_max: Duration::from_secs(3600),
+        ..small_ring()
+    };
+    let Some(mut queue) = open(&config) else { return };
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let file = queue.add_file(&FileHandle::new(reader)).unwrap();
+    let lease = queue.alloc(4096).unwrap();
+    let data = lease.data();
+    push(&mut queue, 1, file, Action::Read { offset: 0, data });
+    queue.submit().unwrap();
+    queue.free(lease);
+    queue.leave_to_kernel();
+    writer.write_all(&[1; 4096]).unwrap();
+}
+
 #[test]
 fn a_dropped_queue_waits_for_what_the_disk_is_at() {
     let config = small_ring();
