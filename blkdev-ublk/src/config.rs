@@ -7,7 +7,7 @@ use iomgr_core::manager::ManagedDevice;
 use iomgr_core::{Device, Waker};
 use tqueue::{EngineKind, Watchdog};
 
-use crate::{Error, ErrorKind, MAX_QUEUE_DEPTH};
+use crate::{Error, ErrorKind, Features, MAX_QUEUE_DEPTH};
 
 /// How a device is served.
 #[derive(Debug)]
@@ -24,12 +24,46 @@ pub struct ServerConfig {
     pub depth: u16,
     /// Bytes of the largest request, from 4096, in pages; each request in flight has so much memory, as far as it was ever used.
     pub buffer_bytes: u32,
+    /// What becomes of the device when its server dies.
+    pub recovery: Recovery,
+    /// Any number, written on the device when it is added, and compared when it is recovered: another device of the same
+    /// id has another.
+    pub mark: u64,
     /// The queue of each thread. What the tags need is added.
     pub queue: tqueue::Config,
     /// Woken when the device has ended without being stopped here: somebody else stopped it, or one of its threads failed.
     pub on_end: Waker,
     /// Who tells of managers' hooks that do not return; the server has one of its own if not given.
     pub watchdog: Option<Arc<Watchdog>>,
+}
+
+/// What becomes of a device when its server dies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Recovery {
+    /// It goes away, and all its requests fail.
+    Off,
+    /// It stays: requests wait for the next server, which gets those that were in flight once more.
+    #[default]
+    Reissue,
+    /// It stays, but requests fail until the next server is there. Before Linux 6.13 only those in flight do; others wait.
+    Fail,
+}
+
+impl Recovery {
+    /// What the driver is asked for, of what it knows.
+    pub(crate) fn features(self, known: Features) -> Features {
+        let helpful = match self {
+            Self::Off => Features::empty(),
+            Self::Reissue => Features::QUIESCE,
+            Self::Fail => Features::QUIESCE | Features::USER_RECOVERY_FAIL_IO,
+        };
+        let needed = match self {
+            Self::Off => Features::empty(),
+            Self::Reissue => Features::USER_RECOVERY | Features::USER_RECOVERY_REISSUE,
+            Self::Fail => Features::USER_RECOVERY,
+        };
+        needed | helpful & known
+    }
 }
 
 /// A device is open to so many.

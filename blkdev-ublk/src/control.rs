@@ -2,6 +2,8 @@
 //!
 //! ```text
 //!  add ─► set_params ─► start ─► (served) ─► stop ─► delete
+//!                                   ▲  └─ its server dies or leaves ─► recovered by the next ─┐
+//!                                   └──────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! # Contract
@@ -9,9 +11,12 @@
 //!   sizes down, and ignores parameters that are newer than it.
 //! - No command waits for ever; one that does not end in time fails, and this control device with it.
 
+mod recovery;
+
 use std::time::Duration;
 
-use iomgr_core::Errno;
+use crossbeam_channel::Receiver;
+use iomgr_core::{Errno, SectorCount};
 use rustix::thread::CpuSet;
 
 use crate::abi::{ControlOp, DeviceInfo, Params};
@@ -120,6 +125,45 @@ impl Control {
             .map_err(|errno| about(id, "STOP_DEV", errno))
     }
 
+    /// The same, but not while anybody has the block device open.
+    ///
+    /// # Errors
+    /// `Busy`; `Unsupported` before Linux 7.0.
+    pub fn stop_unless_open(&mut self, id: u32) -> Result<(), Error> {
+        self.run(ControlOp::TryStop, id, 0, STOP, &mut [])
+            .map_err(|errno| match errno {
+                Errno::BUSY => Error::new(ErrorKind::Busy, format!("somebody has ublk device {id} open")),
+                Errno::OPNOTSUPP => too_old(Features::SAFE_STOP_DEV, "stop a device only if nobody uses it"),
+                errno => about(id, "TRY_STOP_DEV", errno),
+            })
+    }
+
+    /// Makes the block device as large as the one behind it has become. Whoever has it open goes on.
+    ///
+    /// # Errors
+    /// `Unsupported` before Linux 6.16; `Config` for a size that would cut it.
+    pub fn resize(&mut self, id: u32, size: SectorCount) -> Result<(), Error> {
+        if !self.features()?.contains(Features::UPDATE_SIZE) {
+            return Err(too_old(Features::UPDATE_SIZE, "resize a device that is in use"));
+        }
+        let now = self.params(id)?.size;
+        if size < now {
+            let what = format!(
+                "ublk device {id} has {} sectors, and would lose some with {}: it can only grow",
+                now.0, size.0
+            );
+            return Err(Error::new(ErrorKind::Config, what));
+        }
+        self.run(ControlOp::UpdateSize, id, size.0, QUICK, &mut [])
+            .map_err(|errno| about(id, "UPDATE_SIZE", errno))
+    }
+
+    /// Has what the page cache holds of the block device written back, which must be served; tells when it is. What is left
+    /// there when a device is stopped that can be recovered fails.
+    pub(crate) fn write_back(&self, id: u32) -> Receiver<Result<(), Errno>> {
+        self.port.write_back(id)
+    }
+
     /// Deletes a device, and waits until whoever has it open has let go of it.
     pub fn delete(&mut self, id: u32) -> Result<(), Error> {
         let deleted = self.run(ControlOp::Delete, id, 0, DELETE, &mut []);
@@ -179,6 +223,15 @@ fn not_added(id: u32, errno: Errno) -> Error {
         errno => return failed("ADD_DEV", errno),
     };
     Error::new(kind, text).caused_by(errno)
+}
+
+/// This driver is older than what it is asked for.
+fn too_old(feature: Features, what: &str) -> Error {
+    let since = feature.since().expect("it has a name");
+    Error::new(
+        ErrorKind::Unsupported,
+        format!("this ublk driver cannot {what}: that takes {since}"),
+    )
 }
 
 /// A command about a device that should be there.

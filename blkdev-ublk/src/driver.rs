@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam_channel::Receiver;
 use iomgr_core::{Data, Errno, OpError, Token};
 use tqueue::{NetFull, Queue};
 
@@ -35,6 +36,9 @@ pub(crate) struct ControlCall {
 pub(crate) trait ControlPort: Debug + Send {
     /// Runs a command; `structure` goes in, and comes back as the driver has changed it.
     fn run(&mut self, call: ControlCall, structure: &mut [u8]) -> Result<(), Errno>;
+
+    /// Has what the page cache holds of a block device written back; tells when it is.
+    fn write_back(&self, device: u32) -> Receiver<Result<(), Errno>>;
 }
 
 /// A device whose requests can be fetched.

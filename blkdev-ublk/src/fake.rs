@@ -5,6 +5,7 @@
 
 mod control;
 mod queue;
+mod recovery;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,7 +18,7 @@ use tqueue::EventWake;
 
 use self::control::FakeControl;
 use self::queue::FakeChar;
-use crate::abi::{ControlOp, Descriptor, DeviceInfo, Params};
+use crate::abi::{ControlOp, Descriptor, DeviceInfo, DeviceState, Params};
 use crate::driver::{CharDevice, ControlPort, Driver};
 use crate::{Error, ErrorKind, Features, IoOp};
 
@@ -62,6 +63,10 @@ pub(crate) struct Habits {
     pub(crate) processors: Vec<u64>,
     /// It does not tell them.
     pub(crate) hides_processors: bool,
+    /// So many times it has not noticed yet that a server is gone.
+    pub(crate) busy_recoveries: u32,
+    /// Idle tags do not come back in time.
+    pub(crate) quiesces_late: bool,
     /// There is none at all, or it is not for us.
     pub(crate) refuses: Option<ErrorKind>,
 }
@@ -79,6 +84,8 @@ impl Default for Habits {
             bad_tag: None,
             processors: Vec::new(),
             hides_processors: false,
+            busy_recoveries: 0,
+            quiesces_late: false,
             refuses: None,
         }
     }
@@ -90,6 +97,18 @@ pub(crate) struct Device {
     pub(crate) info: DeviceInfo,
     pub(crate) params: Option<Params>,
     pub(crate) was_stopped: bool,
+    /// Was every tag fetched by its last server?
+    pub(crate) was_ready: bool,
+    /// A new server may come in.
+    pub(crate) is_recovering: bool,
+    /// New requests wait for the next server.
+    pub(crate) is_canceling: bool,
+    /// The page cache holds something.
+    pub(crate) is_dirty: bool,
+    /// Who has the block device open.
+    pub(crate) users: usize,
+    /// Only one may open the character device.
+    pub(crate) is_open: bool,
     /// Who has the character device open: the file, and each queue's share of it.
     pub(crate) references: usize,
     /// Those of the first queue, then those of the next.
@@ -104,6 +123,12 @@ pub(crate) struct Tag {
     /// Its command completes.
     pub(crate) event: Arc<EventWake>,
     pub(crate) stage: Stage,
+    /// Of the write that was sent last.
+    pub(crate) bytes: Vec<u8>,
+    /// A request that waits for the next server.
+    pub(crate) requeued: Option<(Descriptor, Vec<u8>)>,
+    /// How a request has ended whose server is gone.
+    pub(crate) kept: Option<Result<Vec<u8>, i32>>,
 }
 
 /// Where a tag is.
@@ -210,6 +235,16 @@ impl FakeDriver {
         self.raw(id, descriptor, bytes)
     }
 
+    /// Sends a write, and does not wait for its end.
+    pub(crate) fn send_write(&self, id: u32, start_sector: u64, bytes: &[u8]) -> usize {
+        let descriptor = Descriptor {
+            op_flags: IoOp::Write as u32,
+            sectors: u32::try_from(bytes.len() / 512).unwrap(),
+            start_sector,
+        };
+        self.0.send(id, None, descriptor, bytes)
+    }
+
     /// Whatever is asked for.
     pub(crate) fn raw(&self, id: u32, descriptor: Descriptor, bytes: &[u8]) -> Result<Vec<u8>, i32> {
         let tag = self.0.send(id, None, descriptor, bytes);
@@ -247,7 +282,21 @@ impl FakeDriver {
 
     /// Stops a device, as another process would.
     pub(crate) fn stop_from_outside(&self, id: u32) {
+        self.0.lock().device(id).unwrap().is_dirty = false;
         self.0.stop(id).unwrap();
+    }
+
+    /// Somebody opens the block device, or lets go of it.
+    pub(crate) fn use_block_device(&self, id: u32, opens: bool) {
+        let mut state = self.0.lock();
+        let users = &mut state.device(id).unwrap().users;
+        *users = if opens { *users + 1 } else { *users - 1 };
+    }
+
+    /// Waits for a state.
+    pub(crate) fn wait_state(&self, id: u32, wanted: DeviceState) {
+        self.0
+            .wait(|state| (state.device(id).ok()?.info.state == wanted).then_some(()));
     }
 
     pub(crate) fn log(&self) -> Vec<ControlOp> {
@@ -278,6 +327,6 @@ impl Driver for FakeDriver {
     }
 
     fn open(&self, device: u32) -> Result<Arc<dyn CharDevice>, Error> {
-        Ok(Arc::new(FakeChar::open(&self.0, device)))
+        Ok(Arc::new(FakeChar::open(&self.0, device)?))
     }
 }

@@ -11,13 +11,14 @@ use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use crossbeam_channel::{Receiver, bounded};
 use iomgr_core::{Data, Errno, FileHandle, FileSlot, OpError, OpQueue, Token};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use tqueue::{ControlRing, NetFull, Queue, RawCommand};
 
 use crate::abi::{Descriptor, QueueOp, control_command, queue_command};
 use crate::driver::{CharDevice, ControlCall, ControlPort, Delivery, Driver, QueuePort};
-use crate::{CONTROL_PATH, Error, ErrorKind, char_path, descriptors_offset};
+use crate::{CONTROL_PATH, Error, ErrorKind, block_path, char_path, descriptors_offset};
 
 /// `prctl`'s number for it, which `libc` does not have.
 const PR_SET_IO_FLUSHER: libc::c_int = 57;
@@ -98,6 +99,18 @@ impl ControlPort for KernelControl {
         let len = structure.len();
         structure.copy_from_slice(&self.ring.buffer()[..len]);
         Ok(())
+    }
+
+    fn write_back(&self, device: u32) -> Receiver<Result<(), Errno>> {
+        let (written, receiver) = bounded(1);
+        let sync = move || {
+            let synced = File::open(block_path(device)).and_then(|block| block.sync_all());
+            // Nobody waits when a queue thread has failed.
+            let _nobody = written.send(synced.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)));
+        };
+        // Without a thread the receiver hears that nobody will tell.
+        let _thread = std::thread::Builder::new().name("write-back".into()).spawn(sync);
+        receiver
     }
 }
 

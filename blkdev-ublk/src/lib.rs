@@ -11,8 +11,10 @@
 //!
 //! [`Server`] serves any [`iomgr_core::Device`]: for each hardware queue one thread, one ring, one [`tqueue::Queue`] carry the
 //! driver's commands and the I/O that they cause, so that a pass costs one `io_uring_enter`. [`Control`] looks at devices and
-//! ends them, whoever serves them. Data are copied between the driver and the queue's arena; zero copy and recovery after
-//! the server's death are to come.
+//! ends them, whoever serves them. Data are copied between the driver and the queue's arena; zero copy is to come.
+//!
+//! A device can outlive its server ([`Recovery`]): [`Server::recover`] goes on with one whose server has died,
+//! [`Server::hand_over`] leaves it to the next.
 //!
 //! # Contract
 //! - A request passes the managers' hooks ([`iomgr_core::Lane`]) and ends once: with its whole length (read, write), with 0
@@ -50,7 +52,7 @@ pub use abi::{
     Attributes, CONTROL_PATH, Descriptor, DeviceInfo, DeviceState, DiscardParams, IO_DESC_BYTES, IoOp, MAX_QUEUE_DEPTH,
     Params, SECTORS_MAX_DISCARD, block_path, char_path, descriptors_offset,
 };
-pub use config::{ServerConfig, check_sizes};
+pub use config::{Recovery, ServerConfig, check_sizes};
 pub use control::Control;
 pub use error::{Error, ErrorKind};
 pub use features::{Conflict, Features, KernelVersion};

@@ -6,21 +6,27 @@
 //!  DEL_DEV ◄── close /dev/ublkcN ◄── threads end ◄── every tag aborted ◄── STOP_DEV
 //! ```
 //!
+//! A device that outlives its server is taken over by the next: `recover`.
+//!
 //! # Contract
-//! - [`Server::start`] returns when the block device is there and can be used.
+//! - [`Server::start`] returns when the block device is there and can be used; [`Server::add`] before anybody can see it.
 //! - There is a thread for each hardware queue. They come up one after the other, queue 0 first, and it closes last.
 //! - They serve until `STOP_DEV` has returned; every reference to the character device is gone before `DEL_DEV`; a
 //!   device that was stopped is never started again.
-//! - Whatever fails on the way in is taken back.
+//! - What the page cache holds of the block device is written back before `STOP_DEV`: later it could not be, where the device
+//!   outlives its server.
+//! - Whatever fails on the way in is taken back; but a device that was there before stays.
 //! - When a thread fails, the others go on until the process ends: nothing can be waited for any more.
 
 mod made;
+mod recover;
 mod threads;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crossbeam_channel::{Sender, unbounded};
+use crossbeam_channel::{RecvTimeoutError, Sender, unbounded};
 use rustix::thread::CpuSet;
 use tqueue::{EventWake, Watchdog};
 
@@ -30,7 +36,7 @@ use crate::abi::{DeviceInfo, Params};
 use crate::config::ServerConfig;
 use crate::driver::{CharDevice, Driver};
 use crate::kernel::KernelDriver;
-use crate::queue::{Place, Report, WorkerPlan};
+use crate::queue::{Leave, Place, Report, WorkerPlan};
 use crate::{Control, Error, ErrorKind, block_path, release};
 
 /// A block device that is served. Dropping it stops and deletes it, but tells nobody how that went.
@@ -42,14 +48,21 @@ pub struct Server {
     source: Option<Arc<dyn CharDevice>>,
     threads: Threads,
     watchdog: Arc<Watchdog>,
+    /// Tells the threads to leave the device to another server.
+    leave: Option<Arc<Leave>>,
     stage: Stage,
 }
+
+/// Between two looks at the threads while the page cache is written back by them.
+const LOOK_AFTER: Duration = Duration::from_millis(50);
 
 /// How far a device is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// It is there, and has no threads yet.
     Added,
+    /// It was there before, and its recovery has begun: it stays, whatever becomes of that.
+    Adopted,
     /// It has threads, perhaps not all, and is not started.
     Starting,
     /// Its threads serve.
@@ -82,40 +95,57 @@ pub struct ServerStats {
 impl Server {
     /// Adds a device, and serves it; returns when it can be used.
     pub fn start(config: ServerConfig) -> Result<Self, Error> {
-        release::check(&rustix::system::uname().release().to_string_lossy())?;
-        Self::start_on(&KernelDriver, config)
+        let mut server = Self::add(config)?;
+        server.show()?;
+        Ok(server)
     }
 
+    /// Adds a device, and serves it; nobody sees the block device before [`show`](Self::show).
+    pub fn add(config: ServerConfig) -> Result<Self, Error> {
+        release::check(&rustix::system::uname().release().to_string_lossy())?;
+        Self::add_on(&KernelDriver, config)
+    }
+
+    #[cfg(test)]
     pub(crate) fn start_on(driver: &dyn Driver, config: ServerConfig) -> Result<Self, Error> {
+        let mut server = Self::add_on(driver, config)?;
+        server.show()?;
+        Ok(server)
+    }
+
+    pub(crate) fn add_on(driver: &dyn Driver, config: ServerConfig) -> Result<Self, Error> {
         config.check()?;
         let mut control = Control::on(driver)?;
-        let watchdog = config.watchdog.clone().map_or_else(Watchdog::start, Ok);
-        let watchdog = watchdog.map_err(|error| Error::new(ErrorKind::Os, "thread").caused_by(error))?;
-        let wanted = wanted(&config);
+        let watchdog = watchdog(&config)?;
+        // A driver that does not tell its features has none that are asked for only where they are.
+        let known = control.features().unwrap_or_default();
+        let wanted = wanted(&config, known);
         let info = control.add(&wanted)?;
-        let (reports_in, reports) = unbounded();
-        let mut server = Self {
-            control,
-            info,
-            source: None,
-            threads: Threads::new(reports),
-            watchdog,
-            stage: Stage::Added,
-        };
+        let mut server = Self::new(control, info, watchdog, Stage::Added);
         // From here on, dropping `server` takes everything back.
         compare(&wanted, &server.info)?;
         server.tell_params(&config)?;
-        let source = driver.open(server.info.id)?;
-        server.source = Some(Arc::clone(&source));
-        let plans = plans(&config, &server, &source, &reports_in)?;
-        for (plan, cpus) in plans.into_iter().zip(server.affinities()) {
-            let name = format!("ublk-{}-{}", server.info.id, plan.index);
-            server.stage = Stage::Starting;
-            server.threads.start(name, WorkerPlan { cpus, ..plan })?;
-        }
-        server.control.start(server.info.id)?;
-        server.stage = Stage::Serving;
+        server.serve(driver, config)?;
         Ok(server)
+    }
+
+    /// Makes the block device appear; returns when it can be used.
+    pub fn show(&mut self) -> Result<(), Error> {
+        self.control.start(self.info.id)?;
+        self.stage = Stage::Serving;
+        Ok(())
+    }
+
+    fn new(control: Control, info: DeviceInfo, watchdog: Arc<Watchdog>, stage: Stage) -> Self {
+        Self {
+            control,
+            info,
+            source: None,
+            threads: Threads::new(crossbeam_channel::never()),
+            watchdog,
+            leave: None,
+            stage,
+        }
     }
 
     /// Its number.
@@ -155,6 +185,12 @@ impl Server {
             // Nothing asked it to here: whoever stopped it deletes it.
             return self.join(Stage::Gone);
         }
+        if self.stage == Stage::Adopted {
+            return self.leave();
+        }
+        if self.stage == Stage::Serving && self.outlives_server() {
+            self.write_back();
+        }
         if let Stage::Starting | Stage::Serving = self.stage
             && let Err(error) = self.control.stop(self.info.id)
             && !self.has_ended()
@@ -166,10 +202,59 @@ impl Server {
         self.join(Stage::Ended)
     }
 
+    /// The same, but not while anybody has the block device open.
+    ///
+    /// # Errors
+    /// `Busy`, and the device is served as before. `Unsupported` before Linux 7.0, likewise.
+    pub fn stop_unless_open(&mut self) -> Result<(), Error> {
+        if self.stage != Stage::Serving || self.has_ended() {
+            return self.stop();
+        }
+        self.control.stop_unless_open(self.info.id)?;
+        self.join(Stage::Ended)
+    }
+
     /// Lets go of the device, and deletes it; not if somebody else has stopped it, who deletes it as well. Returns when it
     /// is gone.
     pub fn delete(mut self) -> Result<(), Error> {
         self.take_down()
+    }
+
+    /// Opens the device, and starts a thread for each of its queues; every tag is fetched then.
+    fn serve(&mut self, driver: &dyn Driver, config: ServerConfig) -> Result<(), Error> {
+        let source = driver.open(self.info.id)?;
+        self.source = Some(Arc::clone(&source));
+        let (reports_in, reports) = unbounded();
+        self.threads = Threads::new(reports);
+        let plans = plans(&config, self, &source, &reports_in)?;
+        self.leave = plans.first().map(|plan| Arc::clone(&plan.leave));
+        for (plan, cpus) in plans.into_iter().zip(self.affinities()) {
+            let name = format!("ublk-{}-{}", self.info.id, plan.index);
+            if self.stage == Stage::Added {
+                self.stage = Stage::Starting;
+            }
+            self.threads.start(name, WorkerPlan { cpus, ..plan })?;
+        }
+        Ok(())
+    }
+
+    /// Has what the page cache holds written, as long as there is somebody to write it.
+    fn write_back(&mut self) {
+        let written = self.control.write_back(self.info.id);
+        while !self.has_ended() {
+            match written.recv_timeout(LOOK_AFTER) {
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Ok(())) => return,
+                failed => {
+                    tracing::error!(
+                        id = self.info.id,
+                        ?failed,
+                        "write_back: failed; what was not synced may be lost"
+                    );
+                    return;
+                }
+            }
+        }
     }
 
     /// Tells the driver what the device can take, and holds its answer against it.
@@ -226,15 +311,18 @@ impl Server {
                 self.stage = Stage::Gone;
                 stopped.and(self.delete_it())
             }
-            Stage::Failed => stopped.and(Err(Error::new(
-                ErrorKind::Os,
-                format!(
-                    "ublk device {} is left behind, stopped, when this process has ended; delete it then",
-                    self.info.id
-                ),
-            ))),
-            Stage::Starting | Stage::Serving | Stage::Gone => stopped,
+            Stage::Failed => stopped.and(Err(self.left_behind())),
+            Stage::Adopted | Stage::Starting | Stage::Serving | Stage::Gone => stopped,
         }
+    }
+
+    fn left_behind(&self) -> Error {
+        let fate = match self.outlives_server() {
+            true => "and waits for its next server when this process has ended; recover it then, or delete it",
+            false => "stopped, when this process has ended; delete it then",
+        };
+        let what = format!("ublk device {} is left behind, {fate}", self.info.id);
+        Error::new(ErrorKind::Os, what)
     }
 }
 
@@ -249,6 +337,12 @@ impl Drop for Server {
     }
 }
 
+/// Who watches the threads.
+fn watchdog(config: &ServerConfig) -> Result<Arc<Watchdog>, Error> {
+    let watchdog = config.watchdog.clone().map_or_else(Watchdog::start, Ok);
+    watchdog.map_err(|error| Error::new(ErrorKind::Os, "thread").caused_by(error))
+}
+
 /// What each queue's thread is made from.
 fn plans(
     config: &ServerConfig,
@@ -260,6 +354,7 @@ fn plans(
     let wakes: Result<Vec<_>, _> = (0..info.queues).map(|_| EventWake::new()).collect();
     let wakes = wakes.map_err(|errno| Error::new(ErrorKind::Os, "eventfd").caused_by(errno))?;
     let places = Place::all(info.queues, &wakes[0]);
+    let leave = Leave::new(wakes.clone());
     let plan = |(index, (place, wake))| WorkerPlan {
         index,
         count: info.queues,
@@ -272,6 +367,7 @@ fn plans(
         depth: info.depth,
         buffer_bytes: info.buffer_bytes,
         wake,
+        leave: Arc::clone(&leave),
         gauges: Arc::default(),
         reports: reports.clone(),
         on_end: config.on_end.clone(),

@@ -16,7 +16,12 @@ pub(crate) enum ControlOp {
     Stop = 0x07,
     SetParams = 0x08,
     Params = 0x09,
+    StartRecovery = 0x10,
+    EndRecovery = 0x11,
     Features = 0x13,
+    UpdateSize = 0x15,
+    Quiesce = 0x16,
+    TryStop = 0x17,
 }
 
 /// `struct ublksrv_ctrl_cmd`, of which only the size counts here.
@@ -89,6 +94,8 @@ mod tests {
         assert_eq!(ControlOp::Add.number(), 0xc020_7504);
         assert_eq!(ControlOp::Features.number(), 0x8020_7513);
         assert_eq!(ControlOp::Affinity.number(), 0x8020_7501);
+        assert_eq!(ControlOp::StartRecovery.number(), 0xc020_7510);
+        assert_eq!(ControlOp::TryStop.number(), 0xc020_7517);
         assert_eq!(QueueOp::CommitAndFetch.number(), 0xc010_7521);
     }
 

@@ -22,6 +22,8 @@ pub struct DeviceInfo {
     pub state: DeviceState,
     /// The process that serves it; 0 or less if there is none.
     pub server_pid: i32,
+    /// What its maker wrote on it, which the kernel keeps and does not look at (`ublksrv_flags`).
+    pub mark: u64,
     /// Who owns it, if it is unprivileged.
     pub owner: (u32, u32),
 }
@@ -58,6 +60,7 @@ impl DeviceInfo {
         put.u32(12, self.id);
         put.u32(16, self.server_pid.cast_unsigned());
         put.u64(24, self.features.bits());
+        put.u64(32, self.mark);
         put.u32(40, self.owner.0);
         put.u32(44, self.owner.1);
         bytes
@@ -77,6 +80,7 @@ impl DeviceInfo {
             id: take.u32(12),
             server_pid: take.u32(16).cast_signed(),
             features: Features::from_bits_retain(take.u64(24)),
+            mark: take.u64(32),
             owner: (take.u32(40), take.u32(44)),
         }
     }
@@ -130,6 +134,7 @@ mod tests {
             features: Features::USER_RECOVERY | Features::CMD_IOCTL_ENCODE,
             state: DeviceState::Quiesced,
             server_pid: -1,
+            mark: 0x1234_5678_9abc_def0,
             owner: (1000, 100),
         };
         let bytes = info.emit();

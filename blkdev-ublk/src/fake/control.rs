@@ -1,7 +1,9 @@
 //! The control device of the driver that is played.
 
 use std::sync::Arc;
+use std::thread;
 
+use crossbeam_channel::{Receiver, bounded};
 use iomgr_core::Errno;
 use tqueue::EventWake;
 
@@ -39,7 +41,22 @@ impl ControlPort for FakeControl {
             ControlOp::Start => shared.start(device, data),
             ControlOp::Stop => shared.stop(device),
             ControlOp::Delete => shared.delete(device),
+            ControlOp::StartRecovery => shared.start_recovery(device),
+            ControlOp::EndRecovery => shared.end_recovery(device, data),
+            ControlOp::Quiesce => shared.quiesce(device),
+            ControlOp::TryStop => shared.try_stop(device),
+            ControlOp::UpdateSize => shared.update_size(device, data),
         }
+    }
+
+    fn write_back(&self, device: u32) -> Receiver<Result<(), Errno>> {
+        let (written, receiver) = bounded(1);
+        let shared = Arc::clone(&self.0);
+        thread::spawn(move || {
+            shared.write_back(device);
+            let _nobody = written.send(Ok(()));
+        });
+        receiver
     }
 }
 
@@ -66,10 +83,19 @@ impl State {
             server: None,
             event: EventWake::new().unwrap(),
             stage: Stage::Idle,
+            bytes: Vec::new(),
+            requeued: None,
+            kept: None,
         };
         let device = Device {
             params: None,
             was_stopped: false,
+            was_ready: false,
+            is_recovering: false,
+            is_canceling: false,
+            is_dirty: true,
+            users: 0,
+            is_open: false,
             references: 0,
             tags: (0..info.queues * info.depth).map(tag).collect(),
             info,
@@ -146,17 +172,35 @@ impl Shared {
         Ok(())
     }
 
-    /// Writes back what the page cache has, waits for what is in flight, then aborts the tags.
+    /// Writes back what the page cache has.
+    fn write_back(&self, id: u32) {
+        let dirty = Descriptor {
+            op_flags: IoOp::Write as u32,
+            sectors: 1,
+            start_sector: 0,
+        };
+        let tag = self.send(id, None, dirty, &[0x5a; 512]);
+        let _written = self.answer(id, tag);
+        if let Ok(device) = self.lock().device(id) {
+            device.is_dirty = false;
+        }
+    }
+
+    /// Writes back what the page cache has, unless the device outlives its server; waits for what is in flight, then aborts
+    /// the tags.
     pub(super) fn stop(&self, id: u32) -> Result<(), Errno> {
-        let is_live = self.lock().device(id)?.info.state == DeviceState::Live;
-        if is_live {
-            let dirty = Descriptor {
-                op_flags: IoOp::Write as u32,
-                sectors: 1,
-                start_sector: 0,
-            };
-            let tag = self.send(id, None, dirty, &[0x5a; 512]);
-            let _written = self.answer(id, tag);
+        let mut state = self.lock();
+        let device = state.device(id)?;
+        let (is_live, is_dirty) = (device.info.state == DeviceState::Live, device.is_dirty);
+        let fails_at_once = device.info.features.contains(Features::USER_RECOVERY);
+        device.fail_requeued();
+        if is_live && is_dirty && fails_at_once {
+            state.accuse("what the page cache held is lost");
+        }
+        drop(state);
+        self.notify();
+        if is_live && is_dirty && !fails_at_once {
+            self.write_back(id);
         }
         self.wait(|state| {
             let device = state.devices.get_mut(&id)?;
@@ -182,8 +226,12 @@ impl Shared {
     pub(super) fn send(&self, id: u32, queue: Option<u16>, descriptor: Descriptor, bytes: &[u8]) -> usize {
         self.wait(|state| {
             let device = state.device(id).unwrap();
+            if device.is_canceling || device.info.state != DeviceState::Live {
+                return None;
+            }
             let mut place = queue.map_or(0..device.tags.len(), |queue| device.place(queue));
             let at = place.find(|&at| device.tags[at].stage == Stage::Fetched)?;
+            device.tags[at].bytes = bytes.to_vec();
             device.tags[at].stage = Stage::Sent(descriptor, bytes.to_vec());
             device.tags[at].signal();
             Some(at)
@@ -194,6 +242,9 @@ impl Shared {
     pub(super) fn answer(&self, id: u32, tag: usize) -> Result<Vec<u8>, i32> {
         let answer = self.wait(|state| {
             let tag = &mut state.device(id).unwrap().tags[tag];
+            if let Some(kept) = tag.kept.take() {
+                return Some(kept);
+            }
             let Stage::Answered(answer) = tag.stage.clone() else {
                 return None;
             };

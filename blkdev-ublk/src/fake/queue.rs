@@ -9,7 +9,7 @@ use tqueue::{Interest, NetFull, Queue};
 use super::{Shared, Stage, State};
 use crate::abi::Descriptor;
 use crate::driver::{CharDevice, Delivery, QueuePort};
-use crate::{Error, IoOp};
+use crate::{Error, ErrorKind, IoOp};
 
 /// A reference to the device.
 #[derive(Debug)]
@@ -32,7 +32,11 @@ impl Drop for Reference {
     fn drop(&mut self) {
         if let Ok(device) = self.shared.lock().device(self.device) {
             device.references -= 1;
+            if device.references == 0 {
+                device.released();
+            }
         }
+        self.shared.notify();
     }
 }
 
@@ -41,8 +45,15 @@ impl Drop for Reference {
 pub(super) struct FakeChar(Reference);
 
 impl FakeChar {
-    pub(super) fn open(shared: &Arc<Shared>, device: u32) -> Self {
-        Self(Reference::take(shared, device))
+    pub(super) fn open(shared: &Arc<Shared>, device: u32) -> Result<Self, Error> {
+        let mut state = shared.lock();
+        let opened = state.device(device).unwrap();
+        if opened.is_open {
+            return Err(Error::new(ErrorKind::Busy, "another process serves this device"));
+        }
+        opened.is_open = true;
+        drop(state);
+        Ok(Self(Reference::take(shared, device)))
     }
 }
 
@@ -53,6 +64,10 @@ impl CharDevice for FakeChar {
         let device = state.device(self.0.device).unwrap();
         assert!(index < device.info.queues, "there is no queue {index}");
         assert_eq!(device.info.depth, depth, "the server has as many tags as there are");
+        if device.was_ready {
+            state.accuse("a device is mapped whose last server was not forgotten");
+        }
+        let device = state.device(self.0.device).unwrap();
         let place = device.place(index);
         let file = |tag: &super::Tag| io.add_file(&tag.event.file()).unwrap();
         let files = device.tags[place.clone()].iter().map(file).collect();
@@ -116,6 +131,10 @@ impl QueuePort for FakeQueue {
             }
             (Stage::Fetched, ())
         });
+        let mut state = self.reference.shared.lock();
+        let device = state.device(self.reference.device).unwrap();
+        device.was_ready = device.tags.iter().all(|tag| tag.stage == Stage::Fetched);
+        drop(state);
         self.wait(io, tag, token)
     }
 

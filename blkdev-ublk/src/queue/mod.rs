@@ -10,8 +10,10 @@
 //!
 //! # Contract
 //! - A request is committed once, with its whole length (read, write), with 0 (the rest), or with an error: never short.
-//! - Served until the kernel has aborted every tag; what is in flight ends first. The first queue also waits for the others.
+//! - Served until the kernel has aborted every tag, or the device is left to the next server; what is in flight ends first.
+//!   The first queue also waits for the others.
 
+mod leave;
 mod peers;
 mod start;
 mod tags;
@@ -29,6 +31,7 @@ use crate::abi::Descriptor;
 use crate::driver::{Delivery, QueuePort};
 use crate::{Error, ErrorKind, IoOp};
 
+pub(crate) use leave::Leave;
 pub(crate) use peers::Place;
 pub(crate) use start::{WorkerPlan, run_worker};
 
@@ -64,6 +67,7 @@ pub(crate) struct Worker {
     wake: Arc<EventWake>,
     wake_file: FileSlot,
     place: Place,
+    leave: Arc<Leave>,
     gauges: Arc<Gauges>,
     /// How long this pass is in managers' hooks.
     hooks: HookMeter,
@@ -109,9 +113,9 @@ impl Worker {
         }
     }
 
-    /// Does the kernel want nothing more, and do the other queues need nothing either?
+    /// Does the kernel want nothing more, or another server, and do the other queues need nothing either?
     fn is_over(&self) -> bool {
-        self.tags.are_gone() && self.lane.is_idle() && self.place.may_close()
+        (self.tags.are_gone() || self.leave.is_asked()) && self.lane.is_idle() && self.place.may_close()
     }
 
     /// Submits what was queued, and sleeps until something ends, or a held request is due.
@@ -148,6 +152,10 @@ impl Worker {
             Delivery::Aborted => self.tags.abort(tag),
             Delivery::Request(descriptor) => {
                 self.tags.serve(tag);
+                if self.leave.is_asked() {
+                    // The next server gets it, as one that was not ended.
+                    return Ok(());
+                }
                 match request(tag, descriptor, buffer, self.now) {
                     Ok(request) => self.lane.push(request),
                     Err(errno) => {
@@ -247,6 +255,19 @@ impl Worker {
         lane.close(&mut queue);
         tags.free(&mut queue);
         // Only now does this queue leave its peers.
+    }
+
+    /// The same, while the kernel has tags: it lets go of them, and of their memory, when the process has ended.
+    fn depart(self) -> Result<(), Error> {
+        let Self {
+            mut queue, lane, port, ..
+        } = self;
+        // Commits of what has ended.
+        let submitted = queue.submit().map_err(queue_failed);
+        port.close(&mut queue);
+        lane.close(&mut queue);
+        queue.leave_to_kernel();
+        submitted
     }
 }
 

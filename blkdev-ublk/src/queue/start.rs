@@ -10,7 +10,7 @@ use rustix::thread::CpuSet;
 use tqueue::{EventWake, Queue};
 
 use super::tags::{FrontOp, Tags};
-use super::{Gauges, Place, Report, Worker, no_room, not_fetched, queue_failed};
+use super::{Gauges, Leave, Place, Report, Worker, no_room, not_fetched, queue_failed};
 use crate::driver::CharDevice;
 use crate::{Error, ErrorKind, affinity};
 
@@ -29,6 +29,7 @@ pub(crate) struct WorkerPlan {
     pub(crate) buffer_bytes: u32,
     pub(crate) queue: tqueue::Config,
     pub(crate) wake: Arc<EventWake>,
+    pub(crate) leave: Arc<Leave>,
     pub(crate) gauges: Arc<Gauges>,
     pub(crate) reports: Sender<Report>,
     pub(crate) on_end: Waker,
@@ -85,16 +86,17 @@ impl Drop for LastWords {
 
 impl Worker {
     fn live(mut self) -> Result<(), Error> {
-        let result = self.run();
-        match result {
-            Ok(()) => self.close(),
-            Err(_) => {
+        match self.run() {
+            Ok(()) if self.tags.are_gone() => self.close(),
+            Ok(()) => return self.depart(),
+            Err(error) => {
                 let now = self.now;
                 self.lane.abandon(now);
                 self.place.stay();
+                return Err(error);
             }
         }
-        result
+        Ok(())
     }
 
     /// Asks for the first request of every tag. Whoever gets `Ok` may start the device.
@@ -140,6 +142,7 @@ impl WorkerPlan {
             wake: self.wake,
             wake_file,
             place: self.place,
+            leave: self.leave,
             gauges: self.gauges,
             hooks: HookMeter::new(&self.watch, thread::current().name().unwrap_or("ublk")),
             now: Timestamp::ZERO,

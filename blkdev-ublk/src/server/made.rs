@@ -7,17 +7,18 @@ use crate::abi::{DeviceInfo, DeviceState};
 use crate::config::ServerConfig;
 use crate::{Error, ErrorKind, Features};
 
-/// What the driver is asked for.
-pub(super) fn wanted(config: &ServerConfig) -> DeviceInfo {
+/// What the driver is asked for, which knows these features.
+pub(super) fn wanted(config: &ServerConfig, known: Features) -> DeviceInfo {
     DeviceInfo {
         id: config.id.unwrap_or(DeviceInfo::ANY_ID),
         queues: config.queues,
         depth: config.depth,
         buffer_bytes: config.buffer_bytes,
         // The driver adds those that it always has.
-        features: Features::CMD_IOCTL_ENCODE,
+        features: Features::CMD_IOCTL_ENCODE | config.recovery.features(known),
         state: DeviceState::Dead,
         server_pid: 0,
+        mark: config.mark,
         owner: (0, 0),
     }
 }
@@ -44,10 +45,17 @@ pub(super) fn compare(wanted: &DeviceInfo, made: &DeviceInfo) -> Result<(), Erro
             made.buffer_bytes, wanted.buffer_bytes
         ));
     }
-    // Features that would change how requests are served.
+    check_mode(made)
+}
+
+/// Features that change how requests are served.
+pub(super) fn check_mode(made: &DeviceInfo) -> Result<(), Error> {
     let foreign = Features::SUPPORT_ZERO_COPY | Features::USER_COPY | Features::NEED_GET_DATA | Features::AUTO_BUF_REG;
     match made.features.intersects(foreign) {
-        true => refuse("the ublk driver switched on a mode that was not asked for".into()),
+        true => Err(Error::new(
+            ErrorKind::Unsupported,
+            "the ublk driver switched on a mode that was not asked for",
+        )),
         false => Ok(()),
     }
 }

@@ -21,6 +21,7 @@ fn a_device_lives_in_the_kernel_s_order() {
     rig.end(server);
     assert_eq!(device.bytes()[..512], [0x5a; 512], "served until STOP_DEV returned");
     let life = [
+        ControlOp::Features,
         ControlOp::Add,
         ControlOp::SetParams,
         ControlOp::Params,

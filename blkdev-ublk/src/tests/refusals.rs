@@ -21,7 +21,10 @@ fn flags_that_were_dropped_are_missed() {
         forced: Features::empty(),
         ..Habits::default()
     });
-    assert_eq!(error.to_string(), "the ublk driver lacks CMD_IOCTL_ENCODE");
+    assert_eq!(
+        error.to_string(),
+        "the ublk driver lacks USER_RECOVERY | USER_RECOVERY_REISSUE | CMD_IOCTL_ENCODE"
+    );
     assert_eq!(error.kind(), ErrorKind::Unsupported);
 }
 

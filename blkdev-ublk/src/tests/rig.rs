@@ -1,16 +1,17 @@
 //! A device in memory, served to a driver that is played.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use iomgr_core::manager::Registry;
 use iomgr_core::manager::test_utils::CountingManager;
 use iomgr_core::test_utils::MemDevice;
-use iomgr_core::{Wake, Waker};
+use iomgr_core::{Operation, Wake, Waker};
 use tqueue::EngineKind;
 
 use crate::fake::{FakeDriver, Habits};
-use crate::{Error, Server, ServerConfig};
+use crate::{Error, Recovery, Server, ServerConfig};
 
 pub(super) const DEPTH: u16 = 4;
 pub(super) const BUFFER_BYTES: u32 = 64 << 10;
@@ -21,6 +22,8 @@ pub(super) struct Rig {
     pub(super) device: Arc<MemDevice>,
     pub(super) manager: Arc<CountingManager>,
     pub(super) ends: Arc<Ends>,
+    /// Queues of servers that died, which are never closed.
+    lost_queues: AtomicU64,
     registry: Registry,
 }
 
@@ -62,6 +65,7 @@ impl Rig {
             device: Arc::new(device),
             manager,
             ends: Arc::default(),
+            lost_queues: AtomicU64::new(0),
             registry,
         }
     }
@@ -74,6 +78,8 @@ impl Rig {
             queues: 1,
             depth: DEPTH,
             buffer_bytes: BUFFER_BYTES,
+            recovery: Recovery::Reissue,
+            mark: 77,
             queue: tqueue::Config {
                 // The driver that is played needs no ring.
                 engine: EngineKind::Sync,
@@ -97,6 +103,25 @@ impl Rig {
         Server::start_on(&self.driver, self.config())
     }
 
+    /// A server that dies with a write on its way, as if it were killed; the write's tag.
+    pub(super) fn killed(&self, config: ServerConfig) -> usize {
+        let mut server = Server::start_on(&self.driver, config).unwrap();
+        self.device.explode(Operation::Write);
+        let tag = self.driver.send_write(0, 8, &[7; 512]);
+        self.ends.wait();
+        server.stop().unwrap_err();
+        server.delete().unwrap_err();
+        // The next one lives.
+        self.device.explode(Operation::Discard);
+        self.lost_queues.fetch_add(1, Ordering::Relaxed);
+        tag
+    }
+
+    /// The next server, by any patience there is.
+    pub(super) fn recover(&self, config: ServerConfig) -> Result<Server, Error> {
+        Server::recover_on(&self.driver, 0, config, Duration::from_secs(60))
+    }
+
     /// Ends a server that is well, and looks whether all is as it was.
     pub(super) fn end(self, mut server: Server) {
         server.stop().unwrap();
@@ -105,10 +130,17 @@ impl Rig {
         self.manager.assert_over();
     }
 
+    /// Likewise, where the hooks of another server before it were left in the middle of something.
+    pub(super) fn end_recovered(self, mut server: Server) {
+        server.stop().unwrap();
+        server.delete().unwrap();
+        self.assert_clean();
+    }
+
     /// No device is left, nothing is open, and the driver has nothing to complain about.
     pub(super) fn assert_clean(&self) {
         assert_eq!(self.driver.ids(), [0; 0], "all devices are deleted");
-        assert_eq!(self.device.open_queues(), 0);
+        assert_eq!(self.device.open_queues(), self.lost_queues.load(Ordering::Relaxed));
         self.driver.assert_content();
     }
 }

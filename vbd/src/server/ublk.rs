@@ -280,6 +280,8 @@ fn start_frontend(
         queues: options.queues,
         depth: options.depth,
         buffer_bytes: options.buffer_bytes,
+        recovery: blkdev_ublk::Recovery::Off,
+        mark: 0,
         queue: tqueue::Config {
             filters: options.filters.clone(),
             ..tqueue::Config::default()
