@@ -1,13 +1,4 @@
 //! `iomgr add`: a block device that the kernel shows as `/dev/ublkbN`, served until somebody deletes it.
-//!
-//! ```text
-//!  parent ── starts itself once more, reads a line ──► prints it, exits 0;   no line: exits as the child did
-//!               │                          ▲
-//!               ▼                          │ the device is usable
-//!  child ── adds, serves ── leaves the terminal, logs to a file ── … ── ends when the device is deleted, or by a signal
-//! ```
-
-mod background;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,17 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::json;
 use vbd::tqueue::filter::FilterConfig;
 use vbd::{Disk, DiskOptions, NullDevice, UblkOptions, UblkServer, UblkTarget};
 
 use crate::args::{Cache, FILTERS, Format};
 use crate::failure::Failure;
-use crate::output::{note, print, print_json_line};
 use crate::retry::Retry;
-use crate::{signals, size};
-use background::Child;
-pub(crate) use background::is_in_background;
+use crate::size;
+use crate::ublk::{self, Origin, Recovery};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -76,6 +64,13 @@ pub(crate) struct Add {
     /// The largest request; each request in flight has so much memory, as far as it was ever used
     #[arg(short, long, value_name = "SIZE", default_value = "512K", value_parser = size::parse_u32)]
     buffer: u32,
+    /// What becomes of the device when its server dies: it waits for `iomgr recover`, which ends what was begun; its requests
+    /// fail until then; or it goes away
+    #[arg(long, value_name = "WHAT", default_value = "reissue")]
+    recovery: Recovery,
+    /// Short for --recovery reissue
+    #[arg(short = 'r', conflicts_with = "recovery")]
+    recoverable: bool,
     /// The control socket; ublkbN.ctl in the runtime folder, if not given
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
@@ -113,17 +108,13 @@ const NUMBER_MAX: i64 = (1 << 20) - 1;
 /// As clap's.
 const EXIT_USAGE: u8 = 2;
 
-const ABANDONED: &str = "ended at once; what was flushed is in the image, and requests in flight have failed";
-
 impl Add {
     pub(crate) fn run(&self, json: bool) -> Result<ExitCode, Failure> {
         let source = self.source().map_err(|what| Failure::new(what).exit(EXIT_USAGE))?;
         let options = self.options();
         options.check()?;
-        match Child::from_env() {
-            None if !self.foreground => background::start(),
-            child => serve(|| self.open(&source), &options, child, json),
-        }
+        let start = || Ok(UblkServer::start(self.open(&source)?, &options)?);
+        ublk::serve(start, Origin::Made, self.foreground, json)
     }
 
     /// What the words come to; or what is wrong with them.
@@ -166,6 +157,7 @@ impl Add {
             buffer_bytes: self.buffer,
             control: self.control.as_deref().map(absolute),
             filters: self.filter.clone(),
+            recovery: self.recovery.into(),
         }
     }
 
@@ -186,62 +178,6 @@ impl Add {
         // `status` shows the path to people in other folders.
         Disk::open(&absolute(path), &options).map(UblkTarget::Disk)
     }
-}
-
-/// Serves until somebody deletes the device or asks for the end.
-fn serve(
-    open: impl FnOnce() -> Result<UblkTarget, vbd::Error>,
-    options: &UblkOptions,
-    child: Option<Child>,
-    json: bool,
-) -> Result<ExitCode, Failure> {
-    // What is made from here on is taken away again, whenever a signal comes.
-    let caught = signals::catch()?;
-    let server = UblkServer::start(open()?, options)?;
-    let stopper = server.stopper();
-    caught.handle(ABANDONED, move |_| {
-        note("closing: finishing what is in flight; once more to end at once");
-        stopper.stop();
-    })?;
-    let log = match child {
-        // Whoever started us and went away does not want the device: it is taken away again.
-        Some(child) => Some(child.go(&ready(&server, json), server.id())?),
-        None => {
-            tell(&server, json)?;
-            None
-        }
-    };
-    server.wait();
-    server.stop()?;
-    log.map_or(Ok(()), |log| log.remove())?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn tell(server: &UblkServer, json: bool) -> Result<(), Failure> {
-    match json {
-        true => print_json_line(&event(server)),
-        false => print(&ready(server, false)),
-    }
-}
-
-/// The line that says that the device can be used.
-fn ready(server: &UblkServer, json: bool) -> String {
-    match json {
-        true => format!("{}\n", event(server)),
-        false => format!("{}\n", server.path().display()),
-    }
-}
-
-fn event(server: &UblkServer) -> serde_json::Value {
-    json!({
-        "event": "ready",
-        "pid": std::process::id(),
-        "frontend": "ublk",
-        "id": server.id(),
-        "path": server.path().to_string_lossy(),
-        "control": server.control().to_string_lossy(),
-        "device": server.target().info(),
-    })
 }
 
 /// A child that serves in the background leaves this folder.

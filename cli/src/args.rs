@@ -18,7 +18,9 @@ use crate::man::Man;
 use crate::manager::Manager;
 use crate::map::Map;
 use crate::pause::{Pause, Resume};
+use crate::recover::{Recover, Upgrade};
 use crate::repair::Repair;
+use crate::resize::Resize;
 use crate::serve::Serve;
 use crate::stats::Stats;
 use crate::status::Status;
@@ -73,6 +75,9 @@ pub(crate) enum Verb {
     Add(Box<Add>),
     Del(Del),
     List(List),
+    Recover(Recover),
+    Upgrade(Upgrade),
+    Resize(Resize),
     Features(Features),
     Attach(Box<Attach>),
     Detach(Detach),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 use serde_json::json;
-use vbd::{ControlClient, check_ublk_unused, delete_ublk_device, ublk_control, ublk_devices};
+use vbd::{ControlClient, check_ublk_unused, delete_idle_ublk_device, delete_ublk_device, ublk_control, ublk_devices};
 
 use crate::failure::Failure;
 use crate::output::{note, print, print_json};
@@ -29,7 +29,7 @@ pub(crate) struct Del {
     /// All devices
     #[arg(short, long)]
     all: bool,
-    /// Also one that is mounted, or a part of another device
+    /// Also one that is mounted, a part of another device, or (since Linux 7.0) open: whoever uses it gets errors
     #[arg(long)]
     force: bool,
     /// How long to wait for each
@@ -57,12 +57,17 @@ impl Del {
 
     /// Its server is asked, if it is one of ours: it says how that went. Else, or if it has died, the driver does it.
     fn delete(&self, id: u32) -> Result<(), Failure> {
-        if !self.force {
-            check_ublk_unused(id)?;
+        let server = self.server(id);
+        if self.force {
+            return match server {
+                Some(mut server) => Ok(server.stop()?),
+                None => Ok(delete_ublk_device(id)?),
+            };
         }
-        match self.server(id) {
-            Some(mut server) => Ok(server.stop()?),
-            None => Ok(delete_ublk_device(id)?),
+        check_ublk_unused(id)?;
+        match server {
+            Some(mut server) => Ok(server.stop_idle()?),
+            None => Ok(delete_idle_ublk_device(id)?),
         }
     }
 

@@ -4,8 +4,8 @@ use std::io::{self, IsTerminal};
 
 use tracing_subscriber::EnvFilter;
 
-use crate::add::is_in_background;
 use crate::args::LogFormat;
+use crate::ublk::is_in_background;
 
 /// What overrides `--verbose`, in the syntax of `RUST_LOG`.
 const FILTER_ENV: &str = "IOMGR_LOG";

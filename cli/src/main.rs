@@ -30,7 +30,9 @@ mod manager;
 mod map;
 mod output;
 mod pause;
+mod recover;
 mod repair;
+mod resize;
 mod retry;
 mod running;
 mod serve;
@@ -40,6 +42,7 @@ mod size;
 mod stats;
 mod status;
 mod stop;
+mod ublk;
 mod watch;
 
 use std::process::ExitCode;
@@ -89,6 +92,9 @@ fn run(verb: Verb, json: bool) -> Result<ExitCode, Failure> {
         Verb::Add(add) => add.run(json),
         Verb::Del(del) => del.run(json),
         Verb::List(list) => list.run(json),
+        Verb::Recover(recover) => recover.run(json),
+        Verb::Upgrade(upgrade) => upgrade.run(json),
+        Verb::Resize(resize) => resize.run(json),
         Verb::Features(features) => features.run(json),
         Verb::Attach(attach) => attach.run(json),
         Verb::Detach(detach) => detach.run(json),

@@ -110,7 +110,7 @@ check 'by the driver alone: deleted' del
 check 'by the driver alone: the server ends' becomes gone /tmp/elsewhere.ctl
 check 'by the driver alone: it ends cleanly' becomes nothing_left
 
-check 'killed: added' add null --size 64M
+check 'killed: added' add null --size 64M --recovery off
 check 'killed: what SIGKILL leaves is listed as dead' is_left_dead
 check 'killed: it is deleted without its server' within iomgr del -a
 check 'a chosen number' add null --size 64M -n 7

@@ -53,6 +53,7 @@ impl FolderLock {
 pub(crate) struct Claim {
     path: PathBuf,
     identity: Identity,
+    is_left: bool,
 }
 
 /// An inode and its birth: its number alone is soon used again, and its other times change when somebody changes its mode.
@@ -69,16 +70,30 @@ impl Claim {
         Ok(Self {
             path: path.to_path_buf(),
             identity,
+            is_left: false,
         })
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Is it what `file` is?
+    pub(crate) fn is_of(&self, file: &File) -> bool {
+        file.metadata().is_ok_and(|meta| identity(&meta) == self.identity)
+    }
+
+    /// From now on it is ours; or, left to somebody else, it stays where it is.
+    pub(crate) fn own(&mut self, is_ours: bool) {
+        self.is_left = !is_ours;
+    }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
+        if self.is_left {
+            return;
+        }
         // Without the lock it is as it was with it, but for a server that starts in this very moment.
         let _lock = FolderLock::of(&self.path).ok();
         // Only our own: another server may have taken the place meanwhile.
@@ -119,6 +134,11 @@ mod tests {
         fs::rename(&path, dir.path().join("g")).unwrap();
         fs::write(&path, "theirs").unwrap();
         drop(ours);
+        assert!(path.exists());
+        let mut left = claim();
+        assert!(left.is_of(&File::open(&path).unwrap()) && !left.is_of(&File::open(dir.path()).unwrap()));
+        left.own(false);
+        drop(left);
         assert!(path.exists());
     }
 

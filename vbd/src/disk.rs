@@ -18,7 +18,7 @@ use crate::generation::Shared;
 use crate::layout::Layout;
 use crate::pause::PauseStatus;
 use crate::retry::{RetryPolicy, RetryStatus};
-use crate::stable::{Behind, Stable, StableQueue};
+use crate::stable::{Behind, Stable, StableQueue, Witness};
 use crate::stats::Stats;
 
 /// Does the host's page cache hold the image's bytes?
@@ -119,6 +119,7 @@ impl Disk {
             ..options.clone()
         };
         let change = self.stable.change();
+        change.check_unwitnessed()?;
         let now = change.image()?.limits();
         let next = Shared::open(path, &options)?;
         let new = next.limits();
@@ -136,6 +137,11 @@ impl Disk {
         change.vacate(|queues| queues.wait(timeout))?;
         change.occupy(next);
         Ok(())
+    }
+
+    /// Has `witness` hear of each image that follows, before the first request gets to it; its error refuses the image.
+    pub(crate) fn tell_of_images(&self, witness: impl Fn(&Shared) -> Result<(), Error> + Send + Sync + 'static) {
+        self.stable.tell_of_images(Witness::new(witness));
     }
 
     /// What opening had to say, besides errors.
@@ -183,11 +189,15 @@ impl Disk {
 
     /// How its errors pass.
     pub fn retry_status(&self) -> RetryStatus {
-        let policy = match self.stable.behind() {
+        self.stable.retries.status(&self.retry_policy())
+    }
+
+    /// As it was asked for.
+    pub(crate) fn retry_policy(&self) -> RetryPolicy {
+        match self.stable.behind() {
             Behind::Image(shared) => shared.retry,
             Behind::Nothing(pause) => pause.was.retry,
-        };
-        self.stable.retries.status(&policy)
+        }
     }
 
     /// From now on nobody waits for anything but storage that is at work: what is to be tried again ends with its error at

@@ -23,6 +23,7 @@ use iomgr_core::{FileHandle, Storage};
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, StatxFlags};
 
 use crate::error::{Error, ErrorKind};
+pub(crate) use lock::users_of;
 use lock::{in_use, lock, unlock, wait_for};
 
 /// A locked file or block device.

@@ -57,7 +57,7 @@ mod ublk;
 mod zeros;
 
 pub use blkdev_nbd::ConnectionLimits;
-pub use blkdev_ublk::{is_bad_release as is_bad_for_ublk, parse_release};
+pub use blkdev_ublk::{Recovery as UblkRecovery, is_bad_release as is_bad_for_ublk, parse_release};
 pub use blocking::BlockingDisk;
 pub use compare::{CompareOptions, Comparison, Difference, compare};
 pub use control::{
@@ -87,7 +87,8 @@ pub use socket::BoundSocket;
 pub use stats::{Direction, DirectionStats, LatencyStats, Stats};
 pub use tools::{ImageInfo, check, info, repair};
 pub use ublk::{
-    UblkDevice, UblkFeature, check_ublk_unused, delete_ublk_device, ublk_control, ublk_devices, ublk_features, ublk_log,
+    UblkDevice, UblkFeature, check_ublk_unused, delete_idle_ublk_device, delete_ublk_device, grow_ublk_device,
+    ublk_control, ublk_devices, ublk_features, ublk_log,
 };
 
 // What composes the stack, for who builds on this crate alone.

@@ -269,7 +269,7 @@ impl Change<'_> {
     ) -> Result<(), Error> {
         let next = open(&pause.was.origin).and_then(|next| pause.accept(next));
         let next = next.and_then(|next| next.make_durable().map(|()| next));
-        let next = next.map_err(stays_paused)?;
+        let next = next.and_then(|next| self.announce(next)).map_err(stays_paused)?;
         let (info, paused_for) = (next.info(), pause.since.elapsed());
         tracing::info!(disk = info.name, path = %info.path.display(), size_bytes = info.size_bytes, ?paused_for, "disk_resumed");
         self.occupy(next);

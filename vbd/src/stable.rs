@@ -20,8 +20,9 @@ mod attendance;
 mod queue;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -54,6 +55,25 @@ pub(crate) struct Stable {
     stats: Mutex<Vec<QueueStats>>,
     /// When counting began.
     pub(crate) since: Instant,
+    /// Hears of an image before it is behind the disk.
+    witness: OnceLock<Witness>,
+}
+
+/// Who must know of an image before the first request gets to it, and may refuse it.
+pub(crate) struct Witness(Box<Hear>);
+
+type Hear = dyn Fn(&Shared) -> Result<(), Error> + Send + Sync;
+
+impl Witness {
+    pub(crate) fn new(hear: impl Fn(&Shared) -> Result<(), Error> + Send + Sync + 'static) -> Self {
+        Self(Box::new(hear))
+    }
+}
+
+impl fmt::Debug for Witness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Witness").finish_non_exhaustive()
+    }
 }
 
 /// What is behind a disk.
@@ -84,7 +104,13 @@ impl Stable {
             seats: Mutex::default(),
             stats: Mutex::default(),
             since: Instant::now(),
+            witness: OnceLock::new(),
         }
+    }
+
+    /// Has somebody hear of each image that follows; the first who asks.
+    pub(crate) fn tell_of_images(&self, witness: Witness) {
+        self.witness.get_or_init(|| witness);
     }
 
     /// What is behind the disk now.
@@ -199,6 +225,22 @@ impl Change<'_> {
             Err(_) => self.stable.move_door(),
         }
         closed
+    }
+
+    /// Tells the witness, if there is one, that `next` comes behind the disk.
+    pub(crate) fn announce(&self, next: Shared) -> Result<Shared, Error> {
+        self.stable.witness.get().map_or(Ok(()), |witness| witness.0(&next))?;
+        Ok(next)
+    }
+
+    /// Can images follow each other without a pause? Between them there is no time for a witness to refuse.
+    pub(crate) fn check_unwitnessed(&self) -> Result<(), Error> {
+        match self.stable.witness.get() {
+            Some(_) => Err(self
+                .refused("outlives its server")
+                .hint("pause it, and resume it on the other image")),
+            None => Ok(()),
+        }
     }
 
     /// After [`vacate`](Self::vacate): leaves the disk without an image.

@@ -1,17 +1,23 @@
 //! ublk devices, whoever serves them: what there is, what the driver can do, and an end.
 
+pub(crate) mod record;
+pub(crate) mod target;
+
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use blkdev_ublk::{Attributes, Control, DeviceInfo, Params, block_path};
-use iomgr_core::{Errno, SECTOR_BYTES};
+use iomgr_core::{Errno, SECTOR_BYTES, SectorCount};
 use serde::Serialize;
 
+use crate::control::ControlClient;
 use crate::error::{Error, ErrorKind};
 use crate::runtime::runtime_dir;
 use crate::server::failed;
 use crate::socket::remove_dead;
+use record::{Record, RecordFile};
 
 /// A feature of the driver.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -85,8 +91,53 @@ pub fn delete_ublk_device(id: u32) -> Result<(), Error> {
     Ok(())
 }
 
+/// The same, but not while anybody has it open, as far as the kernel can tell (since Linux 7.0).
+///
+/// # Errors
+/// `Locked`, if somebody has.
+pub fn delete_idle_ublk_device(id: u32) -> Result<(), Error> {
+    let mut control = Control::open().map_err(failed)?;
+    control.info(id).map_err(failed)?;
+    match control.stop_unless_open(id) {
+        Err(error) if error.kind() == blkdev_ublk::ErrorKind::Busy => Err(in_use(id)),
+        // It cannot tell, or there is nothing to open.
+        _ => delete_ublk_device(id),
+    }
+}
+
+/// Why a device is not stopped.
+pub(crate) fn in_use(id: u32) -> Error {
+    Error::new(ErrorKind::Locked, "is open: somebody uses it, who would get errors")
+        .at(&block_path(id))
+        .hint("let go of it first, or say --force")
+}
+
+/// Makes a device as large as its image has become; the size before and after, in bytes. Whoever has it open goes on.
+///
+/// # Errors
+/// Its server does not say how large the image is, or is none of ours; the driver cannot do that.
+pub fn grow_ublk_device(id: u32, timeout: Duration) -> Result<(u64, u64), Error> {
+    let mut control = Control::open().map_err(failed)?;
+    let before = control.params(id).map_err(failed)?.size.0 * SECTOR_BYTES;
+    // The server looks at its image, and from then on lets requests through up to its end.
+    let status = ControlClient::connect(&Record::read(id)?.control, timeout)?.status()?;
+    let disk = status
+        .devices
+        .first()
+        .filter(|_| status.ublk.is_some_and(|ublk| ublk.id == id));
+    let disk = disk.ok_or_else(|| Error::new(ErrorKind::Control, format!("this server does not serve device {id}")))?;
+    let after = disk.info.size_bytes;
+    if after != before {
+        control
+            .resize(id, SectorCount::from_bytes_floor(after))
+            .map_err(failed)?;
+    }
+    Ok((before, after))
+}
+
 /// What a server of ours that died has left in the runtime folder. That of one that lives ends with it.
 fn clean_up(id: u32) {
+    RecordFile::remove_dead(id);
     let socket = ublk_control(id);
     if socket.exists() && remove_dead(&socket).is_ok() {
         // It may have had none.

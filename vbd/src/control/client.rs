@@ -44,7 +44,21 @@ impl ControlClient {
 
     /// Has the server end, and waits until it has closed everything.
     pub fn stop(&mut self) -> Result<(), Error> {
-        let mut answer = self.ask(Verb::Stop(Nothing {}))?;
+        self.end(Verb::Stop(Nothing {}))
+    }
+
+    /// The same, but not while anybody has its block device open, as far as the kernel can tell.
+    pub fn stop_idle(&mut self) -> Result<(), Error> {
+        self.end(Verb::StopIdle(Nothing {}))
+    }
+
+    /// The same, but its block device stays, for the next server.
+    pub fn hand_over(&mut self) -> Result<(), Error> {
+        self.end(Verb::HandOver(Nothing {}))
+    }
+
+    fn end(&mut self, verb: Verb) -> Result<(), Error> {
+        let mut answer = self.ask(verb)?;
         while !answer.stopped {
             answer = self.answer()?;
         }

@@ -36,6 +36,10 @@ pub enum Verb {
     Status(Nothing),
     /// End: finish, flush, close.
     Stop(Nothing),
+    /// The same, but not while anybody has the block device open, as far as the kernel can tell.
+    StopIdle(Nothing),
+    /// The same, but the block device stays, for the next server.
+    HandOver(Nothing),
     /// The disks.
     List(Nothing),
     /// What was done since this connection last asked.
@@ -253,9 +257,11 @@ impl TryFrom<Map<String, Value>> for ControlRequest {
 
 impl Verb {
     /// Their names.
-    pub const NAMES: [&'static str; 12] = [
+    pub const NAMES: [&'static str; 14] = [
         "status",
         "stop",
+        "stop-idle",
+        "hand-over",
         "list",
         "stats",
         "manager-show",
@@ -272,6 +278,8 @@ impl Verb {
         Ok(match name {
             "status" => Self::Status(arguments(fields)?),
             "stop" => Self::Stop(arguments(fields)?),
+            "stop-idle" => Self::StopIdle(arguments(fields)?),
+            "hand-over" => Self::HandOver(arguments(fields)?),
             "list" => Self::List(arguments(fields)?),
             "stats" => Self::Stats(arguments(fields)?),
             "manager-show" => Self::ManagerShow(arguments(fields)?),
@@ -331,6 +339,8 @@ mod tests {
         let verbs = [
             Verb::Status(Nothing {}),
             Verb::Stop(Nothing {}),
+            Verb::StopIdle(Nothing {}),
+            Verb::HandOver(Nothing {}),
             Verb::List(Nothing {}),
             Verb::Stats(StatsRequest {
                 disk: Some(disk.clone()),

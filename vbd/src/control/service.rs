@@ -32,6 +32,16 @@ pub(crate) trait Service: Send + Sync {
     /// Serves the disk of that name no more; clients have until `timeout` to take their replies.
     fn detach(&self, name: &str, timeout: Duration) -> Result<(), Error>;
 
+    /// Makes the block device go away, unless somebody has it open.
+    fn stop_idle(&self) -> Result<(), Error> {
+        Err(Error::new(ErrorKind::Unsupported, "this server serves no block device"))
+    }
+
+    /// From now on the end leaves the block device to the next server.
+    fn hand_over(&self) -> Result<(), Error> {
+        Err(Error::new(ErrorKind::Unsupported, "this server serves no block device"))
+    }
+
     /// The disk of that name.
     fn find(&self, name: &str) -> Result<Served, Error> {
         let disks = self.disks();

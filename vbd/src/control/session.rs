@@ -27,6 +27,14 @@ impl Session {
         match verb {
             Verb::Status(_) => answer.status = Some(service.status()),
             Verb::Stop(_) => answer.stopping = true,
+            Verb::StopIdle(_) => {
+                service.stop_idle()?;
+                answer.stopping = true;
+            }
+            Verb::HandOver(_) => {
+                service.hand_over()?;
+                answer.stopping = true;
+            }
             Verb::List(_) => answer.disks = Some(service.disks().iter().map(Served::entry).collect()),
             Verb::Stats(of) => answer.stats = Some(self.looks.sample(service, of.disk.as_deref())?),
             Verb::ManagerShow(_) => answer.manager = Some(ManagerStatus::of(service.governor())),

@@ -72,7 +72,7 @@ pub(super) fn in_use(path: &Path) -> Error {
 }
 
 /// The processes that have the file open, as far as this one may see; the kernel does not tell who holds such a lock.
-fn users_of(path: &Path) -> String {
+pub(crate) fn users_of(path: &Path) -> String {
     let users = procfs_users(path).unwrap_or_default();
     if users.is_empty() {
         "another process".to_owned()

@@ -1,10 +1,14 @@
 //! A disk as a `/dev/ublkbN`: the ublk frontend, the manager registry, the control socket, and an orderly end.
 
+mod recovery;
+
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use blkdev_ublk::{Server as Frontend, ServerConfig};
+use blkdev_ublk::{Recovery, Server as Frontend, ServerConfig, block_path};
 use iomgr_core::Device;
 use iomgr_core::manager::Registry;
 use iomgr_core::policy::Governor;
@@ -24,7 +28,9 @@ use crate::error::{Error, ErrorKind};
 use crate::null::NullDevice;
 use crate::retry::RetryStatus;
 use crate::stats::Stats;
-use crate::ublk::ublk_name;
+use crate::ublk::record::{Record, RecordFile};
+use crate::ublk::target::TargetRecord;
+use crate::ublk::{in_use, ublk_name};
 
 /// What a `/dev/ublkbN` is made from.
 #[derive(Clone, Debug)]
@@ -50,6 +56,8 @@ pub struct UblkOptions {
     pub control: Option<PathBuf>,
     /// What sees every op on its way to the image and back.
     pub filters: Vec<FilterConfig>,
+    /// What becomes of the device when its server dies.
+    pub recovery: Recovery,
 }
 
 impl Default for UblkOptions {
@@ -61,6 +69,7 @@ impl Default for UblkOptions {
             buffer_bytes: ServerConfig::BUFFER_BYTES,
             control: None,
             filters: Vec::new(),
+            recovery: Recovery::default(),
         }
     }
 }
@@ -98,10 +107,15 @@ pub struct UblkServer {
     path: PathBuf,
     governor: Governor,
     control: Control,
+    /// For the next server, if there is to be one.
+    record: Option<SharedRecord>,
+    /// Does it end by leaving the device to the next server?
+    is_leaving: Arc<AtomicBool>,
     end: End,
 }
 
 type Shared = Arc<Mutex<Option<Frontend>>>;
+type SharedRecord = Arc<Mutex<RecordFile>>;
 
 impl UblkTarget {
     fn device(&self) -> Arc<dyn Device> {
@@ -170,26 +184,54 @@ impl UblkServer {
     pub fn start(target: UblkTarget, options: &UblkOptions) -> Result<Self, Error> {
         options.check()?;
         let (governor, end) = (Governor::new(Registry::new()), End::new());
-        let frontend = start_frontend(&target, governor.registry(), options, &end)?;
-        let (id, path) = (frontend.id(), frontend.path());
-        let frontend: Shared = Arc::new(Mutex::new(Some(frontend)));
+        let config = config(&target, &governor, options, &end)?;
+        let mark = config.mark;
+        let mut frontend = Frontend::add(config).map_err(failed)?;
+        let id = frontend.id();
         let door = ControlDoor::make(options.control.as_deref(), &ublk_name(id))?;
+        let record = match options.recovery {
+            Recovery::Off => None,
+            _ => {
+                let record = Record::new(id, mark, &door.path, &options.filters, TargetRecord::of(&target)?)?;
+                let file = RecordFile::write(&record)?;
+                Some(recovery::keep_true(file, record, &target))
+            }
+        };
+        let server = Self::over((id, target), (governor, end), door, record, options)?;
+        frontend.show().map_err(failed)?;
+        *lock(&server.frontend) = Some(frontend);
+        Ok(server)
+    }
+
+    /// All but the frontend.
+    fn over(
+        (id, target): (u32, UblkTarget),
+        (governor, end): (Governor, End),
+        door: ControlDoor,
+        record: Option<SharedRecord>,
+        options: &UblkOptions,
+    ) -> Result<Self, Error> {
+        let (frontend, is_leaving) = (Shared::default(), Arc::new(AtomicBool::new(false)));
         let source = Source {
             frontend: Arc::clone(&frontend),
             target: target.clone(),
             governor: governor.clone(),
-            path: path.clone(),
+            id,
+            path: block_path(id),
             filters: options.filters.iter().map(ToString::to_string).collect(),
             started: Instant::now(),
             stopper: end.stopper(),
+            is_leaving: Arc::clone(&is_leaving),
         };
         Ok(Self {
             frontend,
             target,
             id,
-            path,
+            path: block_path(id),
             governor,
             control: Control::start(door, Arc::new(source))?,
+            record,
+            is_leaving,
             end,
         })
     }
@@ -244,10 +286,15 @@ impl UblkServer {
         let Some(mut frontend) = lock(&self.frontend).take() else {
             return Ok(());
         };
+        if self.is_leaving.load(Ordering::Acquire) {
+            return self.leave(frontend);
+        }
         // Nobody waits at the end for storage that may come back.
         self.target.end_retries();
         end_policy(self.governor.registry());
         let stopped = frontend.stop().map_err(failed);
+        // A device that could not be stopped is left to the next server.
+        self.own_record(stopped.is_ok());
         // Others may still serve if one thread failed, until this process ends; then the image is left as a crash leaves it.
         let closed = stopped.and_then(|()| self.target.close());
         let deleted = frontend.delete().map_err(failed);
@@ -263,33 +310,30 @@ impl Drop for UblkServer {
     }
 }
 
-fn start_frontend(
-    target: &UblkTarget,
-    registry: &Registry,
-    options: &UblkOptions,
-    end: &End,
-) -> Result<Frontend, Error> {
+/// How the frontend is to serve it.
+fn config(target: &UblkTarget, governor: &Governor, options: &UblkOptions, end: &End) -> Result<ServerConfig, Error> {
     let device = target.device();
-    let managed = registry
+    let managed = governor
+        .registry()
         .attach(device.name())
         .map_err(|error| Error::new(ErrorKind::Server, "the manager refuses the device").because(error))?;
-    let config = ServerConfig {
+    Ok(ServerConfig {
         id: options.id,
         device,
         managed,
         queues: options.queues,
         depth: options.depth,
         buffer_bytes: options.buffer_bytes,
-        recovery: blkdev_ublk::Recovery::Off,
-        mark: 0,
+        recovery: options.recovery,
+        // Random, as the maps of this process are.
+        mark: RandomState::new().build_hasher().finish(),
         queue: tqueue::Config {
             filters: options.filters.clone(),
             ..tqueue::Config::default()
         },
         on_end: end.on_failure(),
         watchdog: None,
-    };
-    Frontend::start(config).map_err(failed)
+    })
 }
 
 /// What clients of the control socket can reach.
@@ -297,10 +341,12 @@ struct Source {
     frontend: Shared,
     target: UblkTarget,
     governor: Governor,
+    id: u32,
     path: PathBuf,
     filters: Vec<String>,
     started: Instant,
     stopper: Stopper,
+    is_leaving: Arc<AtomicBool>,
 }
 
 impl Service for Source {
@@ -350,6 +396,30 @@ impl Service for Source {
 
     fn detach(&self, _name: &str, _timeout: Duration) -> Result<(), Error> {
         Err(one_disk("`iomgr del -n ID` ends the block device and its server"))
+    }
+
+    fn stop_idle(&self) -> Result<(), Error> {
+        use blkdev_ublk::ErrorKind as Ublk;
+        let mut frontend = lock(&self.frontend);
+        match frontend.as_mut().map_or(Ok(()), Frontend::stop_unless_open) {
+            // The kernel cannot tell.
+            Err(error) if error.kind() == Ublk::Unsupported => Ok(()),
+            Err(error) if error.kind() == Ublk::Busy => Err(in_use(self.id)),
+            stopped => stopped.map_err(failed),
+        }
+    }
+
+    fn hand_over(&self) -> Result<(), Error> {
+        let outlives = lock(&self.frontend).as_ref().is_some_and(Frontend::outlives_server);
+        if !outlives {
+            let what = format!(
+                "{} was added with --recovery off: it goes away with its server",
+                self.path.display()
+            );
+            return Err(Error::new(ErrorKind::Unsupported, what));
+        }
+        self.is_leaving.store(true, Ordering::Release);
+        Ok(())
     }
 }
 

@@ -12,6 +12,7 @@ use std::process::{self, Command, ExitCode, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::Origin;
 use crate::failure::Failure;
 use crate::output::print;
 use crate::signals;
@@ -25,7 +26,7 @@ pub(crate) fn is_in_background() -> bool {
 }
 
 /// Starts the child, and waits until its device can be used, or until it has failed.
-pub(super) fn start() -> Result<ExitCode, Failure> {
+pub(super) fn start(origin: Origin) -> Result<ExitCode, Failure> {
     let fail =
         |error| Failure::new("cannot start the server in the background; --foreground does without").because(error);
     let mut child = Command::new("/proc/self/exe")
@@ -40,8 +41,12 @@ pub(super) fn start() -> Result<ExitCode, Failure> {
     let mut line = String::new();
     BufReader::new(stdout).read_line(&mut line).map_err(fail)?;
     if line.ends_with('\n') {
-        // Who cannot be told of the device does not want it.
-        print(&line).inspect_err(|_| end(&mut child))?;
+        // Who cannot be told of a new device does not want it.
+        print(&line).inspect_err(|_| {
+            if origin == Origin::Made {
+                end(&mut child);
+            }
+        })?;
         return Ok(ExitCode::SUCCESS);
     }
     // It has said why on stderr, which is ours as well.
@@ -112,10 +117,10 @@ impl Log {
         vbd::make_runtime_dir()?;
         let path = vbd::ublk_log(id);
         let fail = |error| Failure::new("the log cannot be made").at(&path).because(error);
+        // One that is there is by a server that died, and will be wanted.
         let file = OpenOptions::new()
             .create(true)
-            .write(true)
-            .truncate(true)
+            .append(true)
             .mode(0o600)
             .open(&path)
             .map_err(fail)?;

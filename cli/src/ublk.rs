@@ -1,0 +1,122 @@
+//! A block device that this process serves: in the foreground, or in the background.
+//!
+//! ```text
+//!  parent ── starts itself once more, reads a line ──► prints it, exits 0;   no line: exits as the child did
+//!               │                          ▲
+//!               ▼                          │ the device is usable
+//!  child ── adds, serves ── leaves the terminal, logs to a file ── … ── ends when the device is deleted, or by a signal
+//! ```
+
+mod background;
+
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use serde_json::json;
+use vbd::{UblkRecovery, UblkServer};
+
+use crate::failure::Failure;
+use crate::output::{note, print, print_json_line};
+use crate::signals;
+use background::Child;
+pub(crate) use background::is_in_background;
+
+/// What becomes of a device when its server dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Recovery {
+    Reissue,
+    Fail,
+    Off,
+}
+
+impl From<Recovery> for UblkRecovery {
+    fn from(recovery: Recovery) -> Self {
+        match recovery {
+            Recovery::Reissue => Self::Reissue,
+            Recovery::Fail => Self::Fail,
+            Recovery::Off => Self::Off,
+        }
+    }
+}
+
+const ABANDONED: &str = "ended at once, like one that was killed; what was flushed is in the image";
+
+/// Whether somebody uses the device before it is served here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// It is made here: who does not hear of it does not want it, and it is taken away again.
+    Made,
+    /// It was there: it is served, whoever hears of that.
+    TakenOver,
+}
+
+/// Serves what `start` starts, until somebody deletes the device or asks for the end.
+pub(crate) fn serve(
+    start: impl FnOnce() -> Result<UblkServer, Failure>,
+    origin: Origin,
+    foreground: bool,
+    json: bool,
+) -> Result<ExitCode, Failure> {
+    match Child::from_env() {
+        None if !foreground => background::start(origin),
+        child => serve_here(start, origin, child, json),
+    }
+}
+
+fn serve_here(
+    start: impl FnOnce() -> Result<UblkServer, Failure>,
+    origin: Origin,
+    child: Option<Child>,
+    json: bool,
+) -> Result<ExitCode, Failure> {
+    // What is made from here on is taken away again, whenever a signal comes.
+    let caught = signals::catch()?;
+    let server = start()?;
+    let stopper = server.stopper();
+    caught.handle(ABANDONED, move |_| {
+        note("closing: finishing what is in flight; once more to end at once");
+        stopper.stop();
+    })?;
+    let told = match child {
+        Some(child) => child.go(&ready(&server, json), server.id()).map(Some),
+        None => tell(&server, json).map(|()| None),
+    };
+    let log = match told {
+        Err(failure) if origin == Origin::TakenOver => {
+            note(&format!("warning: {failure}; the device is served all the same"));
+            None
+        }
+        told => told?,
+    };
+    server.wait();
+    server.stop()?;
+    log.map_or(Ok(()), |log| log.remove())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn tell(server: &UblkServer, json: bool) -> Result<(), Failure> {
+    match json {
+        true => print_json_line(&event(server)),
+        false => print(&ready(server, false)),
+    }
+}
+
+/// The line that says that the device can be used.
+fn ready(server: &UblkServer, json: bool) -> String {
+    match json {
+        true => format!("{}\n", event(server)),
+        false => format!("{}\n", server.path().display()),
+    }
+}
+
+fn event(server: &UblkServer) -> serde_json::Value {
+    json!({
+        "event": "ready",
+        "pid": std::process::id(),
+        "frontend": "ublk",
+        "id": server.id(),
+        "path": server.path().to_string_lossy(),
+        "control": server.control().to_string_lossy(),
+        "device": server.target().info(),
+    })
+}

@@ -1,0 +1,193 @@
+//! A block device that changes servers: recovered from one that has died, handed over by one that leaves.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use blkdev_ublk::{DeviceInfo, Server as Frontend, ServerConfig};
+use iomgr_core::manager::Registry;
+use iomgr_core::policy::Governor;
+
+use super::{End, SharedRecord, UblkOptions, UblkServer, UblkTarget, config, failed, lock};
+use crate::control::ControlClient;
+use crate::error::{Error, ErrorKind};
+use crate::server::doors::ControlDoor;
+use crate::ublk::record::{Record, RecordFile};
+use crate::ublk::target::TargetRecord;
+use crate::ublk::ublk_name;
+
+/// A server that is well answers at once.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+
+impl UblkServer {
+    /// Takes over a block device whose server has died or left; returns when it can be used again. Whoever has it open goes on.
+    ///
+    /// The image is locked before the driver hears of a new server: that is granted when the old one's last write has landed.
+    ///
+    /// # Errors
+    /// The device is not there, or is served, or was not made to outlive its server; nothing is known of its image, or
+    /// another one is there now; its server, or who holds the image, does not end within `patience`. The device stays as it is.
+    pub fn recover(id: u32, patience: Duration) -> Result<Self, Error> {
+        let deadline = Instant::now() + patience;
+        let info = blkdev_ublk::Control::open().and_then(|mut control| control.info(id));
+        let info = info.map_err(failed)?;
+        let (record, known) = RecordFile::take(id, deadline, server_of)?;
+        if info.mark != known.mark {
+            let what = "was deleted, and another has its number: it is not recovered by what is known of the old one";
+            return Err(Error::new(ErrorKind::Server, format!("ublk device {id} {what}")));
+        }
+        let options = options(&known, &info)?;
+        let target = known.target.open(left(deadline))?;
+        let record = keep_true(record, Record::clone(&known), &target);
+        let door = ControlDoor::make(options.control.as_deref(), &ublk_name(id))?;
+        let (governor, end) = (Governor::new(Registry::new()), End::new());
+        let config = ServerConfig {
+            mark: known.mark,
+            ..config(&target, &governor, &options, &end)?
+        };
+        let server = Self::over((id, target), (governor, end), door, Some(record), &options)?;
+        let frontend = Frontend::recover(id, config, left(deadline)).map_err(failed)?;
+        *lock(&server.frontend) = Some(frontend);
+        server.own_record(true);
+        Ok(server)
+    }
+
+    /// Takes over a block device from a server that is well: that ends what it has begun, flushes and closes the image, and ends;
+    /// requests wait meanwhile, and none fails. The manager stays the same.
+    ///
+    /// # Errors
+    /// Nobody serves it who could hand it over: nothing has happened. As [`recover`](Self::recover), after the old server has
+    /// ended: the device waits for the next.
+    pub fn upgrade(id: u32, patience: Duration) -> Result<Self, Error> {
+        let deadline = Instant::now() + patience;
+        let mut old = ControlClient::connect(&Record::read(id)?.control, patience)?;
+        let manager = old.manager()?.config;
+        old.hand_over()?;
+        let hint = |error: Error| error.hint(format!("the old server has ended; `iomgr recover {id}` tries again"));
+        let server = Self::recover(id, left(deadline)).map_err(hint)?;
+        if let Some(manager) = manager
+            && let Err(error) = server.governor.set(&manager)
+        {
+            tracing::error!(%error, "manager_lost: the old server had one, and this one goes on without");
+        }
+        Ok(server)
+    }
+
+    /// Leaves the device to the next server: what was begun ends, the image is flushed and closed.
+    pub(super) fn leave(&mut self, mut frontend: Frontend) -> Result<(), Error> {
+        self.own_record(false);
+        let left = frontend.hand_over().map_err(failed);
+        left.and(self.target.close())
+    }
+
+    /// Does what the next server needs to know go away with this one?
+    pub(super) fn own_record(&self, is_ours: bool) {
+        if let Some(record) = &self.record {
+            record.lock().unwrap_or_else(PoisonError::into_inner).own(is_ours);
+        }
+    }
+}
+
+/// Has the record follow the images behind the disk: with an old one the next server would lose what was written since.
+pub(super) fn keep_true(file: RecordFile, record: Record, target: &UblkTarget) -> SharedRecord {
+    let file = Arc::new(Mutex::new(file));
+    if let UblkTarget::Disk(disk) = target {
+        let kept = Arc::clone(&file);
+        disk.tell_of_images(move |image| {
+            let target = TargetRecord::of_image(image.info(), image.retry)?;
+            let mut file = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            file.rewrite(&record.clone().about(target))
+        });
+    }
+    file
+}
+
+/// How it was served, as far as the driver does not know it better.
+fn options(known: &Record, info: &DeviceInfo) -> Result<UblkOptions, Error> {
+    let filter = |text: &String| {
+        text.parse().map_err(|error| {
+            let what = format!("{text:?}, which the device was added with, is no filter");
+            Error::new(ErrorKind::Server, what).because(error)
+        })
+    };
+    Ok(UblkOptions {
+        id: Some(info.id),
+        queues: info.queues,
+        depth: info.depth,
+        buffer_bytes: info.buffer_bytes,
+        control: Some(PathBuf::clone(&known.control)),
+        filters: known.filters.iter().map(filter).collect::<Result<_, _>>()?,
+        ..UblkOptions::default()
+    })
+}
+
+/// The process that serves a device and is well.
+fn server_of(known: &Record) -> Option<u32> {
+    let status = ControlClient::connect(&known.control, ANSWER_MAX).ok()?.status().ok()?;
+    status
+        .ublk
+        .is_some_and(|ublk| ublk.id == known.id)
+        .then_some(status.pid)
+}
+
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::disk::{Disk, DiskOptions};
+    use crate::pause::{PauseOptions, ResumeOptions};
+
+    /// What the next server opens is what was written to last, also if this one dies a moment after it went over to it.
+    #[test]
+    fn the_record_follows_the_image() {
+        let dir = tempfile::tempdir().unwrap();
+        let [old, new, state] = ["old.img", "new.img", "state"].map(|name| dir.path().join(name));
+        for image in [&old, &new] {
+            fs::write(image, [0; 4096]).unwrap();
+        }
+        let disk = Disk::open(&old, &DiskOptions::default()).unwrap();
+        let target = UblkTarget::Disk(disk.clone());
+        let record = Record::new(0, 1, &state, &[], TargetRecord::of(&target).unwrap()).unwrap();
+        let file = keep_true(RecordFile::write_at(state.clone(), &record).unwrap(), record, &target);
+        let names = |image: &str| fs::read_to_string(&state).unwrap().contains(image);
+        assert!(names("old.img") && !names("new.img"));
+        let refused = disk.replace(&new, &DiskOptions::default(), Duration::ZERO).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::State, "no time to write it down");
+        disk.pause(PauseOptions::default()).unwrap();
+        let other = ResumeOptions {
+            image: Some(new),
+            format: None,
+        };
+        disk.resume(&other).unwrap();
+        assert!(names("new.img") && !names("old.img"));
+        file.lock().unwrap().own(true);
+        drop((disk, target, file));
+        assert!(!state.exists());
+    }
+
+    #[test]
+    fn an_image_that_cannot_be_written_down_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("run");
+        fs::create_dir(&folder).unwrap();
+        let image = dir.path().join("a.img");
+        fs::write(&image, [0; 4096]).unwrap();
+        let disk = Disk::open(&image, &DiskOptions::default()).unwrap();
+        let target = UblkTarget::Disk(disk.clone());
+        let record = Record::new(0, 1, &image, &[], TargetRecord::of(&target).unwrap()).unwrap();
+        let _file = keep_true(
+            RecordFile::write_at(folder.join("state"), &record).unwrap(),
+            record,
+            &target,
+        );
+        disk.pause(PauseOptions::default()).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+        disk.resume(&ResumeOptions::default()).unwrap_err();
+        assert!(disk.info().paused.is_some(), "it is as it was");
+    }
+}
