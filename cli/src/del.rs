@@ -1,11 +1,14 @@
 //! `iomgr del`: ublk devices end, whoever serves them.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use clap::{ArgGroup, Args};
 use serde_json::json;
-use vbd::{ControlClient, check_ublk_unused, delete_idle_ublk_device, delete_ublk_device, ublk_control, ublk_devices};
+use vbd::{
+    ControlClient, ErrorKind, check_ublk_unused, delete_idle_ublk_device, delete_ublk_device, ublk_control, ublk_devices,
+};
 
 use crate::failure::Failure;
 use crate::output::{note, print, print_json};
@@ -19,6 +22,11 @@ Examples:
 
 It returns when the device is gone, and says so if the end was no clean one.";
 
+/// udev and its like look at a device whenever somebody has closed it. They are not who must let go of it.
+const GLANCE_MAX: Duration = Duration::from_secs(2);
+/// Between two tries.
+const LOOK_AFTER: Duration = Duration::from_millis(50);
+
 /// Delete ublk devices: /dev/ublkbN goes away, and its server ends
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES, group = ArgGroup::new("which").required(true).args(["number", "all"]))]
@@ -29,7 +37,7 @@ pub(crate) struct Del {
     /// All devices
     #[arg(short, long)]
     all: bool,
-    /// Also one that is mounted, a part of another device, or (since Linux 7.0) open: whoever uses it gets errors
+    /// Also one that is mounted, a part of another device, or open: whoever uses it gets errors
     #[arg(long)]
     force: bool,
     /// How long to wait for each
@@ -55,19 +63,34 @@ impl Del {
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 
-    /// Its server is asked, if it is one of ours: it says how that went. Else, or if it has died, the driver does it.
     fn delete(&self, id: u32) -> Result<(), Failure> {
-        let server = self.server(id);
         if self.force {
-            return match server {
-                Some(mut server) => Ok(server.stop()?),
-                None => Ok(delete_ublk_device(id)?),
-            };
+            return Ok(self.delete_anyway(id)?);
         }
+        let deadline = Instant::now() + GLANCE_MAX.min(self.timeout);
+        loop {
+            match self.delete_idle(id) {
+                Err(error) if error.kind() == ErrorKind::Locked && Instant::now() < deadline => {
+                    thread::sleep(LOOK_AFTER);
+                }
+                deleted => return Ok(deleted?),
+            }
+        }
+    }
+
+    /// Its server is asked, if it is one of ours: it says how that went. Else, or if it has died, the driver does it.
+    fn delete_idle(&self, id: u32) -> Result<(), vbd::Error> {
         check_ublk_unused(id)?;
-        match server {
-            Some(mut server) => Ok(server.stop_idle()?),
-            None => Ok(delete_idle_ublk_device(id)?),
+        match self.server(id) {
+            Some(mut server) => server.stop_idle(),
+            None => delete_idle_ublk_device(id),
+        }
+    }
+
+    fn delete_anyway(&self, id: u32) -> Result<(), vbd::Error> {
+        match self.server(id) {
+            Some(mut server) => server.stop(),
+            None => delete_ublk_device(id),
         }
     }
 

@@ -61,8 +61,8 @@ check 'added' add /tmp/disk.img -q 2
 check 'the device can be quiesced' has QUIESCE
 check 'handed over under fio, three times' under_load upgraded
 check 'killed under fio, and recovered, three times' under_load killed_and_recovered
-check 'grown while it is open' grown 7<"$dev"
-check 'not stopped while it is open' refused 1 'is open' iomgr del -n "$(id)" 7<"$dev"
+check 'grown while it is open' held grown
+check 'not stopped while it is open' held refused 1 'open' iomgr del -n "$(id)"
 check 'deleted' del
 check 'fail: added' add /tmp/disk.img --recovery fail
 check 'fail: requests fail until it is recovered' fails_fast

@@ -201,6 +201,16 @@ another_image() {
         mv /tmp/fence.away /tmp/fence.img && within iomgr recover "$(id)" && goes_on_by_hand
 }
 
+manager() { iomgr manager show | sed '/^requests/,$d'; }
+
+# manager_stays COMMAND…: the device has the same one before and after.
+manager_stays() {
+    before=$(manager) && "$@" && after=$(manager)
+    status=$?
+    echo "$before; $after"
+    [ $status = 0 ] && [ "$before" = "$after" ] && case $after in *throttle*) ;; *) false ;; esac
+}
+
 truncate -s 64M /tmp/raw.img
 recovered raw.img
 check 'raw.img: another driver finds what was synced' is_in_image /tmp/raw.img
@@ -212,6 +222,9 @@ check 'fence: added' add /tmp/fence.img
 check 'a device that is served is not recovered' refused 1 'serves the device, and is well' iomgr recover "$(id)"
 check 'one that holds the image is waited for, and named' waits_for_the_image
 check 'another image in its place is refused' another_image
+check 'a manager is set' within iomgr manager set throttle --iops 5000
+check 'the manager is the same when recovered' manager_stays killed_and_recovered
+check 'the manager is the same when handed over' manager_stays upgraded
 check 'of two recoveries one goes on' one_recovers
 check 'a size that has not changed' within iomgr resize "$(id)"
 truncate -s 32M /tmp/fence.img

@@ -1,6 +1,6 @@
 # Real block devices: added, discarded, deleted, killed, and refused with a reason. What they hold is for ublk-images.sh.
 # needs: fio blkdiscard
-# modules: ublk_drv
+# modules: ublk_drv, loop
 # memory: 1536
 
 . /lib/check.sh
@@ -58,7 +58,18 @@ was_retried() {
 add_from_terminal() { add null --size 1M 2>/dev/ttyS1; }
 
 # Held open until `del` has given up.
-not_let_go() { refused 1 "ublk device ${dev#/dev/ublkb} is deleted, but somebody still has" iomgr del -n "${dev#/dev/ublkb}" 7<"$dev"; }
+not_let_go() {
+    refused 1 "ublk device ${dev#/dev/ublkb} is deleted, but somebody still has" iomgr del -n "${dev#/dev/ublkb}" --force 7<"$dev"
+}
+
+# Who has it open is named, and so is a loop device over it.
+is_kept() {
+    refused 1 "is open: process $$ (sh) would get errors" held iomgr del -n "${dev#/dev/ublkb}" || return 1
+    loop=$(losetup -f) && losetup "$loop" "$dev" && refused 1 "$loop" iomgr del -n "${dev#/dev/ublkb}"
+    status=$?
+    losetup -d "$loop"
+    [ $status = 0 ] && [ -b "$dev" ]
+}
 
 nothing_left() {
     left=$(find /dev /run/iomgr -name 'ublkb*' -o -name 'ublkc*')
@@ -98,6 +109,7 @@ check 'storage that comes back: status tells of it' was_retried
 check 'storage that comes back: deleted' del
 
 check 'open: added from a terminal' add_from_terminal
+check 'open: a device that somebody has open is kept' is_kept
 check 'open: a device that is not let go of is said to be' not_let_go
 check 'open: the log says so, too, without colours' grep 'ERROR control_ring_leaked' "/run/iomgr/${dev#/dev/}.log"
 rm "/run/iomgr/${dev#/dev/}.log"

@@ -83,6 +83,11 @@ impl Claim {
         file.metadata().is_ok_and(|meta| identity(&meta) == self.identity)
     }
 
+    /// Does it go away with this?
+    pub(crate) fn is_ours(&self) -> bool {
+        !self.is_left
+    }
+
     /// From now on it is ours; or, left to somebody else, it stays where it is.
     pub(crate) fn own(&mut self, is_ours: bool) {
         self.is_left = !is_ours;

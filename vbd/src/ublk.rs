@@ -2,6 +2,7 @@
 
 pub(crate) mod record;
 pub(crate) mod target;
+mod users;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -91,7 +92,8 @@ pub fn delete_ublk_device(id: u32) -> Result<(), Error> {
     Ok(())
 }
 
-/// The same, but not while anybody has it open, as far as the kernel can tell (since Linux 7.0).
+/// The same, but not while anybody has it open, where the kernel can tell (since Linux 7.0); ask
+/// [`check_ublk_unused`] before, which is of use where it cannot.
 ///
 /// # Errors
 /// `Locked`, if somebody has.
@@ -160,7 +162,7 @@ pub fn ublk_control(id: u32) -> PathBuf {
     runtime_dir().join(format!("{}.ctl", ublk_name(id)))
 }
 
-/// Is it mounted, or part of another device?
+/// Is it mounted, part of another device, or open? The last is known of those whom this process may see.
 ///
 /// # Errors
 /// `Locked`, if it is.
@@ -176,8 +178,23 @@ pub fn check_ublk_unused(id: u32) -> Result<(), Error> {
             Err(Error::new(ErrorKind::Locked, what).at(&path))
         }
         // One that is stopped has no block device, and what else is wrong with it the driver tells.
-        _ => Ok(()),
+        Err(_) => Ok(()),
+        Ok(block_device) => {
+            drop(block_device);
+            check_not_open(id)
+        }
     }
+}
+
+fn check_not_open(id: u32) -> Result<(), Error> {
+    let users = users::users_of(id);
+    if users.is_empty() {
+        return Ok(());
+    }
+    let what = format!("is open: {} would get errors", users.join(", "));
+    Err(Error::new(ErrorKind::Locked, what)
+        .at(&block_path(id))
+        .hint("let go of it first, or say --force"))
 }
 
 fn device_ids() -> Result<Vec<u32>, Error> {

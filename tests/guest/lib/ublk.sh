@@ -22,6 +22,15 @@ refused() {
     case $said in *"$words"*) [ $status = "$code" ] ;; *) false ;; esac
 }
 
+# held COMMAND…: while this shell has the device open, and nobody else.
+held() {
+    exec 7<"$dev"
+    "$@" 7<&-
+    status=$?
+    exec 7<&-
+    return $status
+}
+
 # Waits until a condition holds, for ten seconds.
 becomes() {
     tries=100

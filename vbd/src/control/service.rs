@@ -32,6 +32,9 @@ pub(crate) trait Service: Send + Sync {
     /// Serves the disk of that name no more; clients have until `timeout` to take their replies.
     fn detach(&self, name: &str, timeout: Duration) -> Result<(), Error>;
 
+    /// Another manager is current, or it has other parameters.
+    fn manager_changed(&self) {}
+
     /// Makes the block device go away, unless somebody has it open.
     fn stop_idle(&self) -> Result<(), Error> {
         Err(Error::new(ErrorKind::Unsupported, "this server serves no block device"))

@@ -40,10 +40,12 @@ impl Session {
             Verb::ManagerShow(_) => answer.manager = Some(ManagerStatus::of(service.governor())),
             Verb::ManagerSet(wish) => {
                 governing::set(service.governor(), wish)?;
+                service.manager_changed();
                 answer.manager = Some(ManagerStatus::of(service.governor()));
             }
             Verb::ManagerUnset(which) => {
                 governing::unset(service.governor(), which.name.as_deref())?;
+                service.manager_changed();
                 answer.manager = Some(ManagerStatus::of(service.governor()));
             }
             Verb::ManagerList(_) => answer.managers = Some(policies()),

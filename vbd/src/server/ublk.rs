@@ -193,8 +193,7 @@ impl UblkServer {
             Recovery::Off => None,
             _ => {
                 let record = Record::new(id, mark, &door.path, &options.filters, TargetRecord::of(&target)?)?;
-                let file = RecordFile::write(&record)?;
-                Some(recovery::keep_true(file, record, &target))
+                Some(recovery::keep_true(RecordFile::write(record)?, &target))
             }
         };
         let server = Self::over((id, target), (governor, end), door, record, options)?;
@@ -222,6 +221,7 @@ impl UblkServer {
             started: Instant::now(),
             stopper: end.stopper(),
             is_leaving: Arc::clone(&is_leaving),
+            record: record.clone(),
         };
         Ok(Self {
             frontend,
@@ -347,6 +347,7 @@ struct Source {
     started: Instant,
     stopper: Stopper,
     is_leaving: Arc<AtomicBool>,
+    record: Option<SharedRecord>,
 }
 
 impl Service for Source {
@@ -396,6 +397,12 @@ impl Service for Source {
 
     fn detach(&self, _name: &str, _timeout: Duration) -> Result<(), Error> {
         Err(one_disk("`iomgr del -n ID` ends the block device and its server"))
+    }
+
+    fn manager_changed(&self) {
+        if let Some(record) = &self.record {
+            recovery::keep_manager(record, &self.governor);
+        }
     }
 
     fn stop_idle(&self) -> Result<(), Error> {

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use iomgr_core::policy::ManagerConfig;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
 use tqueue::filter::FilterConfig;
@@ -31,8 +32,8 @@ use crate::runtime::{make_runtime_dir, runtime_dir};
 
 /// The version of the file.
 const VERSION: u32 = 1;
-/// Paths are shorter, and nothing else in it is long.
-const BYTES_MAX: u64 = 64 << 10;
+/// Parameters of managers are shorter, and nothing else in it is long.
+const BYTES_MAX: u64 = 256 << 10;
 /// Between two looks at a lock.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -51,6 +52,9 @@ pub(crate) struct Record {
     pub(crate) control: PathBuf,
     /// What sees every op, as on the command line.
     pub(crate) filters: Vec<String>,
+    /// Who governs its requests, if that is a policy with parameters, not "none".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) manager: Option<ManagerConfig>,
     pub(crate) target: TargetRecord,
 }
 
@@ -60,6 +64,7 @@ pub(crate) struct RecordFile {
     claim: Claim,
     /// Locked.
     _file: File,
+    record: Record,
 }
 
 /// Where the record of a device is.
@@ -86,13 +91,9 @@ impl Record {
             mark,
             control: std::path::absolute(control).unwrap_or_else(|_| control.to_path_buf()),
             filters: filters.iter().map(ToString::to_string).collect(),
+            manager: None,
             target,
         })
-    }
-
-    /// The same device, with something else behind it.
-    pub(crate) fn about(self, target: TargetRecord) -> Self {
-        Self { target, ..self }
     }
 
     /// What is known of a device, whoever serves it.
@@ -126,11 +127,11 @@ impl Record {
 
 impl RecordFile {
     /// Writes a new one. What a device of this number has left before is replaced.
-    pub(crate) fn write(record: &Record) -> Result<Self, Error> {
+    pub(crate) fn write(record: Record) -> Result<Self, Error> {
         Self::write_at(make_runtime_dir()?.join(state_name(record.id)), record)
     }
 
-    pub(crate) fn write_at(path: PathBuf, record: &Record) -> Result<Self, Error> {
+    pub(crate) fn write_at(path: PathBuf, record: Record) -> Result<Self, Error> {
         let lock = FolderLock::of(&path)?;
         let fail = |error: io::Error| {
             Error::new(
@@ -141,14 +142,18 @@ impl RecordFile {
             .because(error)
         };
         let draft = path.with_extension(format!("state.{}", std::process::id()));
-        let file = write_locked(&draft, record).and_then(|file| fs::rename(&draft, &path).map(|()| file));
+        let file = write_locked(&draft, &record).and_then(|file| fs::rename(&draft, &path).map(|()| file));
         let file = file.map_err(|error| {
             // There may be none.
             let _none = fs::remove_file(&draft);
             fail(error)
         })?;
         let claim = Claim::lay(&path, &lock).map_err(fail)?;
-        Ok(Self { claim, _file: file })
+        Ok(Self {
+            claim,
+            _file: file,
+            record,
+        })
     }
 
     /// Takes over what a server has left that is gone: waits for its end, up to `deadline`. `lives` is asked whether it is well,
@@ -157,7 +162,7 @@ impl RecordFile {
         id: u32,
         deadline: Instant,
         lives: impl Fn(&Record) -> Option<u32>,
-    ) -> Result<(Self, Record), Error> {
+    ) -> Result<Self, Error> {
         Self::take_at(record_path(id), id, deadline, lives)
     }
 
@@ -166,7 +171,7 @@ impl RecordFile {
         id: u32,
         deadline: Instant,
         lives: impl Fn(&Record) -> Option<u32>,
-    ) -> Result<(Self, Record), Error> {
+    ) -> Result<Self, Error> {
         let refuse = |what: String| Error::new(ErrorKind::Server, what).at(&path);
         let file = open(&path).map_err(|error| not_there(&path, id, error))?;
         let bytes = read(&file).map_err(refuse)?;
@@ -177,7 +182,11 @@ impl RecordFile {
         // Where the device is not served in the end, the file is for who tries next.
         claim.own(false);
         match claim.is_of(&file) {
-            true => Ok((Self { claim, _file: file }, record)),
+            true => Ok(Self {
+                claim,
+                _file: file,
+                record,
+            }),
             false => Err(refuse("was replaced by another server's meanwhile".into())),
         }
     }
@@ -196,9 +205,18 @@ impl RecordFile {
         }
     }
 
-    /// Writes another content in its place, which is there whole or not at all.
-    pub(crate) fn rewrite(&mut self, record: &Record) -> Result<(), Error> {
+    /// What it says.
+    pub(crate) fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Changes it: another file takes its place, whole or not at all.
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
+        let mut record = self.record.clone();
+        change(&mut record);
+        let is_ours = self.claim.is_ours();
         *self = Self::write_at(self.claim.path().to_path_buf(), record)?;
+        self.own(is_ours);
         Ok(())
     }
 
@@ -223,6 +241,9 @@ fn write_locked(path: &Path, record: &Record) -> io::Result<File> {
     flock(&file, FlockOperation::NonBlockingLockExclusive)?;
     let mut bytes = serde_json::to_vec_pretty(record).map_err(io::Error::other)?;
     bytes.push(b'\n');
+    if bytes.len() as u64 > BYTES_MAX {
+        return Err(io::Error::other("it is too long"));
+    }
     file.write_all(&bytes)?;
     Ok(file)
 }

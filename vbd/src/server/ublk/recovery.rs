@@ -1,16 +1,17 @@
 //! A block device that changes servers: recovered from one that has died, handed over by one that leaves.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use blkdev_ublk::{DeviceInfo, Server as Frontend, ServerConfig};
 use iomgr_core::manager::Registry;
-use iomgr_core::policy::Governor;
+use iomgr_core::policy::{Governor, ManagerConfig};
 
 use super::{End, SharedRecord, UblkOptions, UblkServer, UblkTarget, config, failed, lock};
 use crate::control::ControlClient;
 use crate::error::{Error, ErrorKind};
+use crate::server::board::end_policy;
 use crate::server::doors::ControlDoor;
 use crate::ublk::record::{Record, RecordFile};
 use crate::ublk::target::TargetRecord;
@@ -23,6 +24,7 @@ impl UblkServer {
     /// Takes over a block device whose server has died or left; returns when it can be used again. Whoever has it open goes on.
     ///
     /// The image is locked before the driver hears of a new server: that is granted when the old one's last write has landed.
+    /// The manager is the one that the old server had, as it begins: its buckets are full, its histories empty.
     ///
     /// # Errors
     /// The device is not there, or is served, or was not made to outlive its server; nothing is known of its image, or
@@ -31,16 +33,17 @@ impl UblkServer {
         let deadline = Instant::now() + patience;
         let info = blkdev_ublk::Control::open().and_then(|mut control| control.info(id));
         let info = info.map_err(failed)?;
-        let (record, known) = RecordFile::take(id, deadline, server_of)?;
+        let record = RecordFile::take(id, deadline, server_of)?;
+        let known = record.record().clone();
         if info.mark != known.mark {
             let what = "was deleted, and another has its number: it is not recovered by what is known of the old one";
             return Err(Error::new(ErrorKind::Server, format!("ublk device {id} {what}")));
         }
         let options = options(&known, &info)?;
         let target = known.target.open(left(deadline))?;
-        let record = keep_true(record, Record::clone(&known), &target);
+        let record = keep_true(record, &target);
         let door = ControlDoor::make(options.control.as_deref(), &ublk_name(id))?;
-        let (governor, end) = (Governor::new(Registry::new()), End::new());
+        let (governor, end) = (governor(known.manager.as_ref()), End::new());
         let config = ServerConfig {
             mark: known.mark,
             ..config(&target, &governor, &options, &end)?
@@ -53,29 +56,23 @@ impl UblkServer {
     }
 
     /// Takes over a block device from a server that is well: that ends what it has begun, flushes and closes the image, and ends;
-    /// requests wait meanwhile, and none fails. The manager stays the same.
+    /// requests wait meanwhile, and none fails.
     ///
     /// # Errors
     /// Nobody serves it who could hand it over: nothing has happened. As [`recover`](Self::recover), after the old server has
     /// ended: the device waits for the next.
     pub fn upgrade(id: u32, patience: Duration) -> Result<Self, Error> {
         let deadline = Instant::now() + patience;
-        let mut old = ControlClient::connect(&Record::read(id)?.control, patience)?;
-        let manager = old.manager()?.config;
-        old.hand_over()?;
+        ControlClient::connect(&Record::read(id)?.control, patience)?.hand_over()?;
         let hint = |error: Error| error.hint(format!("the old server has ended; `iomgr recover {id}` tries again"));
-        let server = Self::recover(id, left(deadline)).map_err(hint)?;
-        if let Some(manager) = manager
-            && let Err(error) = server.governor.set(&manager)
-        {
-            tracing::error!(%error, "manager_lost: the old server had one, and this one goes on without");
-        }
-        Ok(server)
+        Self::recover(id, left(deadline)).map_err(hint)
     }
 
     /// Leaves the device to the next server: what was begun ends, the image is flushed and closed.
     pub(super) fn leave(&mut self, mut frontend: Frontend) -> Result<(), Error> {
         self.own_record(false);
+        // What waits for a policy was begun. The next server has it again, by the record.
+        end_policy(self.governor.registry());
         let left = frontend.hand_over().map_err(failed);
         left.and(self.target.close())
     }
@@ -83,23 +80,47 @@ impl UblkServer {
     /// Does what the next server needs to know go away with this one?
     pub(super) fn own_record(&self, is_ours: bool) {
         if let Some(record) = &self.record {
-            record.lock().unwrap_or_else(PoisonError::into_inner).own(is_ours);
+            lock_record(record).own(is_ours);
         }
     }
 }
 
 /// Has the record follow the images behind the disk: with an old one the next server would lose what was written since.
-pub(super) fn keep_true(file: RecordFile, record: Record, target: &UblkTarget) -> SharedRecord {
+pub(super) fn keep_true(file: RecordFile, target: &UblkTarget) -> SharedRecord {
     let file = Arc::new(Mutex::new(file));
     if let UblkTarget::Disk(disk) = target {
         let kept = Arc::clone(&file);
         disk.tell_of_images(move |image| {
             let target = TargetRecord::of_image(image.info(), image.retry)?;
-            let mut file = kept.lock().unwrap_or_else(PoisonError::into_inner);
-            file.rewrite(&record.clone().about(target))
+            lock_record(&kept).change(|record| record.target = target)
         });
     }
     file
+}
+
+/// Has the record follow the manager. It is current already: if that cannot be written down, the next server has the one before.
+pub(super) fn keep_manager(file: &SharedRecord, governor: &Governor) {
+    let mut file = lock_record(file);
+    // One that is none of ours cannot be made again.
+    let manager = governor.config().filter(|config| *config != ManagerConfig::default());
+    if let Err(error) = file.change(|record| record.manager = manager) {
+        tracing::error!(%error, "manager_not_kept: the next server of the device will have the manager that was before");
+    }
+}
+
+/// The manager that there was. A device without it is better than none.
+fn governor(manager: Option<&ManagerConfig>) -> Governor {
+    let governor = Governor::new(Registry::new());
+    if let Some(manager) = manager
+        && let Err(error) = governor.set(manager)
+    {
+        tracing::error!(%error, "manager_lost: the old server had one, and this one goes on without");
+    }
+    governor
+}
+
+fn lock_record(file: &SharedRecord) -> MutexGuard<'_, RecordFile> {
+    file.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How it was served, as far as the driver does not know it better.
@@ -140,6 +161,7 @@ mod tests {
 
     use super::*;
     use crate::disk::{Disk, DiskOptions};
+    use crate::null::NullDevice;
     use crate::pause::{PauseOptions, ResumeOptions};
 
     /// What the next server opens is what was written to last, also if this one dies a moment after it went over to it.
@@ -153,7 +175,7 @@ mod tests {
         let disk = Disk::open(&old, &DiskOptions::default()).unwrap();
         let target = UblkTarget::Disk(disk.clone());
         let record = Record::new(0, 1, &state, &[], TargetRecord::of(&target).unwrap()).unwrap();
-        let file = keep_true(RecordFile::write_at(state.clone(), &record).unwrap(), record, &target);
+        let file = keep_true(RecordFile::write_at(state.clone(), record).unwrap(), &target);
         let names = |image: &str| fs::read_to_string(&state).unwrap().contains(image);
         assert!(names("old.img") && !names("new.img"));
         let refused = disk.replace(&new, &DiskOptions::default(), Duration::ZERO).unwrap_err();
@@ -171,6 +193,26 @@ mod tests {
     }
 
     #[test]
+    fn the_record_follows_the_manager() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let null = UblkTarget::Null(Arc::new(NullDevice::new("null", 4096)));
+        let record = Record::new(0, 1, &state, &[], TargetRecord::of(&null).unwrap()).unwrap();
+        let file = Arc::new(Mutex::new(RecordFile::write_at(state.clone(), record).unwrap()));
+        let managed = Governor::new(Registry::new());
+        let wish: ManagerConfig = serde_json::from_str(r#"{"policy":{"name":"turn","share":3},"limit":{"max":4}}"#).unwrap();
+        managed.set(&wish).unwrap();
+        keep_manager(&file, &managed);
+        let known = lock_record(&file).record().manager.clone();
+        assert_eq!(governor(known.as_ref()).config(), managed.config());
+        assert!(fs::read_to_string(&state).unwrap().contains("turn"));
+        managed.unset(None).unwrap();
+        keep_manager(&file, &managed);
+        assert!(!fs::read_to_string(&state).unwrap().contains("manager"));
+        assert_eq!(governor(lock_record(&file).record().manager.as_ref()).name(), "none");
+    }
+
+    #[test]
     fn an_image_that_cannot_be_written_down_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("run");
@@ -180,11 +222,7 @@ mod tests {
         let disk = Disk::open(&image, &DiskOptions::default()).unwrap();
         let target = UblkTarget::Disk(disk.clone());
         let record = Record::new(0, 1, &image, &[], TargetRecord::of(&target).unwrap()).unwrap();
-        let _file = keep_true(
-            RecordFile::write_at(folder.join("state"), &record).unwrap(),
-            record,
-            &target,
-        );
+        let _file = keep_true(RecordFile::write_at(folder.join("state"), record).unwrap(), &target);
         disk.pause(PauseOptions::default()).unwrap();
         fs::remove_dir_all(&folder).unwrap();
         disk.resume(&ResumeOptions::default()).unwrap_err();

@@ -40,10 +40,10 @@ impl Place {
 
     fn write(&self) -> (RecordFile, Record) {
         let record = self.record();
-        (RecordFile::write_at(self.state(), &record).unwrap(), record)
+        (RecordFile::write_at(self.state(), record.clone()).unwrap(), record)
     }
 
-    fn take(&self) -> Result<(RecordFile, Record), Error> {
+    fn take(&self) -> Result<RecordFile, Error> {
         RecordFile::take_at(self.state(), 3, Instant::now(), |_| None)
     }
 
@@ -74,11 +74,11 @@ fn what_is_written_is_taken_by_the_next_and_by_nobody_meanwhile() {
     assert_eq!(refused.kind(), ErrorKind::Locked);
     file.own(false);
     drop(file);
-    let (mut next, taken) = place.take().unwrap();
-    assert_eq!(taken, record);
+    let mut next = place.take().unwrap();
+    assert_eq!(*next.record(), record);
     drop(next);
     assert!(place.state().exists(), "one who fails leaves it to the next");
-    (next, _) = place.take().unwrap();
+    next = place.take().unwrap();
     next.own(true);
     drop(next);
     assert!(!place.state().exists(), "one who ends the device takes it away");
