@@ -1,10 +1,10 @@
-//! The parameters of every policy, as people write them: with units in their names, ranges, and defaults.
+//! What a registry is to be managed by, as people write it: a policy and its parameters, with units in their names, ranges
+//! and defaults. The parameters themselves are beside their policies.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
-use super::limit::LimitConfig;
-use super::throttle::ThrottleConfig;
+use super::{DeadlineConfig, LatencyConfig, LimitConfig, ThrottleConfig, TurnConfig, WfqConfig};
 
 /// Names of devices and groups in the parameters of a policy.
 const NAMES_MAX: usize = 4096;
@@ -72,125 +72,6 @@ pub enum PolicyName {
     Deadline,
 }
 
-/// `turn`: N requests for each device and turn.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(default, deny_unknown_fields)
-)]
-pub struct TurnConfig {
-    /// Requests of a device in one turn, from 1.
-    pub share: u32,
-    /// Milliseconds that a turn lasts at most, from 1.
-    pub turn_ms: u32,
-}
-
-/// `wfq`: shares of what there is, in proportion to weight, among devices that have work.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(default, deny_unknown_fields)
-)]
-pub struct WfqConfig {
-    /// Of the devices of these names, 1 to 10 000.
-    pub weights: BTreeMap<String, u16>,
-    /// Of the others.
-    pub default_weight: u16,
-    /// What a request costs, whatever its length.
-    pub cost_base: u32,
-    /// What each KiB of it costs besides.
-    pub cost_per_kib: u32,
-    /// Requests in flight on all devices together, from 1. Weights act only where every device has more to do than this.
-    pub depth: u32,
-}
-
-/// `latency`: the latency of protected devices, kept by giving the others less depth.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(default, deny_unknown_fields)
-)]
-pub struct LatencyConfig {
-    /// The names of the protected devices.
-    pub protect: BTreeSet<String>,
-    /// Microseconds that 99 of 100 of their requests may take, from 1.
-    pub target_us: u32,
-    /// Milliseconds after which depth is looked at again, from 10.
-    pub window_ms: u32,
-    /// What each of the others has at least, from 1.
-    pub min_depth: u32,
-    /// What each of the others has at most.
-    pub max_depth: u32,
-}
-
-/// `deadline`: reads first, and nothing waits much longer than its time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(default, deny_unknown_fields)
-)]
-pub struct DeadlineConfig {
-    /// Milliseconds that a read should wait at most, from 1.
-    pub read_expire_ms: u32,
-    /// Milliseconds that a write should wait at most, from 1.
-    pub write_expire_ms: u32,
-    /// Requests of one direction in a row, from 1.
-    pub fifo_batch: u32,
-    /// Batches of reads that may pass waiting writes, from 1.
-    pub writes_starved: u32,
-    /// Requests in flight on all devices together, from 1. There is an order to choose only where more than this wait.
-    pub depth: u32,
-}
-
-impl Default for TurnConfig {
-    fn default() -> Self {
-        Self {
-            share: 32,
-            turn_ms: 100,
-        }
-    }
-}
-
-impl Default for WfqConfig {
-    fn default() -> Self {
-        Self {
-            weights: BTreeMap::new(),
-            default_weight: 100,
-            cost_base: 16,
-            cost_per_kib: 1,
-            depth: 16,
-        }
-    }
-}
-
-impl Default for LatencyConfig {
-    fn default() -> Self {
-        Self {
-            protect: BTreeSet::new(),
-            target_us: 5000,
-            window_ms: 100,
-            min_depth: 1,
-            max_depth: 128,
-        }
-    }
-}
-
-impl Default for DeadlineConfig {
-    fn default() -> Self {
-        Self {
-            read_expire_ms: 500,
-            write_expire_ms: 5000,
-            fifo_batch: 16,
-            writes_starved: 2,
-            depth: 16,
-        }
-    }
-}
-
 impl PolicyConfig {
     /// The devices that parameters name. They need not be there yet.
     pub fn named_devices(&self) -> BTreeSet<&str> {
@@ -228,26 +109,14 @@ impl PolicyConfig {
             Self::Deadline(config) => config.check(),
         }
     }
-}
 
-impl PolicyConfig {
-    /// All names of devices and groups in it.
+    /// The names in it: of devices, and of groups.
     fn names(&self) -> Vec<&str> {
-        let names: Vec<&String> = match self {
-            Self::Wfq(config) => config.weights.keys().collect(),
-            Self::Latency(config) => config.protect.iter().collect(),
-            Self::Throttle(config) => {
-                let members = config.groups.values().flat_map(|group| &group.members);
-                config
-                    .devices
-                    .keys()
-                    .chain(config.groups.keys())
-                    .chain(members)
-                    .collect()
-            }
-            Self::None | Self::Limit(_) | Self::Turn(_) | Self::Deadline(_) => Vec::new(),
-        };
-        names.into_iter().map(String::as_str).collect()
+        let mut names = Vec::from_iter(self.named_devices());
+        if let Self::Throttle(throttle) = self {
+            names.extend(throttle.groups.keys().map(String::as_str));
+        }
+        names
     }
 }
 
@@ -262,61 +131,6 @@ impl ManagerConfig {
             )),
             (Some(limit), _) => limit.check(),
         }
-    }
-}
-
-impl TurnConfig {
-    fn check(&self) -> Result<(), BadConfig> {
-        at_least(1, [("share", self.share), ("turn-ms", self.turn_ms)])
-    }
-}
-
-impl WfqConfig {
-    /// The largest weight; the smallest is 1.
-    pub const WEIGHT_MAX: u16 = 10_000;
-
-    fn check(&self) -> Result<(), BadConfig> {
-        let weights = self.weights.iter().map(|(name, weight)| (name.as_str(), *weight));
-        for (name, weight) in weights.chain([("default", self.default_weight)]) {
-            if !(1..=Self::WEIGHT_MAX).contains(&weight) {
-                let max = Self::WEIGHT_MAX;
-                return Err(BadConfig::new(format!(
-                    "weight {name}={weight}: weights are 1 to {max}"
-                )));
-            }
-        }
-        match self.cost_base.saturating_add(self.cost_per_kib) {
-            0 => Err(BadConfig::new("requests that cost nothing cannot be shared out")),
-            _ => at_least(1, [("depth", self.depth)]),
-        }
-    }
-}
-
-impl LatencyConfig {
-    fn check(&self) -> Result<(), BadConfig> {
-        if self.protect.is_empty() {
-            return Err(BadConfig::new("latency needs a device to protect"));
-        }
-        if self.max_depth < self.min_depth {
-            return Err(BadConfig::new("max-depth is below min-depth"));
-        }
-        at_least(10, [("window-ms", self.window_ms)])?;
-        at_least(1, [("target-us", self.target_us), ("min-depth", self.min_depth)])
-    }
-}
-
-impl DeadlineConfig {
-    fn check(&self) -> Result<(), BadConfig> {
-        at_least(
-            1,
-            [
-                ("read-expire-ms", self.read_expire_ms),
-                ("write-expire-ms", self.write_expire_ms),
-                ("fifo-batch", self.fifo_batch),
-                ("writes-starved", self.writes_starved),
-                ("depth", self.depth),
-            ],
-        )
     }
 }
 
@@ -406,8 +220,10 @@ impl fmt::Display for PolicyName {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Rate, Rates, ThrottleGroup};
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::policy::{Rates, ThrottleGroup};
 
     fn told(config: PolicyConfig) -> String {
         config.check().unwrap_err().to_string()
@@ -426,27 +242,6 @@ mod tests {
         }
         assert!(told(PolicyConfig::Limit(LimitConfig::default())).contains("max-total"));
         assert!(told(PolicyConfig::Latency(LatencyConfig::default())).contains("protect"));
-    }
-
-    #[test]
-    fn what_is_out_of_range_is_named() {
-        let wfq = WfqConfig {
-            weights: BTreeMap::from([("disk0".into(), 0)]),
-            ..WfqConfig::default()
-        };
-        assert_eq!(told(PolicyConfig::Wfq(wfq)), "weight disk0=0: weights are 1 to 10000");
-        let rates = Rates {
-            bps_read: Some(Rate {
-                max: Some(5),
-                ..Rate::new(6)
-            }),
-            ..Rates::default()
-        };
-        let throttle = ThrottleConfig {
-            devices: BTreeMap::from([("disk1".into(), rates)]),
-            ..ThrottleConfig::default()
-        };
-        assert!(told(PolicyConfig::Throttle(Box::new(throttle))).starts_with("disk1: bps-read-max"));
     }
 
     #[test]
@@ -472,7 +267,9 @@ mod tests {
                 members,
                 ..ThrottleGroup::default()
             };
-            let devices = names(count - count / 2 - 1, bytes).map(|name| (name, Rates::default()));
+            let devices = names(count, bytes)
+                .skip(count / 2 + 1)
+                .map(|name| (name, Rates::default()));
             PolicyConfig::Throttle(Box::new(ThrottleConfig {
                 devices: devices.collect(),
                 groups: BTreeMap::from([("g".into(), group)]),
@@ -493,22 +290,6 @@ mod tests {
             assert!(told(config(NAMES_MAX + 1, 5)).contains("names"));
             assert!(told(config(4, NAME_BYTES_MAX + 1)).contains("longer"));
         }
-    }
-
-    #[test]
-    fn a_device_has_one_group() {
-        let group = ThrottleGroup {
-            members: BTreeSet::from(["a".into()]),
-            ..ThrottleGroup::default()
-        };
-        let throttle = ThrottleConfig {
-            groups: BTreeMap::from([("g".into(), group.clone()), ("h".into(), group)]),
-            ..ThrottleConfig::default()
-        };
-        assert_eq!(
-            told(PolicyConfig::Throttle(Box::new(throttle))),
-            "device a is in two groups"
-        );
     }
 
     #[test]

@@ -30,12 +30,14 @@ use std::sync::Arc;
 
 use crate::manager::Manager;
 
-pub use config::{
-    BadConfig, DeadlineConfig, LatencyConfig, ManagerConfig, PolicyConfig, PolicyName, TurnConfig, WfqConfig,
-};
+pub use config::{BadConfig, ManagerConfig, PolicyConfig, PolicyName};
+pub use deadline::DeadlineConfig;
 pub use governor::{Governor, SetError};
+pub use latency::LatencyConfig;
 pub use limit::LimitConfig;
 pub use throttle::{Rate, Rates, ThrottleConfig, ThrottleGroup};
+pub use turn::TurnConfig;
+pub use wfq::WfqConfig;
 
 /// A manager with parameters that can be changed while it is current.
 pub trait Policy: Manager {

@@ -26,10 +26,40 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::config::{BadConfig, at_least};
 use super::per_device::PerDevice;
-use super::{Policy, PolicyConfig, PolicyName, TurnConfig};
+use super::{Policy, PolicyConfig, PolicyName};
 use crate::manager::{DeviceId, DeviceInfo, Head, Manager, Refusal, Verdict, Wait};
 use crate::{Class, Timestamp};
+
+/// `turn`: N requests for each device and turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(default, deny_unknown_fields)
+)]
+pub struct TurnConfig {
+    /// Requests of a device in one turn, from 1.
+    pub share: u32,
+    /// Milliseconds that a turn lasts at most, from 1.
+    pub turn_ms: u32,
+}
+
+impl Default for TurnConfig {
+    fn default() -> Self {
+        Self {
+            share: 32,
+            turn_ms: 100,
+        }
+    }
+}
+
+impl TurnConfig {
+    pub(super) fn check(&self) -> Result<(), BadConfig> {
+        at_least(1, [("share", self.share), ("turn-ms", self.turn_ms)])
+    }
+}
 
 /// See the [module's page](self).
 #[derive(Debug)]

@@ -171,3 +171,38 @@ impl Rate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_out_of_range_is_named() {
+        let rates = Rates {
+            bps_read: Some(Rate {
+                max: Some(5),
+                ..Rate::new(6)
+            }),
+            ..Rates::default()
+        };
+        let config = ThrottleConfig {
+            devices: BTreeMap::from([("disk1".into(), rates)]),
+            ..ThrottleConfig::default()
+        };
+        let told = config.check().unwrap_err().to_string();
+        assert!(told.starts_with("disk1: bps-read-max"), "{told}");
+    }
+
+    #[test]
+    fn a_device_has_one_group() {
+        let group = ThrottleGroup {
+            members: BTreeSet::from(["a".into()]),
+            ..ThrottleGroup::default()
+        };
+        let config = ThrottleConfig {
+            groups: BTreeMap::from([("g".into(), group.clone()), ("h".into(), group)]),
+            ..ThrottleConfig::default()
+        };
+        assert_eq!(config.check().unwrap_err().to_string(), "device a is in two groups");
+    }
+}

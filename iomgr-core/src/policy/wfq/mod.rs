@@ -47,6 +47,7 @@
 //! M. Shreedhar, G. Varghese: Efficient Fair Queueing using Deficit Round Robin, 1995 (the debt instead of a look at the head is
 //! known as surplus round robin). dm-ioband's weight policy (R. Tsuruta, H. Yoshikawa) has its tokens and its lesson about depth.
 
+mod config;
 mod rounds;
 #[cfg(test)]
 mod tests;
@@ -54,9 +55,11 @@ mod tests;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use self::rounds::Rounds;
-use super::{Policy, PolicyConfig, PolicyName, WfqConfig};
+use super::{Policy, PolicyConfig, PolicyName};
 use crate::Timestamp;
 use crate::manager::{DeviceInfo, Head, Manager, Refusal, Verdict};
+
+pub use config::WfqConfig;
 
 /// See the [module's page](self).
 #[derive(Debug)]

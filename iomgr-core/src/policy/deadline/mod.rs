@@ -42,14 +42,18 @@
 //! block/mq-deadline.c (Linux), without its sectors: a manager sees heads only, so within a batch the oldest goes first, where
 //! Linux goes by sector until a request's time is over.
 
+mod config;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::grace::{Expected, Guard, Told};
 use super::per_device::PerDevice;
-use super::{DeadlineConfig, Policy, PolicyConfig, PolicyName};
+use super::{Policy, PolicyConfig, PolicyName};
 use crate::manager::{DeviceId, DeviceInfo, Head, Manager, Refusal, Verdict, Wait};
 use crate::{Class, Timestamp};
+
+pub use config::DeadlineConfig;
 
 /// See the [module's page](self).
 #[derive(Debug)]

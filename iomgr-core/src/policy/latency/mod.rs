@@ -41,15 +41,19 @@
 //! block/blk-iolatency.c and block/kyber-iosched.c (Linux): targets, windows, and depth as what is given and taken; additive
 //! increase and multiplicative decrease are Jacobson's and Chiu's (1988, 1989).
 
+mod config;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
 use super::per_device::PerDevice;
-use super::{LatencyConfig, Policy, PolicyConfig, PolicyName};
+use super::{Policy, PolicyConfig, PolicyName};
 use crate::manager::{DeviceId, DeviceInfo, Head, Manager, Refusal, Verdict, Wait};
 use crate::{Class, Timestamp};
+
+pub use config::LatencyConfig;
 
 /// How long it may take to grow from `min-depth` to `max-depth`, so that it is done in two seconds.
 const RECOVERY_MS: u32 = 1500;
