@@ -5,28 +5,19 @@
 use std::collections::VecDeque;
 
 use crate::manager::Intake;
-use crate::{BlockStatus, Busy, DeviceQueue, Done, Errno, OpDone, OpQueue, Pass, Request, SectorRange, Tag, Timestamp};
+use crate::outlet::Outlet;
+use crate::{BlockStatus, DeviceQueue, Done, Ended, OpDone, OpQueue, Pass, Request, SectorRange, Tag, Timestamp};
 
 /// A device's queue.
 #[derive(Debug)]
 pub struct Lane {
-    device: Box<dyn DeviceQueue>,
+    device: Outlet,
     /// By tag.
     slots: Box<[Option<Request>]>,
     waiting: VecDeque<Tag>,
-    parked: Option<Request>,
     settled: VecDeque<Tag>,
     in_flight: u32,
     ended: u64,
-}
-
-/// A request that ended.
-#[derive(Debug)]
-pub struct Ended {
-    /// As it was pushed.
-    pub request: Request,
-    /// All of it done, or the first error.
-    pub result: Result<(), Errno>,
 }
 
 #[expect(
@@ -36,10 +27,9 @@ pub struct Ended {
 impl Lane {
     pub fn new(device: Box<dyn DeviceQueue>, _: Intake, depth: u32) -> Self {
         Self {
-            device,
+            device: Outlet::new(device),
             slots: (0..depth).map(|_| None).collect(),
             waiting: VecDeque::with_capacity(depth as usize),
-            parked: None,
             settled: VecDeque::with_capacity(depth as usize),
             in_flight: 0,
             ended: 0,
@@ -59,9 +49,7 @@ impl Lane {
     }
 
     pub fn begin_pass(&mut self, pass: &mut Pass<'_>) {
-        if self.device.wake_at().is_some_and(|at| at <= pass.now) {
-            self.kick(pass);
-        }
+        self.device.begin_pass(pass);
     }
 
     pub fn wake_at(&self) -> Option<Timestamp> {
@@ -77,9 +65,7 @@ impl Lane {
     }
 
     pub fn admit(&mut self, pass: &mut Pass<'_>) {
-        if let Some(request) = self.parked.take()
-            && !self.submit(pass, request)
-        {
+        if !self.device.offer_parked(pass) {
             return;
         }
         while !self.device.busy() {
@@ -87,7 +73,7 @@ impl Lane {
                 return;
             };
             let request = self.slots[tag.0 as usize].clone().expect("what waits was pushed");
-            if !self.submit(pass, request) {
+            if !self.device.offer(pass, request) {
                 return;
             }
         }
@@ -139,15 +125,5 @@ impl Lane {
         assert!(slot.is_none(), "a tag is used by one request at a time");
         *slot = Some(request);
         self.in_flight += 1;
-    }
-
-    fn submit(&mut self, pass: &mut Pass<'_>, request: Request) -> bool {
-        match self.device.submit(pass, request) {
-            Ok(()) => true,
-            Err(Busy(request)) => {
-                self.parked = Some(request);
-                false
-            }
-        }
     }
 }

@@ -18,17 +18,18 @@
 use std::collections::VecDeque;
 
 use crate::manager::{Granted, Head, Intake, Ticket};
-use crate::{BlockStatus, Busy, DeviceQueue, Done, Errno, OpDone, OpQueue, Pass, Request, SectorRange, Tag, Timestamp};
+use crate::outlet::Outlet;
+use crate::{
+    BlockStatus, DeviceQueue, Done, Ended, Errno, OpDone, OpQueue, Pass, Request, SectorRange, Tag, Timestamp,
+};
 
 /// A device's queue behind its intake.
 #[derive(Debug)]
 pub struct Lane {
-    device: Box<dyn DeviceQueue>,
+    device: Outlet,
     intake: Intake,
     /// By tag.
     slots: Box<[Slot]>,
-    /// A request that the device handed back although it had not said that it was busy.
-    parked: Option<Request>,
     /// Requests that were granted and do not need the device.
     settled: VecDeque<Tag>,
     /// Requests that never start, because the device was detached.
@@ -50,23 +51,13 @@ struct Slot {
 /// What becomes of a request whose device was detached before it started.
 const REFUSED: Result<(), Errno> = Err(Errno::SHUTDOWN);
 
-/// A request that ended.
-#[derive(Debug)]
-pub struct Ended {
-    /// As it was pushed.
-    pub request: Request,
-    /// All of it done, or the first error.
-    pub result: Result<(), Errno>,
-}
-
 impl Lane {
     /// A lane for tags below `depth`; both its parts were made for so many.
     pub fn new(device: Box<dyn DeviceQueue>, intake: Intake, depth: u32) -> Self {
         Self {
-            device,
+            device: Outlet::new(device),
             intake,
             slots: (0..depth).map(|_| Slot::default()).collect(),
-            parked: None,
             settled: VecDeque::with_capacity(depth as usize),
             refused: VecDeque::with_capacity(depth as usize),
             in_flight: 0,
@@ -107,9 +98,7 @@ impl Lane {
 
     /// Follows a swap of managers or the device's end, and kicks a device that waits for its time. Once a pass.
     pub fn begin_pass(&mut self, pass: &mut Pass<'_>) {
-        if self.device.wake_at().is_some_and(|at| at <= pass.now) {
-            self.kick(pass);
-        }
+        self.device.begin_pass(pass);
         self.intake.begin_pass(pass.now);
         if self.intake.is_closed() {
             self.refused.extend(self.intake.close());
@@ -133,7 +122,7 @@ impl Lane {
 
     /// Starts what may start.
     pub fn admit(&mut self, pass: &mut Pass<'_>) {
-        if !self.submit_parked(pass) {
+        if !self.device.offer_parked(pass) {
             return;
         }
         while !self.device.busy() {
@@ -147,7 +136,7 @@ impl Lane {
                 continue;
             }
             let request = slot.request.clone().expect("a granted request was pushed");
-            if !self.submit(pass, request) {
+            if !self.device.offer(pass, request) {
                 return;
             }
         }
@@ -227,22 +216,5 @@ impl Lane {
         }
         let refused = || self.refused.pop_front().map(|tag| Done { tag, result: REFUSED });
         self.device.poll_done().or_else(refused)
-    }
-
-    fn submit(&mut self, pass: &mut Pass<'_>, request: Request) -> bool {
-        match self.device.submit(pass, request) {
-            Ok(()) => true,
-            Err(Busy(request)) => {
-                self.parked = Some(request);
-                false
-            }
-        }
-    }
-
-    fn submit_parked(&mut self, pass: &mut Pass<'_>) -> bool {
-        match self.parked.take() {
-            Some(request) => self.submit(pass, request),
-            None => true,
-        }
     }
 }

@@ -21,6 +21,7 @@ pub mod epoch;
 mod lane;
 pub mod manager;
 mod op;
+mod outlet;
 pub mod policy;
 mod request;
 mod shim;
@@ -33,12 +34,12 @@ mod units;
 mod wake;
 
 pub use device::{BlockStatus, Busy, CancelOutcome, Device, DeviceQueue, Limits, Pass, QueueContext};
-pub use lane::{Ended, Lane};
+pub use lane::Lane;
 pub use op::{
     Action, BufId, Data, DataHome, FileHandle, FileSlot, Full, Lease, Op, OpDone, OpError, OpQueue, Owner, SimFile,
     Token,
 };
-pub use request::{Class, Done, Operation, Request, RequestFlags, Tag};
+pub use request::{Class, Done, Ended, Operation, Request, RequestFlags, Tag};
 pub use rustix::io::Errno;
 pub use storage::Storage;
 pub use time::Timestamp;

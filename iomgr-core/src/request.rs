@@ -110,3 +110,12 @@ pub struct Done {
     /// each sector is old or new.
     pub result: Result<(), Errno>,
 }
+
+/// A request that ended on a [`Lane`](crate::Lane).
+#[derive(Debug)]
+pub struct Ended {
+    /// As it was pushed.
+    pub request: Request,
+    /// All of it done, or the first error.
+    pub result: Result<(), Errno>,
+}
