@@ -1,4 +1,6 @@
-//! A device in memory, for tests and examples of whoever serves devices.
+//! A device in memory, for tests and examples of whoever serves devices; and seeds for random tests.
+
+mod seeds;
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -12,6 +14,8 @@ use crate::{
     Op, OpDone, OpQueue, Operation, Owner, Pass, QueueContext, Request, RequestFlags, SectorCount, SectorRange, Tag,
     Token, Waker,
 };
+
+pub use seeds::Seeds;
 
 /// A device whose sectors are memory: holes until they are written. Requests end as soon as they are submitted, unless they
 /// are [held](Self::hold).

@@ -8,7 +8,7 @@ use fastrand::Rng;
 use iomgr_core::{FileHandle, OpError};
 use tqueue::{Config, EngineKind, ErrorKind, Features, Queue};
 
-use crate::budget::{self, for_seeds};
+use crate::budget::for_seeds;
 use crate::driver::{Driver, Place, Results};
 use crate::model::Model;
 use crate::script::{Script, Spec, Style};
@@ -29,7 +29,7 @@ fn engines_do_what_the_model_does_in_memory() {
         first_id: 1,
     };
     let test = "engines_do_what_the_model_does_in_memory";
-    for_seeds(test, KEPT, |seed| run(test, seed, dir, style));
+    for_seeds(test, KEPT, |seed| run(seed, dir, style));
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn engines_do_what_the_model_does_on_a_disk() {
         first_id: 1,
     };
     let test = "engines_do_what_the_model_does_on_a_disk";
-    for_seeds(test, KEPT, |seed| run(test, seed, &dir, style));
+    for_seeds(test, KEPT, |seed| run(seed, &dir, style));
 }
 
 fn is_in_memory(dir: &Path) -> bool {
@@ -58,8 +58,7 @@ fn is_in_memory(dir: &Path) -> bool {
 }
 
 /// Runs the seed's script on both engines; says how many ops that were.
-fn run(test: &str, seed: u64, dir: &Path, style: Style) -> u64 {
-    let report = OnPanic(format!("replay with: {}", budget::replay(test, seed)));
+fn run(seed: u64, dir: &Path, style: Style) -> u64 {
     let mut rng = Rng::with_seed(seed);
     let script = Script::random(&mut rng, style);
     let mask = Features::from_bits_truncate(rng.u32(..) & rng.u32(..));
@@ -79,7 +78,6 @@ fn run(test: &str, seed: u64, dir: &Path, style: Style) -> u64 {
         assert_eq!(sync.0, ring.0, "results differ");
         assert!(sync.1 == ring.1, "bytes differ");
     }
-    std::mem::drop(report);
     script.ops() * outcomes.len() as u64
 }
 
