@@ -10,7 +10,7 @@ use iomgr_core::policy::{DeadlineConfig, PolicyConfig};
 use crate::budget::for_seeds;
 use crate::load::{Arrivals, Load};
 use crate::log::at_ms;
-use crate::none::any_sim;
+use crate::none::anything_under;
 use crate::server::{Service, ServiceTime};
 use crate::sim::{Dev, Rules, Sim};
 
@@ -242,23 +242,11 @@ fn any_config(rng: &mut Rng) -> PolicyConfig {
     })
 }
 
+const KEPT: &[u64] = &[9_882_121_787_320_947_554];
+
 #[test]
 fn anything_goes_on_before_its_deadline() {
-    for_seeds(
-        "anything_goes_on_before_its_deadline",
-        &[9_882_121_787_320_947_554],
-        |seed| {
-            let mut rng = Rng::with_seed(seed);
-            let (mut sim, devices) = any_sim(seed);
-            sim.set(any_config(&mut rng));
-            sim.run_for(MS * 200);
-            sim.set(any_config(&mut rng));
-            sim.run_for(MS * 200);
-            if rng.bool() {
-                sim.detach(devices[0]);
-            }
-            sim.run_for(MS * 300);
-            sim.finish() + feasible(seed)
-        },
-    );
+    for_seeds("anything_goes_on_before_its_deadline", KEPT, |seed| {
+        anything_under(seed, any_config) + feasible(seed)
+    });
 }

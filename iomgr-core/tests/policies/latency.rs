@@ -10,7 +10,7 @@ use iomgr_core::policy::{LatencyConfig, PolicyConfig};
 use crate::budget::for_seeds;
 use crate::load::Load;
 use crate::log::at_ms;
-use crate::none::any_sim;
+use crate::none::anything_under;
 use crate::server::{Service, ServiceTime};
 use crate::sim::{Dev, Rules, Sim};
 
@@ -239,23 +239,11 @@ fn any_config(rng: &mut Rng) -> PolicyConfig {
     })
 }
 
+const KEPT: &[u64] = &[13_019_268_498_537_257_147];
+
 #[test]
 fn anything_goes_on_beside_the_protected() {
-    for_seeds(
-        "anything_goes_on_beside_the_protected",
-        &[13_019_268_498_537_257_147],
-        |seed| {
-            let mut rng = Rng::with_seed(seed);
-            let (mut sim, devices) = any_sim(seed);
-            sim.set(any_config(&mut rng));
-            sim.run_for(MS * 200);
-            sim.set(any_config(&mut rng));
-            sim.run_for(MS * 200);
-            if rng.bool() {
-                sim.detach(devices[0]);
-            }
-            sim.run_for(MS * 300);
-            sim.finish() + noise(seed)
-        },
-    );
+    for_seeds("anything_goes_on_beside_the_protected", KEPT, |seed| {
+        anything_under(seed, any_config) + noise(seed)
+    });
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use iomgr_core::Timestamp;
 use iomgr_core::manager::{DeviceInfo, Head, Manager, Verdict, Wait};
+use iomgr_core::policy::PolicyConfig;
 
 use crate::budget::for_seeds;
 use crate::load::Load;
@@ -29,6 +30,21 @@ pub(crate) fn any_sim(seed: u64) -> (Sim, Vec<Dev>) {
     });
     let devices = devices.collect();
     (sim, devices)
+}
+
+/// The same under a policy, whose parameters change on the way, and a device of which may go. Says how many events that were.
+pub(crate) fn anything_under(seed: u64, mut any_config: impl FnMut(&mut Rng) -> PolicyConfig) -> u64 {
+    let mut rng = Rng::with_seed(seed);
+    let (mut sim, devices) = any_sim(seed);
+    for _ in 0..2 {
+        sim.set(any_config(&mut rng));
+        sim.run_for(MS * 200);
+    }
+    if rng.bool() {
+        sim.detach(devices[0]);
+    }
+    sim.run_for(MS * 300);
+    sim.finish()
 }
 
 #[test]

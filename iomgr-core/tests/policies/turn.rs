@@ -9,7 +9,7 @@ use iomgr_core::policy::{PolicyConfig, TurnConfig};
 use crate::budget::for_seeds;
 use crate::load::Load;
 use crate::log::at_ms;
-use crate::none::any_sim;
+use crate::none::anything_under;
 use crate::server::{Service, ServiceTime};
 use crate::sim::{Dev, Rules, Sim};
 
@@ -113,17 +113,7 @@ fn who_went_away_holds_a_turn_up_for_its_time_at_most() {
 #[test]
 fn anything_goes_on_in_turns() {
     for_seeds("anything_goes_on_in_turns", &[], |seed| {
-        let mut rng = Rng::with_seed(seed);
-        let (mut sim, devices) = any_sim(seed);
-        let mut any = || turn(1 << rng.u32(0..8), 1 << rng.u32(0..10));
-        sim.set(any());
-        sim.run_for(MS * 200);
-        sim.set(any());
-        sim.run_for(MS * 200);
-        if rng.bool() {
-            sim.detach(devices[0]);
-        }
-        sim.run_for(MS * 300);
-        sim.finish() + turns_of_busy_devices(seed)
+        let any_config = |rng: &mut Rng| turn(1 << rng.u32(0..8), 1 << rng.u32(0..10));
+        anything_under(seed, any_config) + turns_of_busy_devices(seed)
     });
 }
