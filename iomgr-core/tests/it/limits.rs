@@ -1,43 +1,17 @@
 //! `limit` on real threads: bounds hold at every instant, and no wake-up is lost on the way.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use iomgr_core::manager::{Granted, Intake, ManagedDevice, Registry, Ticket};
 use iomgr_core::policy::{Governor, LimitConfig, ManagerConfig, PolicyConfig, Rate, Rates, ThrottleConfig};
 use iomgr_core::{Operation, Tag, Timestamp, Wake, Waker};
 
-use crate::support::head;
+use crate::support::{Bed, head};
 
 const DEPTH: u32 = 4;
-
-/// Where a loop sleeps, as on an eventfd.
-#[derive(Default)]
-struct Bed {
-    rung: Mutex<bool>,
-    ring: Condvar,
-}
-
-impl Wake for Bed {
-    fn wake(&self) {
-        *self.rung.lock().unwrap() = true;
-        self.ring.notify_one();
-    }
-}
-
-impl Bed {
-    /// Until it rings, or for so long.
-    fn sleep(&self, time: Option<Duration>) {
-        let rung = self.rung.lock().unwrap();
-        let still = |rung: &mut bool| !*rung;
-        *match time {
-            Some(time) => self.ring.wait_timeout_while(rung, time, still).unwrap().0,
-            None => self.ring.wait_while(rung, still).unwrap(),
-        } = false;
-    }
-}
 
 /// What is in flight now, and the most there ever was.
 #[derive(Default)]

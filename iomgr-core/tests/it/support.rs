@@ -1,7 +1,8 @@
 //! What several tests need.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use iomgr_core::manager::{Granted, Head, Intake, ManagedDevice, Manager, Ticket};
 use iomgr_core::{Operation, Sector, SectorCount, SectorRange, Tag, Timestamp, Wake, Waker};
@@ -23,6 +24,32 @@ impl Bell {
 impl Wake for Bell {
     fn wake(&self) {
         self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Where a loop sleeps, as on an eventfd.
+#[derive(Default)]
+pub(crate) struct Bed {
+    rung: Mutex<bool>,
+    ring: Condvar,
+}
+
+impl Wake for Bed {
+    fn wake(&self) {
+        *self.rung.lock().unwrap() = true;
+        self.ring.notify_one();
+    }
+}
+
+impl Bed {
+    /// Until it rings, or for so long.
+    pub(crate) fn sleep(&self, time: Option<Duration>) {
+        let rung = self.rung.lock().unwrap();
+        let still = |rung: &mut bool| !*rung;
+        *match time {
+            Some(time) => self.ring.wait_timeout_while(rung, time, still).unwrap().0,
+            None => self.ring.wait_while(rung, still).unwrap(),
+        } = false;
     }
 }
 

@@ -2,36 +2,15 @@
 //! wake-up lost on the way.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
 use iomgr_core::manager::test_utils::CountingManager;
 use iomgr_core::manager::{Intake, ManagedDevice, Registry, Ticket, Verdict, Wait};
-use iomgr_core::{Class, Operation, Tag, Timestamp, Wake, Waker};
+use iomgr_core::{Class, Operation, Tag, Timestamp, Waker};
 
 use crate::support::*;
-
-/// Where a test's loop sleeps, as on an eventfd.
-#[derive(Default)]
-struct Bed {
-    rung: Mutex<bool>,
-    ring: Condvar,
-}
-
-impl Wake for Bed {
-    fn wake(&self) {
-        *self.rung.lock().unwrap() = true;
-        self.ring.notify_one();
-    }
-}
-
-impl Bed {
-    fn sleep(&self) {
-        let rung = self.rung.lock().unwrap();
-        *self.ring.wait_while(rung, |rung| !*rung).unwrap() = false;
-    }
-}
 
 /// A frontend's loop: keeps `depth` requests about, ends those that started one pass later, sleeps only when nothing is on
 /// its way and nothing may start. With a lost wake-up it sleeps for ever.
@@ -67,7 +46,7 @@ fn frontend(device: &Arc<ManagedDevice>, depth: u32, requests: u32, seed: u64) -
             running.push((granted.tag, intake.alloc(granted.grant)));
         }
         if running.is_empty() && !starved && intake.queued() != 0 && intake.wake_at().is_none() {
-            bed.sleep();
+            bed.sleep(None);
         }
     }
     u64::from(ended)
