@@ -66,22 +66,39 @@ impl Queue {
     }
 }
 
-fn never() -> Shared<CountingManager> {
-    CountingManager::with_policy("never", |_: &Ask| Verdict::No(Wait::Freed))
+/// A device under this manager.
+fn disk_under(manager: Shared<impl Manager + 'static>) -> (Registry, Shared<ManagedDevice>) {
+    let registry = Registry::new();
+    registry.register(manager).unwrap();
+    let device = registry.attach("disk").unwrap();
+    (registry, device)
 }
 
-fn registry(manager: &Shared<CountingManager>) -> Registry {
-    let registry = Registry::new();
-    registry.register(manager.clone()).unwrap();
-    registry
+/// A queue of such a device; a request waits in it.
+fn waiting_under(manager: Shared<impl Manager + 'static>) -> (Registry, Shared<ManagedDevice>, Queue) {
+    let (registry, device) = disk_under(manager);
+    let mut queue = Queue::new(&device);
+    queue.push();
+    (registry, device, queue)
+}
+
+/// Its one request starts and ends there.
+fn run_on_a_thread(mut queue: Queue) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        let ticket = queue.start().unwrap();
+        queue.end(ticket);
+    })
+}
+
+fn never() -> Shared<CountingManager> {
+    CountingManager::with_policy("never", |_: &Ask| Verdict::No(Wait::Freed))
 }
 
 #[test]
 fn a_request_ends_with_the_manager_that_admitted_it() {
     crate::model(SWITCHES, || {
         let (old, new) = (CountingManager::new("old"), CountingManager::new("new"));
-        let registry = registry(&old);
-        let device = registry.attach("disk").unwrap();
+        let (registry, device) = disk_under(old.clone());
         let mut queue = Queue::new(&device);
         let thread = thread::spawn(move || {
             for _ in 0..2 {
@@ -107,14 +124,8 @@ fn a_request_ends_with_the_manager_that_admitted_it() {
 fn who_waits_for_a_free_is_woken_by_a_swap() {
     crate::model(SWITCHES, || {
         let (old, new) = (never(), CountingManager::new("new"));
-        let registry = registry(&old);
-        let device = registry.attach("disk").unwrap();
-        let mut queue = Queue::new(&device);
-        queue.push();
-        let thread = thread::spawn(move || {
-            let ticket = queue.start().unwrap();
-            queue.end(ticket);
-        });
+        let (registry, device, queue) = waiting_under(old.clone());
+        let thread = run_on_a_thread(queue);
         registry.replace(new.clone()).unwrap();
         thread.join().unwrap();
         drop(device);
@@ -129,8 +140,7 @@ fn who_waits_for_a_free_is_woken_by_a_swap() {
 fn a_queue_that_is_opened_during_a_swap_misses_nothing() {
     crate::model(SWITCHES, || {
         let (old, new) = (never(), CountingManager::new("new"));
-        let registry = registry(&old);
-        let device = registry.attach("disk").unwrap();
+        let (registry, device) = disk_under(old.clone());
         let thread = thread::spawn(move || {
             let mut queue = Queue::new(&device);
             queue.push();
@@ -153,17 +163,13 @@ fn a_free_of_the_old_generation_and_a_swap_lose_nobody() {
             CountingManager::with_limit("old", 1),
             CountingManager::with_limit("new", 1),
         );
-        let registry = registry(&old);
-        let device = registry.attach("disk").unwrap();
+        let (registry, device) = disk_under(old.clone());
         let (mut busy, mut waiting) = (Queue::new(&device), Queue::new(&device));
         busy.push();
         let ticket = busy.start().unwrap();
         waiting.push();
         let frees = thread::spawn(move || busy.end(ticket));
-        let waits = thread::spawn(move || {
-            let ticket = waiting.start().unwrap();
-            waiting.end(ticket);
-        });
+        let waits = run_on_a_thread(waiting);
         registry.replace(new.clone()).unwrap();
         frees.join().unwrap();
         waits.join().unwrap();
@@ -178,17 +184,13 @@ fn a_free_of_the_old_generation_and_a_swap_lose_nobody() {
 fn who_waits_for_a_free_is_woken_by_it() {
     crate::model(SWITCHES, || {
         let manager = CountingManager::with_limit("one", 1);
-        let registry = registry(&manager);
-        let device = registry.attach("disk").unwrap();
+        let (_registry, device) = disk_under(manager.clone());
         let (mut busy, mut waiting) = (Queue::new(&device), Queue::new(&device));
         drop(device);
         busy.push();
         let ticket = busy.start().unwrap();
         waiting.push();
-        let waits = thread::spawn(move || {
-            let ticket = waiting.start().unwrap();
-            waiting.end(ticket);
-        });
+        let waits = run_on_a_thread(waiting);
         busy.end(ticket);
         drop(busy);
         waits.join().unwrap();
@@ -200,10 +202,7 @@ fn who_waits_for_a_free_is_woken_by_it() {
 fn detaching_wakes_who_waits_and_stops_the_device_once() {
     crate::model(SWITCHES, || {
         let manager = never();
-        let registry = registry(&manager);
-        let device = registry.attach("disk").unwrap();
-        let mut queue = Queue::new(&device);
-        queue.push();
+        let (_registry, device, mut queue) = waiting_under(manager.clone());
         let thread = thread::spawn(move || assert!(queue.start().is_none()));
         device.detach();
         thread.join().unwrap();
@@ -216,8 +215,7 @@ fn detaching_wakes_who_waits_and_stops_the_device_once() {
 fn a_swap_during_a_detach_starts_nothing_that_is_not_stopped() {
     crate::model(SWITCHES, || {
         let (old, new) = (never(), CountingManager::new("new"));
-        let registry = registry(&old);
-        let device = registry.attach("disk").unwrap();
+        let (registry, device) = disk_under(old.clone());
         let mut queue = Queue::new(&device);
         let swaps = {
             let new = new.clone();
@@ -243,14 +241,8 @@ fn who_waits_is_judged_anew_when_the_manager_changes_its_mind() {
             true => Verdict::Go,
             false => Verdict::No(Wait::Until(Timestamp::from_nanos(u64::MAX))),
         });
-        let registry = registry(&manager);
-        let device = registry.attach("disk").unwrap();
-        let mut queue = Queue::new(&device);
-        queue.push();
-        let thread = thread::spawn(move || {
-            let ticket = queue.start().unwrap();
-            queue.end(ticket);
-        });
+        let (registry, device, queue) = waiting_under(manager.clone());
+        let thread = run_on_a_thread(queue);
         goes.store(true, Ordering::Relaxed);
         registry.rejudge();
         thread.join().unwrap();
@@ -263,16 +255,9 @@ fn who_waits_is_judged_anew_when_the_manager_changes_its_mind() {
 #[test]
 fn a_manager_that_panics_during_a_swap_ends_once() {
     crate::model(SWITCHES, || {
-        let (old, new) = (Bad::new(), CountingManager::new("new"));
-        let registry = Registry::new();
-        registry.register(old.clone()).unwrap();
-        let device = registry.attach("disk").unwrap();
-        let mut queue = Queue::new(&device);
-        queue.push();
-        let thread = thread::spawn(move || {
-            let ticket = queue.start().unwrap();
-            queue.end(ticket);
-        });
+        let new = CountingManager::new("new");
+        let (registry, device, queue) = waiting_under(Shared::new(Bad));
+        let thread = run_on_a_thread(queue);
         registry.replace(new.clone()).unwrap();
         thread.join().unwrap();
         assert_eq!(registry.current().name(), "new");
@@ -284,12 +269,6 @@ fn a_manager_that_panics_during_a_swap_ends_once() {
 /// Panics when it is asked.
 #[derive(Debug)]
 struct Bad;
-
-impl Bad {
-    fn new() -> Shared<Self> {
-        Shared::new(Self)
-    }
-}
 
 impl Manager for Bad {
     fn name(&self) -> &str {
