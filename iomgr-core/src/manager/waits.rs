@@ -2,6 +2,10 @@
 //!
 //! Buckets are eighths of a power of two, from 1 µs to 18 minutes: a time is known within 12.5 %, in 2 KiB. Room for all of
 //! them is there from the start; a request that did not wait touches none.
+//!
+//! Not [`crate::stats`]' `hdrhistogram`: its counts are plain integers behind `&mut`, so who reads while the queue thread counts
+//! would need a lock on the way of every request. Here each bucket is an atomic with one writer, counted up by a load and a
+//! store, and read at any time.
 
 use std::ops::AddAssign;
 use std::time::Duration;
