@@ -4,51 +4,23 @@
 # memory: 1024
 
 . /lib/check.sh
+. /lib/ublk.sh
 
 export IOMGR_RUNTIME_DIR=/run/iomgr
-
-# Nothing here may take so long: what hangs is killed, and has failed.
-within() { timeout 60 "$@"; }
-
-added() {
-    dev=$(within iomgr add raw /tmp/disk.img) && [ -b "$dev" ]
-}
-
-# says WORDS COMMAND…: succeeds, and says these words.
-says() {
-    words=$1
-    shift
-    said=$(within "$@" 2>&1)
-    status=$?
-    echo "exit status $status: $said"
-    case $said in *"$words"*) [ $status = 0 ] ;; *) false ;; esac
-}
-
-# refused CODE WORDS COMMAND…: fails with that code, and says these words.
-refused() {
-    code=$1 words=$2
-    shift 2
-    said=$(within "$@" 2>&1)
-    status=$?
-    echo "exit status $status: $said"
-    case $said in *"$words"*) [ $status = "$code" ] ;; *) false ;; esac
-}
 
 reads() {
     within fio --name=reads --filename="$dev" --ioengine=io_uring --direct=1 --rw=randread --bs=4k --iodepth=16 --minimal "$@"
 }
 
+held() { iomgr manager show --json | grep -q '"class_until": [1-9]'; }
+
 # At one request a second they would take a thousand; they end when the bound is taken away.
 freed_by_unset() {
     reads --number_ios=1000 >/dev/null &
     waiting=$!
-    tries=100
-    until iomgr manager show --json | grep -q '"class_until": [1-9]'; do
-        tries=$((tries - 1))
-        [ $tries -gt 0 ] || break
-        sleep 0.1
-    done
-    iomgr manager unset && wait $waiting && [ $tries -gt 0 ]
+    becomes held
+    held=$?
+    iomgr manager unset && wait $waiting && [ $held = 0 ]
 }
 
 # A verified load goes on through a pause, in which the image is copied.
@@ -68,7 +40,7 @@ watched() {
 }
 
 truncate -s 64M /tmp/disk.img
-check 'iomgr add raw' added
+check 'iomgr add raw' add raw /tmp/disk.img
 check 'iomgr list shows the device' says "$dev" iomgr list
 check 'iomgr manager set throttle' says 'disk: iops 1' iomgr manager set throttle --iops 1 --device disk
 check 'requests that wait are let go by iomgr manager unset' freed_by_unset
@@ -82,5 +54,5 @@ check 'iomgr stats' says 'READS/S' iomgr stats disk
 check 'iomgr stats --watch' watched
 check 'iomgr attach names the way out' refused 1 'iomgr add' iomgr attach /tmp/disk.img
 check 'iomgr detach names the way out' refused 1 'iomgr del' iomgr detach disk
-check 'iomgr del of a device whose image was replaced' within iomgr del -n "${dev#/dev/ublkb}"
+check 'iomgr del of a device whose image was replaced' del
 finish

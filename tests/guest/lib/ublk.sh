@@ -3,6 +3,21 @@
 # Nothing here may take so long: what hangs is killed, and has failed.
 within() { timeout 60 "$@"; }
 
+# says WORDS COMMAND…: succeeds, and says these words.
+says() { exits 0 "$@"; }
+
+# refused CODE WORDS COMMAND…: fails with that code, and says these words.
+refused() { exits "$@"; }
+
+exits() {
+    code=$1 words=$2
+    shift 2
+    said=$(within "$@" 2>&1)
+    status=$?
+    echo "exit status $status: $said"
+    case $said in *"$words"*) [ $status = "$code" ] ;; *) false ;; esac
+}
+
 # Adds a device; $dev is its path.
 add() {
     dev=$(within iomgr add "$@") && [ -b "$dev" ]
@@ -10,16 +25,6 @@ add() {
 
 del() {
     within iomgr del -n "${dev#/dev/ublkb}" && [ ! -e "$dev" ]
-}
-
-# refused CODE WORDS COMMAND…: fails with that code, and says these words.
-refused() {
-    code=$1 words=$2
-    shift 2
-    said=$(within "$@" 2>&1)
-    status=$?
-    echo "exit status $status: $said"
-    case $said in *"$words"*) [ $status = "$code" ] ;; *) false ;; esac
 }
 
 # held COMMAND…: while this shell has the device open, and nobody else.
