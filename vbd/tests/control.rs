@@ -256,11 +256,39 @@ fn what_two_clients_change_at_once_is_all_changed() {
     }
 }
 
+fn pause(disk: &str) -> PauseRequest {
+    PauseRequest {
+        disk: disk.to_owned(),
+        ..PauseRequest::default()
+    }
+}
+
 fn leased() -> PauseRequest {
     PauseRequest {
-        disk: "demo".into(),
         lease: true,
-        ..PauseRequest::default()
+        ..pause("demo")
+    }
+}
+
+fn resume(disk: &str) -> ResumeRequest {
+    ResumeRequest {
+        disk: disk.to_owned(),
+        ..ResumeRequest::default()
+    }
+}
+
+fn attach(image: &Path, name: Option<&str>) -> AttachRequest {
+    AttachRequest {
+        image: image.to_owned(),
+        name: name.map(str::to_owned),
+        ..AttachRequest::default()
+    }
+}
+
+fn detach(disk: &str) -> DetachRequest {
+    DetachRequest {
+        disk: disk.to_owned(),
+        ..DetachRequest::default()
     }
 }
 
@@ -282,16 +310,8 @@ fn a_lease_that_is_over_resumes_nothing() {
     let rig = Rig::new();
     let mut owner = rig.client();
     owner.pause(leased()).unwrap();
-    let resume = ResumeRequest {
-        disk: "demo".into(),
-        ..ResumeRequest::default()
-    };
-    rig.client().resume(resume).unwrap();
-    let pause = PauseRequest {
-        lease: false,
-        ..leased()
-    };
-    rig.client().pause(pause).unwrap();
+    rig.client().resume(resume("demo")).unwrap();
+    rig.client().pause(pause("demo")).unwrap();
     drop(owner);
     // Whoever asks now is let in after the owner has gone.
     for _ in 0..10 {
@@ -305,17 +325,9 @@ fn a_lease_that_is_over_is_in_nobody_s_way() {
     let rig = Rig::new();
     let mut owner = rig.client();
     owner.pause(leased()).unwrap();
-    let resume = ResumeRequest {
-        disk: "demo".into(),
-        ..ResumeRequest::default()
-    };
-    rig.client().resume(resume.clone()).unwrap();
-    let pause = PauseRequest {
-        lease: false,
-        ..leased()
-    };
-    owner.pause(pause).unwrap();
-    owner.resume(resume).unwrap();
+    rig.client().resume(resume("demo")).unwrap();
+    owner.pause(pause("demo")).unwrap();
+    owner.resume(resume("demo")).unwrap();
     assert!(!rig.is_paused());
 }
 
@@ -353,20 +365,12 @@ fn each_connection_has_its_own_intervals() {
 fn a_disk_in_another_s_place_has_an_interval_of_its_own() {
     let rig = Rig::new();
     let mut client = rig.client();
-    let attach = |name: &str| AttachRequest {
-        image: rig.path("data.vhd"),
-        name: Some(name.to_owned()),
-        ..AttachRequest::default()
-    };
-    client.attach(attach("one")).unwrap();
+    let image = rig.path("data.vhd");
+    client.attach(attach(&image, Some("one"))).unwrap();
     client.sample(None).unwrap();
-    let one = DetachRequest {
-        disk: "one".into(),
-        ..DetachRequest::default()
-    };
-    client.detach(one).unwrap();
+    client.detach(detach("one")).unwrap();
     let before = Instant::now();
-    client.attach(attach("two")).unwrap();
+    client.attach(attach(&image, Some("two"))).unwrap();
     let interval = client.sample(Some("two")).unwrap().disks[0].interval_s;
     // From one clock: it was not there before.
     assert!(interval <= before.elapsed().as_secs_f64(), "{interval} s");
@@ -377,11 +381,6 @@ fn a_disk_that_came_later_is_like_any_other() {
     let rig = Rig::new();
     let mut client = rig.client();
     let image = rig.path("data.vhd");
-    let attach = |image: &Path, name: Option<&str>| AttachRequest {
-        image: image.to_owned(),
-        name: name.map(str::to_owned),
-        ..AttachRequest::default()
-    };
     let entry = client.attach(attach(&image, None)).unwrap();
     assert_eq!((entry.info.name.as_str(), entry.uris.len()), ("data", 1));
     assert_eq!(
@@ -394,37 +393,21 @@ fn a_disk_that_came_later_is_like_any_other() {
         client.attach(attach(&third, Some("data"))).unwrap_err().kind(),
         ErrorKind::Exists
     );
-    client
-        .pause(PauseRequest {
-            disk: "data".into(),
-            ..PauseRequest::default()
-        })
-        .unwrap();
+    client.pause(pause("data")).unwrap();
     let demo = ResumeRequest {
-        disk: "data".into(),
         image: Some(rig.path("demo.vhd")),
-        ..ResumeRequest::default()
+        ..resume("data")
     };
     let twin = client.resume(demo).unwrap_err();
     assert_eq!(twin.kind(), ErrorKind::Locked);
     assert!(twin.to_string().contains("of disk \"demo\" of this server"), "{twin}");
-    client
-        .resume(ResumeRequest {
-            disk: "data".into(),
-            ..ResumeRequest::default()
-        })
-        .unwrap();
+    client.resume(resume("data")).unwrap();
     let names = |client: &mut ControlClient| -> Vec<String> {
         client.disks().unwrap().into_iter().map(|disk| disk.info.name).collect()
     };
     assert_eq!(names(&mut client), ["demo", "data"]);
     assert!(client.status().unwrap().devices.iter().all(|disk| disk.hooks.is_some()));
-    client
-        .detach(vbd::DetachRequest {
-            disk: "data".into(),
-            timeout_s: None,
-        })
-        .unwrap();
+    client.detach(detach("data")).unwrap();
     assert_eq!(names(&mut client), ["demo"]);
     assert_eq!(client.sample(None).unwrap().disks.len(), 1);
 }
