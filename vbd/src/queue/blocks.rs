@@ -23,7 +23,8 @@ use crate::layout::BlockLayout;
 use crate::metadata::{Metadata, Want, Wish};
 use crate::queue::blocks::open::{epochs_of, open_owner, open_remote};
 use crate::queue::slot::{Pending, Slot};
-use crate::queue::{Next, OpKind, lease_all};
+use crate::queue::token::OpKind;
+use crate::queue::{Next, lease_all};
 use crate::{Error, ErrorKind};
 
 /// Memory per queue for bitmaps of partly written blocks: 512 of the usual size.

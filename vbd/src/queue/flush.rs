@@ -15,7 +15,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use iomgr_core::{Tag, Waker};
+use iomgr_core::{Action, Errno, Op, Pass, Tag, Waker};
+
+use crate::queue::token::OpKind;
+use crate::queue::{Backing, DiskQueue, ROOM_AFTER};
 
 /// Lanes of a board: queues, and one for the allocator's own flushes.
 const LANES: usize = 65;
@@ -200,6 +203,56 @@ impl Flushes {
             self.stage = Stage::Idle;
         }
         tag
+    }
+}
+
+impl DiskQueue {
+    /// Starts the next flush, if one is due and there is room.
+    pub(super) fn start_flush(&mut self, pass: &mut Pass<'_>) {
+        if !self.flushes.is_due() {
+            return;
+        }
+        self.flushes.begin(&self.shared.flush_board);
+        if let Backing::Blocks(blocks) = &mut self.backing {
+            self.flush_mark = blocks.flush_started();
+        }
+        let op = Op {
+            token: OpKind::Flush.token(self.owner, 0),
+            file: self.file,
+            action: Action::Flush,
+        };
+        if pass.io.push(op).is_err() {
+            self.flushes.undo(&self.shared.flush_board);
+            self.room_at = Some(pass.now + ROOM_AFTER);
+        }
+    }
+
+    pub(super) fn flush_done(&mut self, result: Result<(), Errno>) {
+        // Noted before the board hears of the end: whoever waits for this flush sees the failure.
+        if let Err(errno) = result {
+            self.shared.fail(errno);
+        }
+        self.flushes.ended(&self.shared.flush_board);
+    }
+
+    /// Takes note of what the flush has made durable, once that is certain.
+    pub(super) fn settle_flush(&mut self) {
+        if self.flushes.settle(&self.shared.flush_board)
+            && let Backing::Blocks(blocks) = &mut self.backing
+        {
+            blocks.flush_done(self.flush_mark, self.shared.flush_verdict());
+        }
+    }
+
+    /// Ends the requests whose flush is over, and starts the next.
+    pub(super) fn pump_flushes(&mut self, pass: &mut Pass<'_>) {
+        while let Some(tag) = self.flushes.next_over() {
+            if let Err(errno) = self.shared.flush_verdict() {
+                self.slot(tag).fail(errno);
+            }
+            self.finish(pass, tag);
+        }
+        self.start_flush(pass);
     }
 }
 

@@ -14,9 +14,11 @@
 
 mod blocks;
 mod delayed;
+mod device;
 mod flush;
 mod plain;
 mod slot;
+mod token;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,8 +26,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use iomgr_core::{
-    Action, BlockStatus, Busy, CancelOutcome, DeviceQueue, Done, Errno, FileSlot, Lease, Op, OpDone, OpQueue,
-    Operation, Owner, Pass, QueueContext, Request, SECTOR_BYTES, SectorRange, Tag, Timestamp, Token,
+    Action, Done, Errno, FileSlot, Lease, Op, OpQueue, Operation, Owner, Pass, QueueContext, Request, SECTOR_BYTES,
+    Tag, Timestamp,
 };
 
 use crate::block_status::FoundData;
@@ -37,6 +39,8 @@ use crate::queue::delayed::Delayed;
 use crate::queue::flush::Flushes;
 pub(crate) use crate::queue::flush::{ALLOCATOR_LANE, FlushBoard, Neighbours};
 use crate::queue::slot::{Pending, Slot, State};
+use crate::queue::token::OpKind;
+pub(crate) use crate::queue::token::step_token;
 use crate::retry::is_before_any_flush;
 use crate::stats::QueueStats;
 
@@ -56,43 +60,6 @@ enum Next {
     Stall,
     /// They can't be served.
     Fail(Errno),
-}
-
-/// What a token of ours names, in its upper bits; the index is in the lower 32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum OpKind {
-    /// Part of the request with this tag.
-    Part,
-    /// The flush that is under way.
-    Flush,
-    /// A bitmap for the request with this tag.
-    Bitmap,
-    /// A step of the allocator.
-    Step,
-}
-
-impl OpKind {
-    fn token(self, owner: Owner, index: u32) -> Token {
-        Token::new(owner, (self as u64) << 32 | u64::from(index))
-    }
-
-    fn parse(token: Token) -> (Self, u32) {
-        let kind = match token.value() >> 32 {
-            0 => Self::Part,
-            1 => Self::Flush,
-            2 => Self::Bitmap,
-            _ => Self::Step,
-        };
-        (
-            kind,
-            u32::try_from(token.value() & u64::from(u32::MAX)).expect("masked to 32 bits"),
-        )
-    }
-}
-
-/// The token of a step of the allocator.
-pub(crate) fn step_token(owner: Owner, index: u32) -> Token {
-    OpKind::Step.token(owner, index)
 }
 
 /// See the module.
@@ -259,54 +226,6 @@ impl DiskQueue {
         }
     }
 
-    /// Starts the next flush, if one is due and there is room.
-    fn start_flush(&mut self, pass: &mut Pass<'_>) {
-        if !self.flushes.is_due() {
-            return;
-        }
-        self.flushes.begin(&self.shared.flush_board);
-        if let Backing::Blocks(blocks) = &mut self.backing {
-            self.flush_mark = blocks.flush_started();
-        }
-        let op = Op {
-            token: OpKind::Flush.token(self.owner, 0),
-            file: self.file,
-            action: Action::Flush,
-        };
-        if pass.io.push(op).is_err() {
-            self.flushes.undo(&self.shared.flush_board);
-            self.room_at = Some(pass.now + ROOM_AFTER);
-        }
-    }
-
-    fn flush_done(&mut self, result: Result<(), Errno>) {
-        // Noted before the board hears of the end: whoever waits for this flush sees the failure.
-        if let Err(errno) = result {
-            self.shared.fail(errno);
-        }
-        self.flushes.ended(&self.shared.flush_board);
-    }
-
-    /// Takes note of what the flush has made durable, once that is certain.
-    fn settle_flush(&mut self) {
-        if self.flushes.settle(&self.shared.flush_board)
-            && let Backing::Blocks(blocks) = &mut self.backing
-        {
-            blocks.flush_done(self.flush_mark, self.shared.flush_verdict());
-        }
-    }
-
-    /// Ends the requests whose flush is over, and starts the next.
-    fn pump_flushes(&mut self, pass: &mut Pass<'_>) {
-        while let Some(tag) = self.flushes.next_over() {
-            if let Err(errno) = self.shared.flush_verdict() {
-                self.slot(tag).fail(errno);
-            }
-            self.finish(pass, tag);
-        }
-        self.start_flush(pass);
-    }
-
     fn part_done(&mut self, pass: &mut Pass<'_>, tag: Tag, result: Result<(), Errno>) {
         let slot = &mut self.slots[tag.0 as usize];
         slot.outstanding -= 1;
@@ -389,122 +308,6 @@ impl DiskQueue {
             (Err(errno), _) => slot.fail(errno),
         }
         self.drive(pass, tag);
-    }
-}
-
-impl DeviceQueue for DiskQueue {
-    fn submit(&mut self, pass: &mut Pass<'_>, request: Request) -> Result<(), Busy> {
-        if let Some(errno) = self.refusal(&request) {
-            self.complete(pass, &request, Err(errno));
-            return Ok(());
-        }
-        let tag = request.tag;
-        self.slot(tag).start(request);
-        self.in_flight += 1;
-        self.drive(pass, tag);
-        self.pump(pass);
-        self.start_flush(pass);
-        Ok(())
-    }
-
-    fn op_done(&mut self, pass: &mut Pass<'_>, done: OpDone) {
-        let result = done.result.map_err(|error| error.errno());
-        match OpKind::parse(done.token) {
-            (OpKind::Part, tag) => self.part_done(pass, Tag(tag), result),
-            (OpKind::Flush, _) => self.flush_done(result),
-            (kind, index) => {
-                let Backing::Blocks(blocks) = &mut self.backing else {
-                    unreachable!("a plain disk has no {kind:?}")
-                };
-                match kind {
-                    OpKind::Bitmap => {
-                        let result = blocks.bitmap_done(pass, Tag(index), result);
-                        self.resume(pass, Tag(index), result);
-                    }
-                    _ => blocks.step_done(pass, index, result),
-                }
-            }
-        }
-        self.go_on(pass);
-    }
-
-    fn kick(&mut self, pass: &mut Pass<'_>) {
-        if let Backing::Blocks(blocks) = &mut self.backing {
-            blocks.stir();
-        }
-        self.room_at = None;
-        self.retry_delayed(pass);
-        self.go_on(pass);
-    }
-
-    fn wake_at(&self) -> Option<Timestamp> {
-        let steps = match &self.backing {
-            Backing::Plain { .. } => None,
-            Backing::Blocks(blocks) => blocks.wake_at(),
-        };
-        self.delayed.due().into_iter().chain(steps).chain(self.room_at).min()
-    }
-
-    fn poll_done(&mut self) -> Option<Done> {
-        self.done.pop_front()
-    }
-
-    fn busy(&self) -> bool {
-        false
-    }
-
-    fn block_status(&mut self, range: SectorRange) -> BlockStatus {
-        let known = match &mut self.backing {
-            _ if !range.fits(self.shared.size()) => None,
-            Backing::Plain { offset, found } => {
-                let from = *offset + range.offset_bytes();
-                found.status(&self.shared, range, from).ok()
-            }
-            Backing::Blocks(blocks) => Some(blocks.block_status(range)),
-        };
-        known.unwrap_or(BlockStatus::data(range.count()))
-    }
-
-    fn cancel(&mut self, pass: &mut Pass<'_>, tag: Tag) -> CancelOutcome {
-        let Some(slot) = self.slots.get_mut(tag.0 as usize).filter(|slot| slot.request.is_some()) else {
-            return CancelOutcome::Unknown;
-        };
-        if slot.state == State::Delayed {
-            // Its ops have ended; so does it, with the error that it has.
-            self.delayed.forget(tag);
-            self.shared.retries.end_delay();
-            self.finish(pass, tag);
-            return CancelOutcome::Detached;
-        }
-        if slot.state != State::Stalled || slot.outstanding > 0 || slot.cursor > 0 || slot.attempts().again > 0 {
-            return CancelOutcome::Detached;
-        }
-        slot.state = State::Ready;
-        slot.fail(Errno::CANCELED);
-        self.stalled.retain(|&stalled| stalled != tag);
-        self.finish(pass, tag);
-        CancelOutcome::NeverStarted
-    }
-
-    fn is_idle(&self) -> bool {
-        let is_working = matches!(&self.backing, Backing::Blocks(blocks) if blocks.is_working());
-        self.in_flight == 0 && !is_working
-    }
-
-    fn close(self: Box<Self>, io: &mut dyn OpQueue) {
-        debug_assert!(self.is_idle(), "a queue closes when it is idle");
-        let Self {
-            backing,
-            shared,
-            file,
-            flushes,
-            ..
-        } = *self;
-        flushes.close(&shared.flush_board);
-        if let (Backing::Blocks(blocks), Layout::Blocks(layout)) = (backing, &shared.layout) {
-            blocks.close(layout, io);
-        }
-        io.remove_file(file);
     }
 }
 
