@@ -141,7 +141,7 @@ pub(crate) struct MemorySizes {
 }
 
 /// Bounds on what clients may take.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
     /// Connections at the same time; one more is closed at once.
     pub connections: u32,

@@ -57,5 +57,5 @@ pub use control::Control;
 pub use error::{Error, ErrorKind};
 pub use features::{Conflict, Features, KernelVersion};
 pub use list::device_ids;
-pub use release::{is_bad_release, parse_release};
+pub use release::{check_kernel, is_bad_release, parse_release};
 pub use server::{Server, ServerStats};

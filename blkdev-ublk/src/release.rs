@@ -12,8 +12,16 @@ pub fn is_bad_release(release: &str) -> bool {
     }
 }
 
+/// Refuses to add a device where the running kernel is such a one.
+///
+/// # Errors
+/// `BadKernel`.
+pub fn check_kernel() -> Result<(), Error> {
+    check(&rustix::system::uname().release().to_string_lossy())
+}
+
 /// Refuses to add a device on such a kernel.
-pub(crate) fn check(release: &str) -> Result<(), Error> {
+fn check(release: &str) -> Result<(), Error> {
     match is_bad_release(release) {
         true => Err(Error::new(
             ErrorKind::BadKernel,

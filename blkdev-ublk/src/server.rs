@@ -102,7 +102,7 @@ impl Server {
 
     /// Adds a device, and serves it; nobody sees the block device before [`show`](Self::show).
     pub fn add(config: ServerConfig) -> Result<Self, Error> {
-        release::check(&rustix::system::uname().release().to_string_lossy())?;
+        release::check_kernel()?;
         Self::add_on(&KernelDriver, config)
     }
 

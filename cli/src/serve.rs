@@ -1,10 +1,13 @@
 //! `iomgr serve`: images become block devices until somebody ends it.
 
 mod activation;
+mod block;
 mod command;
+mod frontend;
 mod images;
 mod notify;
 mod ready;
+mod service;
 
 use std::fs::Permissions;
 use std::net::{IpAddr, SocketAddr};
@@ -18,7 +21,7 @@ use clap::{Args, ValueEnum};
 use tempfile::TempDir;
 use vbd::tqueue::EngineKind;
 use vbd::tqueue::filter::FilterConfig;
-use vbd::{ConnectionLimits, DiskExport, DiskOptions, Inherited, Server, ServerOptions};
+use vbd::{ConnectionLimits, DiskExport, DiskOptions, Inherited, PidFile, Server, ServerOptions};
 
 use crate::args::{Cache, FILTERS, Format, disk_name};
 use crate::failure::Failure;
@@ -26,21 +29,26 @@ use crate::output::note;
 use crate::retry::Retry;
 use crate::signals::Caught;
 use crate::{signals, size};
-use images::{Image, Opened, Origin};
+use frontend::{Frontend, Wanted};
+use images::{Image, Opened};
 use notify::Manager;
+use service::Service;
 
 const EXAMPLES: &str = "\
 Examples:
   iomgr serve --create 1G demo.vhd                 make a 1 GiB dynamic VHD if there is none
   iomgr serve disk.vhd --queues 2 --depth 256      two queue threads
   iomgr serve /dev/sdb --cache none --read-only    a block device, by direct I/O
+  iomgr serve disk.vhd --frontend nbd              over NBD, also where the kernel has ublk
   iomgr serve disk.vhd --socket /tmp/disk.sock     clients connect where you say
   iomgr serve system.vhd,read-only data.vhd        two disks, each the export of its name
   iomgr serve disk.vhd --run 'nbdinfo \"$uri\"'    serve while a command runs
   iomgr serve disk.img --filter latency:1ms-5ms    a slow disk
   iomgr serve disk.img --filter fault:rate=1%,op=write,errno=ENOSPC,seed=7
 
-When ready it prints the URI, and lines to paste for nbdinfo, qemu-io and fio.
+Where the kernel has ublk and permits it, one image becomes a block device of this machine, as
+by `iomgr add`; otherwise clients connect by NBD. When ready it says which and where, and prints
+lines to paste.
 Ctrl-C, SIGTERM and `iomgr stop NAME` end it cleanly: no new requests, those in flight finish,
 the images are flushed and closed. A second Ctrl-C ends it at once; the images are then as after
 a crash, which is safe.";
@@ -77,10 +85,20 @@ pub(crate) struct Serve {
     /// What clients are told that the disk is; once for each image, in their order
     #[arg(long, value_name = "TEXT", value_parser = description)]
     description: Vec<String>,
+    /// How clients reach the disk: ublk, which is a block device of this machine, or NBD; auto takes ublk where it can be had
+    /// and nothing is asked for that NBD alone can do
+    #[arg(
+        long,
+        value_name = "KIND",
+        default_value = "auto",
+        env = "IOMGR_FRONTEND",
+        hide_env_values = true
+    )]
+    frontend: Wanted,
     /// The NBD socket; NAME.sock in the runtime folder, by the first disk's name, if not given
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// The control socket; NAME.ctl in the runtime folder, likewise, if not given
+    /// The control socket; NAME.ctl in the runtime folder, likewise, if not given, or ublkbN.ctl
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
     /// Listen on this TCP address as well; port 10809 if not given, port 0 for any that is free
@@ -111,7 +129,7 @@ pub(crate) struct Serve {
     /// Write the process id here when clients can connect
     #[arg(long, value_name = "PATH")]
     pidfile: Option<PathBuf>,
-    /// Queue threads; connections are spread over them
+    /// Queue threads; connections are spread over them. Of a block device, its hardware queues
     #[arg(long, value_name = "N", default_value_t = ServerOptions::default().threads)]
     queues: u16,
     /// Requests in flight in each queue thread
@@ -156,11 +174,21 @@ impl Serve {
         let mut options = self.server_options(activation::take()?);
         // Before an image is made.
         options.check()?;
+        let frontend = Frontend::choose(self.frontend, self.only_nbd(&options), vbd::check_ublk)?;
         let manager = Manager::from_env();
         let opened = images::open(&images, &self.disk_options(), self.create)?;
         let origins: Vec<_> = opened.iter().map(|opened| opened.origin).collect();
         // What is made from here on is taken away again, whenever a signal comes.
         let caught = signals::catch()?;
+        let why_nbd = match frontend {
+            Frontend::Ublk => {
+                let server = block::start(&opened[0], &options)?;
+                let _pidfile = options.pidfile.as_deref().map(PidFile::write).transpose()?;
+                let tell = |server: &_| block::tell(server, &opened[0], &options.filters, json);
+                return serve(server, caught, &manager, tell);
+            }
+            Frontend::Nbd(why) => why,
+        };
         // For the command alone, so that nobody else meets its sockets; removed last.
         let _folder = self.run.as_ref().map(|_| private_sockets(&mut options)).transpose()?;
         let server = Server::start_all(self.exports(opened), &options)?;
@@ -169,8 +197,25 @@ impl Serve {
                 manager.ready(&server);
                 command::run(server, line, caught, &manager)
             }
-            None => serve(server, caught, &manager, &origins, json),
+            None => serve(server, caught, &manager, |server| {
+                ready::tell(server, &origins, why_nbd.as_deref(), json)
+            }),
         }
+    }
+
+    /// What was asked for that a block device has not.
+    fn only_nbd(&self, options: &ServerOptions) -> Option<&'static str> {
+        let asked = [
+            ("more than one image", self.images.len() > 1),
+            ("--description", !self.description.is_empty()),
+            ("--socket", self.socket.is_some()),
+            ("--listen", !self.listen.is_empty()),
+            ("a passed socket", !options.inherited.nbd.is_empty()),
+            ("a limit of clients", options.limits != limits()),
+            ("--run", self.run.is_some()),
+            ("--engine sync", matches!(self.engine, Engine::Sync)),
+        ];
+        asked.iter().find(|(_, is_asked)| *is_asked).map(|&(what, _)| what)
     }
 
     /// The images, with the names that `--name` gives them.
@@ -242,20 +287,19 @@ impl Serve {
     }
 }
 
-/// Serves until somebody asks for the end.
-fn serve(
-    server: Server,
+/// Serves until somebody asks for the end; `tell` says that it can be used.
+fn serve<S: Service>(
+    server: S,
     caught: Caught,
     manager: &Manager,
-    origins: &[Origin],
-    json: bool,
+    tell: impl FnOnce(&S) -> Result<(), Failure>,
 ) -> Result<ExitCode, Failure> {
     let stopper = server.stopper();
     caught.handle(ABANDONED, move |_| {
         note("closing: no new requests, finishing those in flight; once more to end at once");
         stopper.stop();
     })?;
-    ready::tell(&server, origins, json)?;
+    tell(&server)?;
     manager.ready(&server);
     let ended = manager.wait(&server);
     manager.stopping();

@@ -109,7 +109,7 @@ fn ready(server: &UblkServer, json: bool) -> String {
     }
 }
 
-fn event(server: &UblkServer) -> serde_json::Value {
+pub(crate) fn event(server: &UblkServer) -> serde_json::Value {
     json!({
         "event": "ready",
         "pid": std::process::id(),

@@ -32,7 +32,8 @@ impl Tool {
 
     /// The product's binary.
     pub fn iomgr() -> Tool {
-        Tool::new(product::path())
+        // Also where the kernel has ublk, whose tests run in a guest.
+        Tool::new(product::path()).env("IOMGR_FRONTEND", "nbd")
     }
 
     /// Adds an argument.

@@ -69,6 +69,18 @@ pub fn ublk_features() -> Result<Vec<UblkFeature>, Error> {
     Ok(blkdev_ublk::Features::all_named().map(feature).collect())
 }
 
+/// Can this process add ublk devices?
+///
+/// # Errors
+/// Why not: there is no driver, it is not for this process, it is too old, or the kernel is known to break.
+pub fn check_ublk() -> Result<(), Error> {
+    blkdev_ublk::check_kernel()
+        .and_then(|()| Control::open())
+        .and_then(|mut control| control.features())
+        .map_err(failed)?;
+    Ok(())
+}
+
 /// All ublk devices, by number.
 pub fn ublk_devices() -> Result<Vec<UblkDevice>, Error> {
     let mut control = Control::open().map_err(failed)?;

@@ -8,7 +8,9 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use vbd::{Error, Server};
+use vbd::Error;
+
+use super::service::Service;
 
 /// The variables of the protocol, which are not meant for processes that we start.
 pub(super) const VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
@@ -35,9 +37,8 @@ impl Manager {
     }
 
     /// Clients can connect.
-    pub(super) fn ready(&self, server: &Server) {
-        let names: Vec<_> = server.disks().iter().map(|disk| disk.info().name).collect();
-        let status = format!("serving {} at {}", names.join(", "), server.uri());
+    pub(super) fn ready(&self, server: &impl Service) {
+        let status = format!("serving {} at {}", server.names().join(", "), server.place());
         self.tell(&format!("READY=1\nSTATUS={}\n", status.replace(char::is_control, " ")));
     }
 
@@ -46,8 +47,8 @@ impl Manager {
         self.tell("STOPPING=1\nSTATUS=closing\n");
     }
 
-    /// [`Server::wait`]; meanwhile the manager is told, as often as it wants, that all queue threads are alive.
-    pub(super) fn wait(&self, server: &Server) -> Result<(), Error> {
+    /// [`Service::wait`]; meanwhile the manager is told, as often as it wants, that all queue threads are alive.
+    pub(super) fn wait(&self, server: &impl Service) -> Result<(), Error> {
         let Some(often) = self.watchdog.filter(|_| self.address.is_some()) else {
             return server.wait();
         };

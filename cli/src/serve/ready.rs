@@ -10,18 +10,16 @@ use super::images::Origin;
 use crate::failure::Failure;
 use crate::output::{print, print_json_line};
 
-const UBLK_CONTROL: &str = "/dev/ublk-control";
-
-/// Says it on stdout; `origins` are those of the server's disks.
-pub(super) fn tell(server: &Server, origins: &[Origin], json: bool) -> Result<(), Failure> {
+/// Says it on stdout; `origins` are those of the server's disks, `why_not_ublk` is for who might wonder.
+pub(super) fn tell(server: &Server, origins: &[Origin], why_not_ublk: Option<&str>, json: bool) -> Result<(), Failure> {
     if json {
-        print_json_line(&event(server, origins))
+        print_json_line(&event(server, origins, why_not_ublk))
     } else {
-        print(&Ready::new(server, origins).text())
+        print(&Ready::new(server, origins, why_not_ublk).text())
     }
 }
 
-fn event(server: &Server, origins: &[Origin]) -> serde_json::Value {
+fn event(server: &Server, origins: &[Origin], why_not_ublk: Option<&str>) -> serde_json::Value {
     let disks = server.disks();
     let devices: Vec<_> = disks
         .iter()
@@ -32,6 +30,7 @@ fn event(server: &Server, origins: &[Origin]) -> serde_json::Value {
         "event": "ready",
         "pid": std::process::id(),
         "frontend": "nbd",
+        "why_not_ublk": why_not_ublk,
         "uri": server.uri(),
         "socket": server.socket().map(Path::to_string_lossy),
         "control": server.control().to_string_lossy(),
@@ -73,11 +72,11 @@ struct Ready<'a> {
     /// `stop` finds it by name: its control socket is where `stop` looks.
     by_name: bool,
     transport: &'static str,
-    has_ublk: bool,
+    why_not_ublk: Option<&'a str>,
 }
 
 impl<'a> Ready<'a> {
-    fn new(server: &'a Server, origins: &[Origin]) -> Self {
+    fn new(server: &'a Server, origins: &[Origin], why_not_ublk: Option<&'a str>) -> Self {
         let infos = server.disks().into_iter().map(|disk| disk.info());
         let disks: Vec<_> = infos.zip(origins.iter().copied()).collect();
         let is_of =
@@ -95,7 +94,7 @@ impl<'a> Ready<'a> {
             control: server.control(),
             by_name,
             transport: transport(server.addresses()),
-            has_ublk: Path::new(UBLK_CONTROL).exists(),
+            why_not_ublk,
         }
     }
 
@@ -104,10 +103,10 @@ impl<'a> Ready<'a> {
             values.iter().map(|value| format!("{name}: {value}\n")).collect()
         };
         format!(
-            "{}{}frontend: {}\n{}control: {}\n\nto try it:\n{}\nto end it: {}, or Ctrl-C\n",
+            "{}{}{}{}control: {}\n\nto try it:\n{}\nto end it: {}, or Ctrl-C\n",
             lines("serving", self.disks.iter().map(disk_line).collect()),
             lines("filter", self.filters.clone()),
-            self.frontend_line(),
+            self.frontend_lines(),
             lines("uri", self.uris.clone()),
             self.control.display(),
             self.try_lines(),
@@ -115,14 +114,9 @@ impl<'a> Ready<'a> {
         )
     }
 
-    fn frontend_line(&self) -> String {
-        let transport = self.transport;
-        let ublk = if self.has_ublk {
-            "`iomgr add IMAGE` makes a block device of it".to_owned()
-        } else {
-            format!("no ublk: {UBLK_CONTROL} is not there")
-        };
-        format!("NBD on {transport} ({ublk})")
+    fn frontend_lines(&self) -> String {
+        let why = self.why_not_ublk.map(|why| format!("why not ublk: {why}\n"));
+        format!("frontend: NBD on {}\n{}", self.transport, why.unwrap_or_default())
     }
 
     /// Lines that do no harm: only a disk that is new is written to.
@@ -157,7 +151,7 @@ fn transport(addresses: &[Address]) -> &'static str {
     }
 }
 
-fn disk_line((disk, origin): &(DiskInfo, Origin)) -> String {
+pub(super) fn disk_line((disk, origin): &(DiskInfo, Origin)) -> String {
     let origin = match origin {
         Origin::Found => "",
         Origin::Reused => ", existed and is used as it is",
@@ -177,7 +171,7 @@ fn disk_line((disk, origin): &(DiskInfo, Origin)) -> String {
 }
 
 /// For a shell: as it is if harmless, in single quotes otherwise.
-fn quote(text: &str) -> String {
+pub(super) fn quote(text: &str) -> String {
     let harmless = |c: char| c.is_ascii_alphanumeric() || "-_./:+".contains(c);
     if !text.is_empty() && text.chars().all(harmless) {
         text.to_owned()
@@ -211,7 +205,7 @@ mod tests {
             control: Path::new("/run/iomgr/demo.ctl"),
             by_name: true,
             transport: "a unix socket",
-            has_ublk: false,
+            why_not_ublk: Some("no /dev/ublk-control"),
         }
     }
 
@@ -226,7 +220,7 @@ mod tests {
         ready.disks[0].0.read_only = true;
         ready.disks[0].1 = Origin::Found;
         ready.control = Path::new("/tmp/it's mine.ctl");
-        (ready.by_name, ready.has_ublk) = (false, true);
+        (ready.by_name, ready.why_not_ublk) = (false, None);
         insta::assert_snapshot!(ready.text());
     }
 

@@ -47,6 +47,8 @@ impl Place {
             .current_dir(self.dir.path())
             .env("IOMGR_RUNTIME_DIR", self.runtime_dir())
             .env_remove("IOMGR_LOG")
+            // Also where the kernel has ublk.
+            .env("IOMGR_FRONTEND", "nbd")
             .env("COLUMNS", "100")
             .stdin(Stdio::null());
         command

@@ -272,6 +272,11 @@ impl UblkServer {
         let _asked = self.end.wait();
     }
 
+    /// Does it serve, and has no queue thread failed?
+    pub fn is_alive(&self) -> bool {
+        lock(&self.frontend).is_some() && !self.end.failed()
+    }
+
     /// Ends: the block device goes away, what is in flight finishes, the image is flushed and closed. Whoever deletes the
     /// device by the kernel's own means waits for all of that.
     pub fn stop(mut self) -> Result<(), Error> {
