@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use clap::{ArgGroup, Args};
 use serde_json::json;
 use vbd::{
-    ControlClient, ErrorKind, check_ublk_unused, delete_idle_ublk_device, delete_ublk_device, ublk_control, ublk_devices,
+    ControlClient, ErrorKind, check_ublk_unused, delete_idle_ublk_device, delete_ublk_device, ublk_control,
+    ublk_devices,
 };
 
 use crate::failure::Failure;

@@ -158,11 +158,7 @@ impl RecordFile {
 
     /// Takes over what a server has left that is gone: waits for its end, up to `deadline`. `lives` is asked whether it is well,
     /// and says who it is.
-    pub(crate) fn take(
-        id: u32,
-        deadline: Instant,
-        lives: impl Fn(&Record) -> Option<u32>,
-    ) -> Result<Self, Error> {
+    pub(crate) fn take(id: u32, deadline: Instant, lives: impl Fn(&Record) -> Option<u32>) -> Result<Self, Error> {
         Self::take_at(record_path(id), id, deadline, lives)
     }
 

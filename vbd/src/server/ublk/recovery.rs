@@ -200,7 +200,8 @@ mod tests {
         let record = Record::new(0, 1, &state, &[], TargetRecord::of(&null).unwrap()).unwrap();
         let file = Arc::new(Mutex::new(RecordFile::write_at(state.clone(), record).unwrap()));
         let managed = Governor::new(Registry::new());
-        let wish: ManagerConfig = serde_json::from_str(r#"{"policy":{"name":"turn","share":3},"limit":{"max":4}}"#).unwrap();
+        let wish: ManagerConfig =
+            serde_json::from_str(r#"{"policy":{"name":"turn","share":3},"limit":{"max":4}}"#).unwrap();
         managed.set(&wish).unwrap();
         keep_manager(&file, &managed);
         let known = lock_record(&file).record().manager.clone();
