@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use clap::Args;
 use vbd::tqueue::filter::FilterConfig;
-use vbd::{Disk, DiskOptions, NullDevice, UblkOptions, UblkServer, UblkTarget};
+use vbd::{Disk, DiskOptions, NullDevice, UblkOptions, UblkRecovery, UblkServer, UblkTarget};
 
 use crate::args::{Cache, FILTERS, Format};
 use crate::failure::Failure;
 use crate::retry::Retry;
 use crate::size;
-use crate::ublk::{self, Origin, Recovery};
+use crate::ublk::{self, Manner, Origin, Recovery};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,6 +21,7 @@ Examples:
   iomgr add /dev/sdb -n 7             a block device as /dev/ublkb7
   iomgr add disk.img -q 4 -d 64       four hardware queues, each with a thread and 64 requests
   iomgr add disk.img --foreground     serve until Ctrl-C
+  iomgr add disk.img --supervise      go on by itself if the server is killed
   iomgr add --format raw disk         the bytes of a file whose name does not tell
   iomgr add null --size 1G            no storage behind it, for measuring
   iomgr add ./null --format raw       an image that is called null
@@ -74,9 +75,8 @@ pub(crate) struct Add {
     /// The control socket; ublkbN.ctl in the runtime folder, if not given
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
-    /// Stay in the foreground, and log to stderr
-    #[arg(long)]
-    foreground: bool,
+    #[command(flatten)]
+    manner: Manner,
     /// The host's page cache: used and written back at flushes, or not used (direct I/O, where the file can do it)
     #[arg(long, value_name = "MODE", default_value = "writeback")]
     cache: Cache,
@@ -113,8 +113,13 @@ impl Add {
         let source = self.source().map_err(|what| Failure::new(what).exit(EXIT_USAGE))?;
         let options = self.options();
         options.check()?;
+        if self.manner.is_supervised() && options.recovery == UblkRecovery::Off {
+            let what =
+                "--supervise: a device that goes away with its server cannot be gone on with; leave --recovery off out";
+            return Err(Failure::new(what).exit(EXIT_USAGE));
+        }
         let start = || Ok(UblkServer::start(self.open(&source)?, &options)?);
-        ublk::serve(start, Origin::Made, self.foreground, json)
+        ublk::serve(start, Origin::Made, &self.manner, json)
     }
 
     /// What the words come to; or what is wrong with them.

@@ -42,6 +42,7 @@ mod size;
 mod stats;
 mod status;
 mod stop;
+mod supervise;
 mod ublk;
 mod watch;
 

@@ -8,7 +8,7 @@ use vbd::UblkServer;
 
 use crate::failure::Failure;
 use crate::size;
-use crate::ublk::{self, Origin};
+use crate::ublk::{self, Manner, Origin};
 
 const EXAMPLES_RECOVER: &str = "\
 Examples:
@@ -55,9 +55,8 @@ struct Device {
     /// How long to wait for the old server's end, and for its last writes
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = size::timeout)]
     timeout: Duration,
-    /// Stay in the foreground, and log to stderr
-    #[arg(long)]
-    foreground: bool,
+    #[command(flatten)]
+    manner: Manner,
 }
 
 impl Device {
@@ -70,7 +69,7 @@ impl Recover {
     pub(crate) fn run(&self, json: bool) -> Result<ExitCode, Failure> {
         let Self { device } = self;
         let start = || Ok(UblkServer::recover(device.id(), device.timeout)?);
-        ublk::serve(start, Origin::TakenOver, device.foreground, json)
+        ublk::serve(start, Origin::TakenOver, &device.manner, json)
     }
 }
 
@@ -78,6 +77,6 @@ impl Upgrade {
     pub(crate) fn run(&self, json: bool) -> Result<ExitCode, Failure> {
         let Self { device } = self;
         let start = || Ok(UblkServer::upgrade(device.id(), device.timeout)?);
-        ublk::serve(start, Origin::TakenOver, device.foreground, json)
+        ublk::serve(start, Origin::TakenOver, &device.manner, json)
     }
 }

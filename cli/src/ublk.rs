@@ -8,16 +8,19 @@
 //! ```
 
 mod background;
+mod supervised;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use serde_json::json;
 use vbd::{UblkRecovery, UblkServer};
 
 use crate::failure::Failure;
 use crate::output::{note, print, print_json_line};
 use crate::signals;
+use crate::supervise::Role;
 use background::Child;
 pub(crate) use background::is_in_background;
 
@@ -41,6 +44,30 @@ impl From<Recovery> for UblkRecovery {
 
 const ABANDONED: &str = "ended at once, like one that was killed; what was flushed is in the image";
 
+/// What of it is the same for all verbs that serve a device.
+#[derive(Args, Debug)]
+#[group(skip)]
+pub(crate) struct Manner {
+    /// Stay in the foreground, and log to stderr
+    #[arg(long)]
+    foreground: bool,
+    /// Start another server, by recovery, when the device's dies by a signal; not more than five times in a row. It takes
+    /// a second process, which SIGTERM and SIGINT may be sent to as well
+    #[arg(long)]
+    supervise: bool,
+}
+
+impl Manner {
+    pub(crate) const SUPERVISED: Self = Self {
+        foreground: true,
+        supervise: true,
+    };
+
+    pub(crate) fn is_supervised(&self) -> bool {
+        self.supervise
+    }
+}
+
 /// Whether somebody uses the device before it is served here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
@@ -50,16 +77,24 @@ pub(crate) enum Origin {
     TakenOver,
 }
 
+/// How long a supervised server waits for the last writes of the one before.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Serves what `start` starts, until somebody deletes the device or asks for the end.
 pub(crate) fn serve(
     start: impl FnOnce() -> Result<UblkServer, Failure>,
     origin: Origin,
-    foreground: bool,
+    manner: &Manner,
     json: bool,
 ) -> Result<ExitCode, Failure> {
-    match Child::from_env() {
-        None if !foreground => background::start(origin),
-        child => serve_here(start, origin, child, json),
+    match (Child::from_env(), Role::take()) {
+        (None, None) if !manner.foreground => background::start(origin),
+        (child, None) if manner.supervise => supervised::run(origin, child),
+        (child, Some(Role::Device(id))) => {
+            let recover = || Ok(UblkServer::recover(id, PATIENCE)?);
+            serve_here(recover, Origin::TakenOver, child, json)
+        }
+        (child, _) => serve_here(start, origin, child, json),
     }
 }
 

@@ -182,6 +182,38 @@ one_recovers() {
 
 goes_on_by_hand() { within dd if=/dev/zero of="$dev" bs=4k count=16 oflag=direct; }
 
+is_another() {
+    now=$(pid)
+    [ -n "$now" ] && [ "$now" != "$1" ]
+}
+
+# Nobody calls for the next server.
+supervised_goes_on() {
+    victim=$(pid)
+    kill -KILL "$victim" && becomes is_another "$victim"
+}
+
+supervised_under_load() {
+    wanted=$rounds rounds=3
+    under_load supervised_goes_on
+    status=$?
+    rounds=$wanted
+    return $status
+}
+
+supervisor() { sed -n 's/^PPid:[^0-9]*//p' "/proc/$(pid)/status"; }
+
+ended_by_supervisor() { kill -TERM "$(supervisor)" && becomes gone "$dev" && becomes nothing_left; }
+
+given_up() {
+    above=$(supervisor)
+    for _ in 1 2 3 4 5; do
+        supervised_goes_on || return 1
+    done
+    kill -KILL "$(pid)" && becomes gone "/proc/$above" && grep 'given up; `iomgr recover' "/run/iomgr/${dev#/dev/}.log" &&
+        within iomgr recover "$(id)" && goes_on_by_hand
+}
+
 # Somebody else has the image: the fence.
 waits_for_the_image() {
     kill -KILL "$(pid)"
@@ -230,6 +262,12 @@ check 'a size that has not changed' within iomgr resize "$(id)"
 truncate -s 32M /tmp/fence.img
 check 'this kernel cannot resize' refused 1 'Linux 6.16' iomgr resize "$(id)"
 check 'fence: deleted' del
+check 'supervised: added' add /tmp/fence.img --supervise
+check 'supervised: killed under fio, and goes on by itself, 3 times' supervised_under_load
+check 'supervised: a signal to the supervisor ends all' ended_by_supervisor
+check 'supervised: added again' add /tmp/fence.img --supervise
+check 'supervised: what dies again and again is given up, and waits' given_up
+check 'supervised: deleted' del
 check 'no device, nothing to recover' refused 1 'no ublk device 63' iomgr recover 63
 
 check 'deleted right after it was killed' deleted_after_kill /tmp/fence.img

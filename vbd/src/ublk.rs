@@ -119,6 +119,16 @@ pub fn delete_idle_ublk_device(id: u32) -> Result<(), Error> {
     }
 }
 
+/// Is a device there which waits for its next server, now that its last one is dead?
+pub fn ublk_waits_for_server(id: u32) -> Result<bool, Error> {
+    use blkdev_ublk::{DeviceState, ErrorKind as Ublk, Features};
+    match Control::open().and_then(|mut control| control.info(id)) {
+        Ok(info) => Ok(info.features.contains(Features::USER_RECOVERY) && info.state != DeviceState::Dead),
+        Err(error) if error.kind() == Ublk::NotFound => Ok(false),
+        Err(error) => Err(failed(error)),
+    }
+}
+
 /// Why a device is not stopped.
 pub(crate) fn in_use(id: u32) -> Error {
     Error::new(ErrorKind::Locked, "is open: somebody uses it, who would get errors")

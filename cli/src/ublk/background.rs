@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::Origin;
 use crate::failure::Failure;
 use crate::output::print;
+use crate::running::take_name;
 use crate::signals;
 
 /// Tells the child that it is one.
@@ -85,8 +86,7 @@ impl Child {
         if !is_in_background() {
             return None;
         }
-        // `ps`, and who waits for the image's lock, would know it as `exe`. What it is called is no reason not to serve.
-        let _unnamed = std::fs::write("/proc/self/comm", "iomgr");
+        take_name();
         Some(Self(()))
     }
 

@@ -13,4 +13,5 @@ mod machine;
 mod managing;
 mod run;
 mod serving;
+mod supervised;
 mod ublk;

@@ -52,6 +52,13 @@ impl Served {
         assert!(status.success());
     }
 
+    /// What it says next.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line
+    }
+
     /// Waits for its end.
     pub(crate) fn ended(mut self) -> Ended {
         let mut stdout = String::new();
