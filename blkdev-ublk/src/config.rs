@@ -24,6 +24,8 @@ pub struct ServerConfig {
     pub depth: u16,
     /// Bytes of the largest request, from 4096, in pages; each request in flight has so much memory, as far as it was ever used.
     pub buffer_bytes: u32,
+    /// The device belongs to this user, who needs no privilege, and is for him alone. It does not outlive its server.
+    pub unprivileged: bool,
     /// What becomes of the device when its server dies.
     pub recovery: Recovery,
     /// Any number, written on the device when it is added, and compared when it is recovered: another device of the same
@@ -86,6 +88,9 @@ impl ServerConfig {
         check_sizes(self.queues, self.depth, self.buffer_bytes)?;
         if self.device.limits().size.is_zero() {
             return Err(bad(format!("{:?} has no sectors", self.device.name())));
+        }
+        if self.unprivileged && self.recovery != Recovery::Off {
+            return Err(bad("a device without privilege does not outlive its server".into()));
         }
         Ok(())
     }

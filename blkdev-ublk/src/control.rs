@@ -38,6 +38,8 @@ const DELETE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Control {
     port: Box<dyn ControlPort>,
+    /// The device that was looked at last, and whether it belongs to a user without privilege.
+    looked_at: Option<(u32, bool)>,
 }
 
 impl Control {
@@ -52,6 +54,7 @@ impl Control {
     pub(crate) fn on(driver: &dyn Driver) -> Result<Self, Error> {
         Ok(Self {
             port: driver.control()?,
+            looked_at: None,
         })
     }
 
@@ -74,7 +77,7 @@ impl Control {
         let mut bytes = info.emit();
         self.run(ControlOp::Add, info.id, 0, QUICK, &mut bytes)
             .map_err(|errno| not_added(info.id, errno))?;
-        Ok(DeviceInfo::parse(&bytes))
+        Ok(self.look_at(DeviceInfo::parse(&bytes)))
     }
 
     /// Tells what the device can take; what the kernel made of that.
@@ -105,9 +108,36 @@ impl Control {
     /// What the device is.
     pub fn info(&mut self, id: u32) -> Result<DeviceInfo, Error> {
         let mut bytes = [0; DeviceInfo::BYTES];
-        self.run(ControlOp::DeviceInfo, id, 0, QUICK, &mut bytes)
-            .map_err(|errno| about(id, "GET_DEV_INFO", errno))?;
-        Ok(DeviceInfo::parse(&bytes))
+        let call = ControlCall {
+            op: ControlOp::DeviceInfo,
+            device: id,
+            data: 0,
+            by_path: false,
+            timeout: QUICK,
+        };
+        let told = match self.port.run(call, &mut bytes) {
+            // Of a user without privilege: its path is asked for.
+            Err(Errno::INVAL) => self.port.run(ControlCall { by_path: true, ..call }, &mut bytes),
+            told => told,
+        };
+        told.map_err(|errno| about(id, "GET_DEV_INFO", errno))?;
+        Ok(self.look_at(DeviceInfo::parse(&bytes)))
+    }
+
+    fn look_at(&mut self, info: DeviceInfo) -> DeviceInfo {
+        self.looked_at = Some((info.id, info.features.contains(Features::UNPRIVILEGED_DEV)));
+        info
+    }
+
+    /// Must the device's path come with its commands?
+    fn needs_path(&mut self, id: u32) -> bool {
+        match self.looked_at {
+            Some((of, is_unprivileged)) if of == id => is_unprivileged,
+            // What is wrong with it, the command itself will say.
+            _ => self
+                .info(id)
+                .is_ok_and(|info| info.features.contains(Features::UNPRIVILEGED_DEV)),
+        }
     }
 
     /// Makes the block device appear. Its queues must be served already: the kernel waits for that, and then reads the
@@ -188,10 +218,12 @@ impl Control {
         timeout: Duration,
         structure: &mut [u8],
     ) -> Result<(), Errno> {
+        let by_path = !matches!(op, ControlOp::Features | ControlOp::Add) && self.needs_path(device);
         let call = ControlCall {
             op,
             device,
             data,
+            by_path,
             timeout,
         };
         self.port.run(call, structure)
@@ -214,7 +246,8 @@ fn not_added(id: u32, errno: Errno) -> Error {
         ),
         Errno::PERM => (
             ErrorKind::Denied,
-            "this user may not add ublk devices; be root, or have CAP_SYS_ADMIN".to_owned(),
+            "this user may not add ublk devices; be root, have CAP_SYS_ADMIN, or make one without privilege (--unprivileged)"
+                .to_owned(),
         ),
         Errno::INVAL => (
             ErrorKind::Config,

@@ -2,6 +2,7 @@
 //! which plays the kernel in the same process.
 
 use std::fmt::Debug;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ pub(crate) trait Driver: Debug {
 
     /// Opens the device that requests are fetched from. The driver lets go of it when the last clone is dropped.
     fn open(&self, device: u32) -> Result<Arc<dyn CharDevice>, Error>;
+
+    /// May this process read and write at that node?
+    fn may_use(&self, node: &Path) -> bool;
 }
 
 /// A control command.
@@ -28,6 +32,8 @@ pub(crate) struct ControlCall {
     pub(crate) device: u32,
     /// The command's own argument.
     pub(crate) data: u64,
+    /// Is the device named by the path of its character device as well? Who may use that may send the command.
+    pub(crate) by_path: bool,
     /// How long it may take.
     pub(crate) timeout: Duration,
 }

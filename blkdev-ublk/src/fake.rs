@@ -9,6 +9,7 @@ mod recovery;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::Duration;
@@ -67,6 +68,10 @@ pub(crate) struct Habits {
     pub(crate) busy_recoveries: u32,
     /// Idle tags do not come back in time.
     pub(crate) quiesces_late: bool,
+    /// Who serves has CAP_SYS_ADMIN.
+    pub(crate) is_root: bool,
+    /// How often a user looks at the node of his device before udev has given it to him.
+    pub(crate) udev_looks: u32,
     /// There is none at all, or it is not for us.
     pub(crate) refuses: Option<ErrorKind>,
 }
@@ -86,6 +91,8 @@ impl Default for Habits {
             hides_processors: false,
             busy_recoveries: 0,
             quiesces_late: false,
+            is_root: true,
+            udev_looks: 0,
             refuses: None,
         }
     }
@@ -327,6 +334,15 @@ impl Driver for FakeDriver {
     }
 
     fn open(&self, device: u32) -> Result<Arc<dyn CharDevice>, Error> {
+        if self.0.lock().habits.udev_looks > 0 {
+            return Err(Error::new(ErrorKind::Denied, "not this user's"));
+        }
         Ok(Arc::new(FakeChar::open(&self.0, device)?))
+    }
+
+    fn may_use(&self, _node: &Path) -> bool {
+        let looks = &mut self.0.lock().habits.udev_looks;
+        *looks = looks.saturating_sub(1);
+        *looks == 0
     }
 }

@@ -7,12 +7,14 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, bounded};
 use iomgr_core::{Data, Errno, FileHandle, FileSlot, OpError, OpQueue, Token};
+use rustix::fs::{Access, access};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use tqueue::{ControlRing, NetFull, Queue, RawCommand};
 
@@ -42,6 +44,10 @@ impl Driver for KernelDriver {
         Ok(Arc::new(KernelDevice {
             file: Arc::new(file.into()),
         }))
+    }
+
+    fn may_use(&self, node: &Path) -> bool {
+        access(node, Access::READ_OK | Access::WRITE_OK).is_ok()
     }
 }
 
@@ -84,20 +90,26 @@ struct KernelControl {
 
 impl ControlPort for KernelControl {
     fn run(&mut self, call: ControlCall, structure: &mut [u8]) -> Result<(), Errno> {
-        let buffer = self.ring.buffer().get_mut(..structure.len()).ok_or(Errno::NOTCONN)?;
-        buffer.copy_from_slice(structure);
-        let len = u16::try_from(structure.len()).expect("structures are short");
-        let address = if len == 0 { 0 } else { self.ring.buffer_address() };
+        let path = call.by_path.then(|| char_path(call.device).into_os_string().into_vec());
+        // With its end, as C has it.
+        let path = path.map(|path| [path, vec![0]].concat()).unwrap_or_default();
+        let buffer = self.ring.buffer().get_mut(..path.len() + structure.len());
+        let (path_place, place) = buffer.ok_or(Errno::NOTCONN)?.split_at_mut(path.len());
+        path_place.copy_from_slice(&path);
+        place.copy_from_slice(structure);
+        let short = |len: usize| u16::try_from(len).expect("paths and structures are short");
+        let lens = (short(path.len() + structure.len()), short(path.len()));
+        let address = if lens.0 == 0 { 0 } else { self.ring.buffer_address() };
         let mut payload = [0; ControlRing::PAYLOAD_BYTES];
-        let command = control_command(call.device, len, address, call.data);
+        let command = control_command(call.device, lens, address, call.data);
         payload[..command.len()].copy_from_slice(&command);
-        // SAFETY: the command names the ring's own buffer, which is longer than `len`, or no memory at all.
+        // SAFETY: the command names the ring's own buffer, which is longer than what it says, or no memory at all.
         unsafe {
             self.ring
                 .run(self.device.as_fd(), call.op.number(), payload, call.timeout)
         }?;
         let len = structure.len();
-        structure.copy_from_slice(&self.ring.buffer()[..len]);
+        structure.copy_from_slice(&self.ring.buffer()[path.len()..][..len]);
         Ok(())
     }
 

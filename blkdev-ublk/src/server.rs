@@ -19,6 +19,7 @@
 //! - When a thread fails, the others go on until the process ends: nothing can be waited for any more.
 
 mod made;
+mod owner;
 mod recover;
 mod threads;
 
@@ -109,7 +110,7 @@ impl Server {
     #[cfg(test)]
     pub(crate) fn start_on(driver: &dyn Driver, config: ServerConfig) -> Result<Self, Error> {
         let mut server = Self::add_on(driver, config)?;
-        server.show()?;
+        server.show_on(driver)?;
         Ok(server)
     }
 
@@ -124,6 +125,7 @@ impl Server {
         let mut server = Self::new(control, info, watchdog, Stage::Added);
         // From here on, dropping `server` takes everything back.
         compare(&wanted, &server.info)?;
+        server.await_ownership(driver)?;
         server.tell_params(&config)?;
         server.serve(driver, config)?;
         Ok(server)
@@ -131,9 +133,13 @@ impl Server {
 
     /// Makes the block device appear; returns when it can be used.
     pub fn show(&mut self) -> Result<(), Error> {
+        self.show_on(&KernelDriver)
+    }
+
+    fn show_on(&mut self, driver: &dyn Driver) -> Result<(), Error> {
         self.control.start(self.info.id)?;
         self.stage = Stage::Serving;
-        Ok(())
+        self.await_block_device(driver)
     }
 
     fn new(control: Control, info: DeviceInfo, watchdog: Arc<Watchdog>, stage: Stage) -> Self {

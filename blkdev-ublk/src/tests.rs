@@ -7,4 +7,5 @@ mod recovery;
 mod refusals;
 mod requests;
 mod rig;
+mod unprivileged;
 mod watched;

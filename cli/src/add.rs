@@ -22,6 +22,7 @@ Examples:
   iomgr add disk.img -q 4 -d 64       four hardware queues, each with a thread and 64 requests
   iomgr add disk.img --foreground     serve until Ctrl-C
   iomgr add disk.img --supervise      go on by itself if the server is killed
+  iomgr add -p disk.img               as a user without privilege, where udev has a rule for that
   iomgr add --format raw disk         the bytes of a file whose name does not tell
   iomgr add null --size 1G            no storage behind it, for measuring
   iomgr add ./null --format raw       an image that is called null
@@ -72,6 +73,10 @@ pub(crate) struct Add {
     /// Short for --recovery reissue
     #[arg(short = 'r', conflicts_with = "recovery")]
     recoverable: bool,
+    /// Make the device as a user without CAP_SYS_ADMIN, for this user alone. It takes a rule of udev's (docs/ublk.md); such a
+    /// device does not outlive its server
+    #[arg(short = 'p', long, conflicts_with_all = ["recovery", "recoverable", "supervise"])]
+    unprivileged: bool,
     /// The control socket; ublkbN.ctl in the runtime folder, if not given
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
@@ -162,7 +167,11 @@ impl Add {
             buffer_bytes: self.buffer,
             control: self.control.as_deref().map(absolute),
             filters: self.filter.clone(),
-            recovery: self.recovery.into(),
+            unprivileged: self.unprivileged,
+            recovery: match self.unprivileged {
+                true => UblkRecovery::Off,
+                false => self.recovery.into(),
+            },
         }
     }
 

@@ -35,6 +35,9 @@ pub(crate) struct List {
     /// Only the ublk device of this number
     #[arg(short = 'n', long, value_name = "ID", conflicts_with_all = ["names", "control"])]
     number: Option<u32>,
+    /// Say only the user and the group that this device was made by without privilege, for udev; exit code 1 for another
+    #[arg(long, requires = "number")]
+    owner: bool,
 }
 
 /// What a server answered.
@@ -45,6 +48,9 @@ struct Listing {
 
 impl List {
     pub(crate) fn run(&self, json: bool) -> Result<ExitCode, Failure> {
+        if let Some(number) = self.number.filter(|_| self.owner) {
+            return devices::owner(number);
+        }
         match self.ublk || self.number.is_some() {
             true => devices::list(self.number, json),
             false => self.disks(json),

@@ -71,6 +71,28 @@ is_kept() {
     [ $status = 0 ] && [ -b "$dev" ]
 }
 
+as_nobody() { within su nobody -s /bin/sh -c "IOMGR_RUNTIME_DIR=/tmp/nobody/run $*"; }
+
+# What the rule does that docs/ublk.md has.
+udev() {
+    while sleep 0.1; do
+        for node in /dev/ublkc[0-9]* /dev/ublkb[0-9]*; do
+            [ -e "$node" ] && owner=$(iomgr list -n "${node#/dev/ublk?}" --owner 2>/dev/null) &&
+                chown "${owner% *}:${owner#* }" "$node"
+        done
+    done
+}
+
+added_by_nobody() {
+    dev=$(as_nobody iomgr add /tmp/nobody/disk.img -p) && [ -b "$dev" ]
+}
+
+written_by_nobody() {
+    as_nobody dd if=/dev/urandom of="$dev" bs=64k count=16 conv=fsync && as_nobody cmp -n 1048576 "$dev" /tmp/nobody/disk.img
+}
+
+deleted_by_nobody() { as_nobody iomgr del -n "${dev#/dev/ublkb}" && gone "$dev"; }
+
 nothing_left() {
     left=$(find /dev /run/iomgr -name 'ublkb*' -o -name 'ublkc*')
     echo "$left"
@@ -136,6 +158,19 @@ check 'nothing is left behind' nothing_left
 mkdir -p /etc && echo 'nobody:x:65534:65534::/:/bin/sh' >>/etc/passwd
 check 'no permission' refused 1 'iomgr serve IMAGE' su nobody -s /bin/sh -c \
     'IOMGR_RUNTIME_DIR=/tmp/nobody iomgr add null'
+mkdir -p /tmp/nobody && cp /tmp/trim.img /tmp/nobody/disk.img && chown -R nobody /tmp/nobody && chmod 666 /dev/ublk-control
+udev &
+udev=$!
+check 'unprivileged: root needs none of that' refused 1 'only for users without CAP_SYS_ADMIN' iomgr add null -p
+check 'unprivileged: others are told of it' refused 1 '--unprivileged' as_nobody iomgr add null
+check 'unprivileged: added' added_by_nobody
+check 'unprivileged: read and written by its owner' written_by_nobody
+check 'unprivileged: nobody else opens it' refused 1 'not permitted' dd if="$dev" of=/dev/null count=1
+check 'unprivileged: deleted by its owner' deleted_by_nobody
+check 'unprivileged: added again' added_by_nobody
+check 'unprivileged: deleted by root' within iomgr del -n "${dev#/dev/ublkb}" --force
+kill $udev
+check 'unprivileged: nothing is left behind' becomes nothing_left
 check 'the driver goes when its devices have gone' within rmmod ublk_drv
 check 'no driver' refused 1 'modprobe ublk_drv' iomgr add null
 finish

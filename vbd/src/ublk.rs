@@ -54,6 +54,8 @@ pub struct UblkDevice {
     pub read_only: bool,
     /// `UBLK_F_*`.
     pub features: Vec<String>,
+    /// The user and the group that it belongs to, if it was made without privilege.
+    pub owner: Option<(u32, u32)>,
 }
 
 /// What the driver can do, in the order of its flags.
@@ -117,6 +119,17 @@ pub fn delete_idle_ublk_device(id: u32) -> Result<(), Error> {
         // It cannot tell, or there is nothing to open.
         _ => delete_ublk_device(id),
     }
+}
+
+/// The user and the group that a device belongs to, if it was made without privilege.
+pub fn ublk_owner(id: u32) -> Result<Option<(u32, u32)>, Error> {
+    let info = Control::open().and_then(|mut control| control.info(id));
+    Ok(owner(&info.map_err(failed)?))
+}
+
+fn owner(info: &DeviceInfo) -> Option<(u32, u32)> {
+    let is_unprivileged = info.features.contains(blkdev_ublk::Features::UNPRIVILEGED_DEV);
+    is_unprivileged.then_some(info.owner)
 }
 
 /// Is a device there which waits for its next server, now that its last one is dead?
@@ -240,6 +253,7 @@ fn device(info: DeviceInfo, params: Option<Params>) -> UblkDevice {
         buffer_bytes: info.buffer_bytes,
         size_bytes: params.as_ref().map_or(0, |params| params.size.0 * SECTOR_BYTES),
         read_only: has(Attributes::READ_ONLY),
+        owner: owner(&info),
         features: info.features.iter_names().map(|(name, _)| name.to_owned()).collect(),
     }
 }

@@ -43,7 +43,8 @@ impl ControlOp {
 }
 
 /// A control command's arguments: for which device, and where the structure that goes with it lies.
-pub(crate) fn control_command(device: u32, len: u16, address: u64, data: u64) -> ControlCommand {
+/// The path of the character device may come first there, and has `path_len` bytes.
+pub(crate) fn control_command(device: u32, (len, path_len): (u16, u16), address: u64, data: u64) -> ControlCommand {
     let mut bytes = ControlCommand::default();
     let mut put = Put(&mut bytes);
     put.u32(0, device);
@@ -52,6 +53,7 @@ pub(crate) fn control_command(device: u32, len: u16, address: u64, data: u64) ->
     put.u16(6, len);
     put.u64(8, address);
     put.u64(16, data);
+    put.u16(24, path_len);
     bytes
 }
 
@@ -104,8 +106,9 @@ mod tests {
         let command = queue_command(1, 2, -5, 0x1000);
         assert_eq!(command[..4], [1, 0, 2, 0]);
         assert_eq!(command[4..8], (-5i32).to_ne_bytes());
-        let command = control_command(7, 64, 0x2000, 9);
+        let command = control_command(7, (64, 12), 0x2000, 9);
         assert_eq!(command[..8], [7, 0, 0, 0, 0xff, 0xff, 64, 0]);
         assert_eq!(command[16..24], 9u64.to_ne_bytes());
+        assert_eq!(command[24..26], 12u16.to_ne_bytes());
     }
 }

@@ -18,9 +18,18 @@ pub(crate) struct FakeControl(pub(super) Arc<Shared>);
 
 impl ControlPort for FakeControl {
     fn run(&mut self, call: ControlCall, structure: &mut [u8]) -> Result<(), Errno> {
-        let ControlCall { op, device, data, .. } = call;
+        let ControlCall {
+            op,
+            device,
+            data,
+            by_path,
+            ..
+        } = call;
         let shared = &self.0;
         shared.lock().log.push(op);
+        if !matches!(op, ControlOp::Features | ControlOp::Add) {
+            shared.lock().permit(device, by_path)?;
+        }
         match op {
             ControlOp::Features => {
                 structure.copy_from_slice(&shared.lock().habits.features.bits().to_ne_bytes());
@@ -61,6 +70,20 @@ impl ControlPort for FakeControl {
 }
 
 impl State {
+    /// As `ublk_ctrl_uring_cmd_permission` does.
+    fn permit(&mut self, id: u32, by_path: bool) -> Result<(), Errno> {
+        let (is_root, is_node_ours) = (self.habits.is_root, self.habits.udev_looks == 0);
+        let is_unprivileged = self.device(id)?.info.features.contains(Features::UNPRIVILEGED_DEV);
+        match (is_unprivileged, by_path) {
+            (false, false) if is_root => Ok(()),
+            (false, false) => Err(Errno::PERM),
+            (false, true) => Err(Errno::FAULT),
+            (true, false) => Err(Errno::INVAL),
+            (true, true) if is_root || is_node_ours => Ok(()),
+            (true, true) => Err(Errno::ACCESS),
+        }
+    }
+
     fn add(&mut self, id: u32, structure: &mut [u8]) -> Result<(), Errno> {
         let mut info = DeviceInfo::parse(structure);
         if info.id != id {
@@ -73,6 +96,13 @@ impl State {
             info.id = (0..).find(|id| !self.devices.contains_key(id)).unwrap();
         } else if self.devices.contains_key(&id) {
             return Err(Errno::EXIST);
+        }
+        if self.habits.is_root {
+            info.features -= Features::UNPRIVILEGED_DEV;
+        } else if !info.features.contains(Features::UNPRIVILEGED_DEV) {
+            return Err(Errno::PERM);
+        } else {
+            info.features -= Features::USER_RECOVERY | Features::USER_RECOVERY_REISSUE;
         }
         info.features = info.features & self.habits.features | self.habits.forced;
         info.queues = info.queues.min(self.habits.queues_max);

@@ -9,13 +9,17 @@ use crate::{Error, ErrorKind, Features};
 
 /// What the driver is asked for, which knows these features.
 pub(super) fn wanted(config: &ServerConfig, known: Features) -> DeviceInfo {
+    let owned = match config.unprivileged {
+        true => Features::UNPRIVILEGED_DEV,
+        false => Features::empty(),
+    };
     DeviceInfo {
         id: config.id.unwrap_or(DeviceInfo::ANY_ID),
         queues: config.queues,
         depth: config.depth,
         buffer_bytes: config.buffer_bytes,
         // The driver adds those that it always has.
-        features: Features::CMD_IOCTL_ENCODE | config.recovery.features(known),
+        features: Features::CMD_IOCTL_ENCODE | config.recovery.features(known) | owned,
         state: DeviceState::Dead,
         server_pid: 0,
         mark: config.mark,
@@ -27,6 +31,9 @@ pub(super) fn wanted(config: &ServerConfig, known: Features) -> DeviceInfo {
 pub(super) fn compare(wanted: &DeviceInfo, made: &DeviceInfo) -> Result<(), Error> {
     let refuse = |what: String| Err(Error::new(ErrorKind::Unsupported, what));
     let missing = wanted.features.difference(made.features);
+    if missing == Features::UNPRIVILEGED_DEV && made.features.contains(Features::CMD_IOCTL_ENCODE) {
+        return refuse("the ublk driver makes devices without privilege only for users without CAP_SYS_ADMIN".into());
+    }
     if !missing.is_empty() {
         let mut names = String::new();
         // Writing to a string does not fail.

@@ -78,6 +78,7 @@ impl Rig {
             queues: 1,
             depth: DEPTH,
             buffer_bytes: BUFFER_BYTES,
+            unprivileged: false,
             recovery: Recovery::Reissue,
             mark: 77,
             queue: tqueue::Config {

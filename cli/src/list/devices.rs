@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use indicatif::BinaryBytes;
-use vbd::{UblkDevice, ublk_devices};
+use vbd::{UblkDevice, ublk_devices, ublk_owner};
 
 use crate::failure::Failure;
 use crate::output::{note, print, print_json, table};
@@ -27,6 +27,14 @@ pub(super) fn list(number: Option<u32>, json: bool) -> Result<ExitCode, Failure>
         print(&text(&devices))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// For a rule of udev's: nothing is said of a device that is root's.
+pub(super) fn owner(number: u32) -> Result<ExitCode, Failure> {
+    match ublk_owner(number)? {
+        Some((user, group)) => print(&format!("{user} {group}\n")).map(|()| ExitCode::SUCCESS),
+        None => Ok(ExitCode::FAILURE),
+    }
 }
 
 fn text(devices: &[UblkDevice]) -> String {
@@ -69,6 +77,7 @@ mod tests {
             size_bytes: 1 << 30,
             read_only: false,
             features: vec!["CMD_IOCTL_ENCODE".into()],
+            owner: None,
         };
         let dead = UblkDevice {
             id: 12,

@@ -56,6 +56,8 @@ pub struct UblkOptions {
     pub control: Option<PathBuf>,
     /// What sees every op on its way to the image and back.
     pub filters: Vec<FilterConfig>,
+    /// The device belongs to this user, who needs no privilege for it; it does not outlive its server.
+    pub unprivileged: bool,
     /// What becomes of the device when its server dies.
     pub recovery: Recovery,
 }
@@ -69,6 +71,7 @@ impl Default for UblkOptions {
             buffer_bytes: ServerConfig::BUFFER_BYTES,
             control: None,
             filters: Vec::new(),
+            unprivileged: false,
             recovery: Recovery::default(),
         }
     }
@@ -329,6 +332,7 @@ fn config(target: &UblkTarget, governor: &Governor, options: &UblkOptions, end: 
         queues: options.queues,
         depth: options.depth,
         buffer_bytes: options.buffer_bytes,
+        unprivileged: options.unprivileged,
         recovery: options.recovery,
         // Random, as the maps of this process are.
         mark: RandomState::new().build_hasher().finish(),
