@@ -18,6 +18,8 @@ pub enum ErrorKind {
     InUse,
     /// The manager refused a device.
     Refused,
+    /// The registry was [closed](super::Registry::close).
+    Closed,
     /// The manager panicked while a device was shown to it.
     Panicked,
 }
@@ -64,6 +66,7 @@ impl fmt::Display for Error {
             ErrorKind::Occupied => write!(f, "manager {manager} is current already"),
             ErrorKind::NotCurrent => write!(f, "manager {manager} is not the current one"),
             ErrorKind::InUse => write!(f, "manager {manager} is still in use"),
+            ErrorKind::Closed => write!(f, "manager {manager} comes too late: everything goes, until the end"),
             ErrorKind::Refused => write!(f, "manager {manager} refuses {}", self.device()),
             ErrorKind::Panicked => write!(f, "manager {manager} panicked when it was shown {}", self.device()),
         }

@@ -30,6 +30,8 @@ pub(super) struct Core {
 struct State {
     current: shim::Arc<Generation>,
     devices: Vec<Weak<ManagedDevice>>,
+    /// No manager is taken any more.
+    is_closed: bool,
 }
 
 /// What a change under the lock leaves to be done after it: dropped bindings stop devices, dropped devices take the lock.
@@ -48,9 +50,13 @@ impl Registry {
         Self(Arc::new_cyclic(|core| {
             let current = shim::Arc::new(Generation::none(1, Weak::clone(core), &ledger));
             current.begin();
-            let devices = Vec::new();
+            let state = State {
+                current,
+                devices: Vec::new(),
+                is_closed: false,
+            };
             Core {
-                state: Mutex::new(State { current, devices }),
+                state: Mutex::new(state),
                 ids: Arc::default(),
                 ledger,
             }
@@ -77,9 +83,18 @@ impl Registry {
     pub fn unregister(&self, manager: &Arc<dyn Manager>) -> Result<(), Error> {
         let error = || Error::new(ErrorKind::NotCurrent, manager.name());
         self.0
-            .uninstall(|current| current.is_of(manager))
+            .uninstall(|state| state.current.is_of(manager))
             .then_some(())
             .ok_or_else(error)
+    }
+
+    /// Goes back to "none", for good: when a server ends there is nothing left to share out, and nothing must wait for a manager
+    /// that comes at that moment. From now on managers are refused ([`ErrorKind::Closed`]). Fine if it is closed.
+    pub fn close(&self) {
+        self.0.uninstall(|state| {
+            state.is_closed = true;
+            state.current.is_hooked()
+        });
     }
 
     /// The current manager.
@@ -156,6 +171,9 @@ impl Core {
         check_name(&name)?;
         let mut leftovers = Leftovers::default();
         let mut state = self.lock();
+        if state.is_closed {
+            return Err(Error::new(ErrorKind::Closed, &name));
+        }
         permit(&state.current)?;
         if self.ledger.has_reign_of(manager) {
             return Err(Error::new(ErrorKind::InUse, &name));
@@ -169,11 +187,11 @@ impl Core {
         Ok(())
     }
 
-    /// Goes back to "none" if `which` says so about the current generation.
-    fn uninstall(self: &Arc<Self>, which: impl FnOnce(&Generation) -> bool) -> bool {
+    /// Goes back to "none" if `which` says so.
+    fn uninstall(self: &Arc<Self>, which: impl FnOnce(&mut State) -> bool) -> bool {
         let mut leftovers = Leftovers::default();
         let mut state = self.lock();
-        if !which(&state.current) {
+        if !which(&mut state) {
             return false;
         }
         let number = state.next_number();
@@ -188,7 +206,7 @@ impl Core {
 
     /// A manager panicked: "none" takes over.
     pub(super) fn fall_back(self: &Arc<Self>, failed: &shim::Arc<Generation>) {
-        if self.uninstall(|current| std::ptr::eq(current, &**failed)) {
+        if self.uninstall(|state| std::ptr::eq(&*state.current, &**failed)) {
             tracing::error!(manager = failed.name(), "manager_replaced_by_none");
         }
     }

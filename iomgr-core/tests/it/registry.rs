@@ -39,6 +39,27 @@ fn only_the_current_manager_can_be_unregistered() {
 }
 
 #[test]
+fn a_closed_registry_takes_no_manager() {
+    let registry = Registry::new();
+    let manager = CountingManager::with_policy("never", |_| Verdict::No(Wait::Freed));
+    registry.register(manager.clone()).unwrap();
+    let device = registry.attach("disk").unwrap();
+    let mut intake = intake(&device);
+    push_all(&mut intake, &[Operation::Read]);
+    assert!(start_all(&mut intake, NOW).is_empty());
+    registry.close();
+    let (_, ticket) = start_all(&mut intake, NOW).pop().unwrap();
+    intake.free(ticket, NOW);
+    manager.assert_over();
+    let late = CountingManager::new("late");
+    for error in [registry.register(late.clone()), registry.replace(late)] {
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::Closed);
+    }
+    registry.close();
+    assert_eq!(registry.current().name(), "none");
+}
+
+#[test]
 fn a_request_ends_with_the_manager_that_admitted_it() {
     let (old, new) = (CountingManager::new("old"), CountingManager::new("new"));
     let registry = Registry::new();

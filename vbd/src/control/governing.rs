@@ -1,10 +1,15 @@
 //! `manager-set` and `manager-unset`: parameters as JSON, whole or as a patch.
 
-use iomgr_core::policy::{Governor, ManagerConfig, SetError};
+use iomgr_core::manager;
+use iomgr_core::policy::{
+    DeadlineConfig, Governor, LatencyConfig, LimitConfig, ManagerConfig, SetError, ThrottleConfig, TurnConfig,
+    WfqConfig,
+};
 use serde_json::{Map, Value, json};
 
 use super::request::{ManagerSet, decode};
 use crate::error::{Error, ErrorKind};
+use crate::server::stopping;
 
 /// Makes what `wish` says the current manager, in one step.
 pub(super) fn set(governor: &Governor, wish: ManagerSet) -> Result<(), Error> {
@@ -70,6 +75,7 @@ impl From<SetError> for Error {
             SetError::NotCurrent { .. } => {
                 Self::new(ErrorKind::NotCurrent, error.to_string()).hint("`iomgr manager show` shows it")
             }
+            SetError::Manager(cause) if cause.kind() == manager::ErrorKind::Closed => stopping(),
             SetError::Manager(cause) => Self::new(ErrorKind::Manager, "the manager cannot be set").because(cause),
             other => Self::new(ErrorKind::Manager, other.to_string()),
         }
@@ -171,5 +177,25 @@ mod tests {
         let error = unset(&governor, Some("wfq")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotCurrent);
         unset(&governor, Some("none")).unwrap();
+    }
+
+    #[test]
+    fn a_server_that_ends_takes_no_policy() {
+        let governor = Governor::new(Registry::new());
+        let told = |merge, share: u32| {
+            let manager = json!({"policy":{"name":"turn","share":share}});
+            set(&governor, ManagerSet { manager, merge })
+        };
+        told(false, 1).unwrap();
+        governor.registry().close();
+        for merge in [false, true] {
+            let error = told(merge, 2).unwrap_err();
+            assert_eq!(
+                (error.kind(), error.line().as_str()),
+                (ErrorKind::Server, "the server is being stopped")
+            );
+        }
+        unset(&governor, None).unwrap();
+        assert_eq!(governor.name(), "none");
     }
 }

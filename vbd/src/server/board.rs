@@ -161,17 +161,15 @@ fn close(disks: &[Disk]) -> Result<(), Error> {
     first.map_or(Ok(()), Err)
 }
 
-/// At the end there is nothing left to share out: what waits for a policy goes on at once.
+/// At the end there is nothing left to share out: what waits for a policy goes on at once, and no other is taken.
 pub(super) fn end_policy(registry: &Registry) {
-    if let Err(error) = registry.unregister(&registry.current()) {
-        tracing::warn!(%error, "manager_kept: another one was set just now");
-    }
+    registry.close();
 }
 
 fn unknown(name: &str) -> Error {
-    Error::new(ErrorKind::Server, format!("no disk is called {name:?}")).hint("`iomgr status` lists those there are")
+    Error::new(ErrorKind::NotFound, format!("no disk is called {name:?}")).hint("`iomgr status` lists those there are")
 }
 
-fn stopping() -> Error {
+pub(crate) fn stopping() -> Error {
     Error::new(ErrorKind::Server, "the server is being stopped")
 }

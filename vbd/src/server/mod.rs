@@ -18,7 +18,7 @@ use iomgr_core::manager::Registry;
 use iomgr_core::policy::Governor;
 
 pub use address::Address;
-pub(crate) use board::Board;
+pub(crate) use board::{Board, stopping};
 pub(crate) use doors::ControlDoor;
 pub use doors::Inherited;
 pub use end::Stopper;
