@@ -7,7 +7,8 @@
 //!
 //! # Contract
 //! - Attach, detach and stop may be called at the same time from any threads. Each disk is closed once, after its last request.
-//! - A disk whose detach has failed because its storage does not answer stays, and can be detached again.
+//! - A disk whose detach has failed because its storage does not answer stays, and can be detached again. It serves nobody
+//!   meanwhile, and tries nothing again.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
@@ -86,12 +87,13 @@ impl Board {
     /// then the image is flushed and closed. Clients have until `timeout` to take their replies.
     ///
     /// # Errors
-    /// No disk has this name; requests do not end; the image cannot be closed cleanly, and is gone all the same.
+    /// No disk has this name; requests do not end, and the disk stays, as the module says; the image cannot be closed cleanly,
+    /// and is gone all the same.
     pub(crate) fn detach(&self, name: &str, timeout: Duration) -> Result<(), Error> {
         let frontend = self.frontend();
         let frontend = frontend.as_ref().ok_or_else(stopping)?;
         let disk = self.disk(name).ok_or_else(|| unknown(name))?;
-        // Nobody waits at the end for storage that may come back.
+        // Nobody waits at the end for storage that may come back. Also where the detach fails later: clients have lost it by then.
         disk.end_retries();
         let failed = |error| Error::new(ErrorKind::Server, format!("{name:?} cannot be detached")).because(error);
         frontend.detach(name, timeout).map_err(failed)?;

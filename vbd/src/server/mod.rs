@@ -145,8 +145,8 @@ impl Server {
     /// have until `timeout` to take their replies. Other disks are not disturbed, and a server without disks goes on.
     ///
     /// # Errors
-    /// No disk has this name; requests do not end, and it can be detached again; the image cannot be closed cleanly, and is gone
-    /// all the same.
+    /// No disk has this name; requests do not end, and it can be detached again, while no client reaches it and nothing of it is
+    /// tried again; the image cannot be closed cleanly, and is gone all the same.
     pub fn detach(&self, name: &str, timeout: Duration) -> Result<(), Error> {
         self.board.detach(name, timeout)
     }
