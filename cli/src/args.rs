@@ -135,9 +135,12 @@ impl From<Cache> for vbd::Cache {
 }
 
 /// A name becomes a file's name in the runtime folder.
-pub(crate) fn disk_name(text: &str) -> Result<String, &'static str> {
+pub(crate) fn disk_name(text: &str) -> Result<String, String> {
     if text.is_empty() || text.starts_with('.') || text.contains('/') {
-        return Err("is no name for a file: it must not be empty, begin with a dot or hold a slash");
+        return Err("is no name for a file: it must not be empty, begin with a dot or hold a slash".to_owned());
     }
-    Ok(text.to_owned())
+    match vbd::check_disk_name(text) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(error) => Err(error.parts().what.to_owned()),
+    }
 }

@@ -18,7 +18,7 @@ use crate::origin::Origin;
 use crate::pause::Memory;
 use crate::queue::FlushBoard;
 use crate::retry::{Retries, RetryPolicy};
-use crate::runtime::default_name;
+use crate::runtime::{check_disk_name, default_name};
 use crate::stable::Attendance;
 
 /// See the module.
@@ -118,6 +118,7 @@ impl Medium {
 
 impl Shared {
     pub(crate) fn open(path: &Path, options: &DiskOptions) -> Result<Self, Error> {
+        options.name.as_deref().map_or(Ok(()), check_disk_name)?;
         let format = Format::resolve(options.format, path)?;
         let file = ImageFile::open(
             path,

@@ -78,7 +78,7 @@ pub use pause::{Lease, PauseOptions, PauseStatus, ResumeOptions};
 pub use pidfile::PidFile;
 pub use progress::{Phase, Progress};
 pub use retry::{RetryOn, RetryPolicy, RetryStatus};
-pub use runtime::{control_sockets, default_name, make_runtime_dir, runtime_dir};
+pub use runtime::{check_disk_name, control_sockets, default_name, make_runtime_dir, runtime_dir};
 pub use server::{
     Address, ConnectionStatus, DeviceStatus, DiskEntry, DiskExport, Inherited, LimitsStatus, NbdStatus, Server,
     ServerOptions, Status, Stopper, UblkOptions, UblkServer, UblkStatus, UblkTarget,

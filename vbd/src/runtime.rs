@@ -72,6 +72,21 @@ pub fn default_name(image: &Path) -> String {
     if clean.is_empty() { "disk".to_owned() } else { clean }
 }
 
+/// The longest name of a disk, as NBD bounds those of exports.
+const NAME_BYTES_MAX: usize = 4096;
+
+/// May a disk be called that? Names go to terminals, and over NBD.
+pub fn check_disk_name(name: &str) -> Result<(), Error> {
+    let refuse = |what| Err(Error::new(ErrorKind::InvalidOption, what).field("name"));
+    match name.len() {
+        1..=NAME_BYTES_MAX if name.contains(char::is_control) => {
+            refuse(format!("{name:?} holds a control character; say it in letters"))
+        }
+        1..=NAME_BYTES_MAX => Ok(()),
+        len => refuse(format!("must have 1 to {NAME_BYTES_MAX} bytes, not {len}")),
+    }
+}
+
 /// The control sockets in the runtime folder, by name, sorted; none if there is no such folder. Some may belong to dead servers.
 pub fn control_sockets() -> Result<Vec<(String, PathBuf)>, Error> {
     let dir = runtime_dir();
@@ -102,5 +117,24 @@ mod tests {
         assert_eq!(default_name(Path::new("/a/My disk.vhd")), "My_disk");
         assert_eq!(default_name(Path::new("/dev/loop0")), "loop0");
         assert_eq!(default_name(Path::new("/")), "disk");
+        check_disk_name(&default_name(Path::new("/a/b\x1b[2J\n.img"))).unwrap();
+    }
+
+    #[test]
+    fn names_hold_no_control_characters() {
+        for good in ["a", "My disk", "ümlaut", "a=b,c"] {
+            check_disk_name(good).unwrap();
+        }
+        check_disk_name(&"n".repeat(4096)).unwrap();
+        for (bad, words) in [
+            ("", "1 to 4096 bytes, not 0"),
+            (&*"n".repeat(4097), "not 4097"),
+            ("a\nb", "\"a\\nb\" holds a control character"),
+            ("\u{1b}[2J", "control character"),
+            ("a\u{85}", "control character"),
+        ] {
+            let told = check_disk_name(bad).unwrap_err().line();
+            assert!(told.contains(words), "{told}");
+        }
     }
 }

@@ -205,6 +205,10 @@ fn whatever_a_client_says_is_answered() {
             ErrorKind::InvalidOption,
         ),
         (
+            r#"{"v":1,"verb":"attach","image":"/dev/null","name":"a\u001b[2J"}"#,
+            ErrorKind::InvalidOption,
+        ),
+        (
             r#"{"v":1,"verb":"attach","image":"/dev/null","retry_on":["EPERM"]}"#,
             ErrorKind::InvalidOption,
         ),

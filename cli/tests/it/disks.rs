@@ -109,6 +109,24 @@ fn what_cannot_be_attached_or_detached_is_named() {
         (&["pause", "nothing"], 1, "not-found", "`iomgr list` shows"),
         (&["resume", "disk0"], 1, "state", "is not paused"),
         (&["stats", "nothing"], 1, "not-found", "\"nothing\""),
+        (
+            &["stats", "nothing", "--server", "disk0"],
+            1,
+            "not-found",
+            "\"nothing\"",
+        ),
+        (
+            &["pause", "disk0", "--timeout", "31d"],
+            2,
+            "usage",
+            "is too long; say 30days at most",
+        ),
+        (
+            &["attach", "data.vhd", "--name", "a\nb"],
+            2,
+            "usage",
+            "holds a control character",
+        ),
     ] {
         let ended = place.run(&[args, &["--json"]].concat());
         assert_eq!(ended.code, Some(code), "{args:?}: {ended:?}");

@@ -134,7 +134,7 @@ impl ManagerConfig {
     }
 }
 
-/// Parameters are kept, copied and shown as a whole, and may be added to a little at a time.
+/// Parameters are kept, copied and shown as a whole, also on terminals, and may be added to a little at a time.
 fn check_names(names: &[&str]) -> Result<(), BadConfig> {
     if names.len() > NAMES_MAX {
         let count = names.len();
@@ -142,8 +142,11 @@ fn check_names(names: &[&str]) -> Result<(), BadConfig> {
             "{count} names are given; {NAMES_MAX} are taken"
         )));
     }
-    match names.iter().find(|name| name.len() > NAME_BYTES_MAX) {
-        Some(_) => Err(BadConfig::new(format!("a name is longer than {NAME_BYTES_MAX} bytes"))),
+    if names.iter().any(|name| name.len() > NAME_BYTES_MAX) {
+        return Err(BadConfig::new(format!("a name is longer than {NAME_BYTES_MAX} bytes")));
+    }
+    match names.iter().find(|name| name.contains(char::is_control)) {
+        Some(name) => Err(BadConfig::new(format!("the name {name:?} holds a control character"))),
         None => Ok(()),
     }
 }
@@ -290,6 +293,12 @@ mod tests {
             assert!(told(config(NAMES_MAX + 1, 5)).contains("names"));
             assert!(told(config(4, NAME_BYTES_MAX + 1)).contains("longer"));
         }
+        let escape = ThrottleConfig {
+            groups: BTreeMap::from([("\u{1b}[2J".into(), ThrottleGroup::default())]),
+            ..ThrottleConfig::default()
+        };
+        let told = told(PolicyConfig::Throttle(Box::new(escape)));
+        assert_eq!(told, "the name \"\\u{1b}[2J\" holds a control character");
     }
 
     #[test]

@@ -15,8 +15,6 @@ use crate::server::{DiskEntry, DiskExport, Served, UblkTarget};
 const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an image's lock is waited for at most: so long may the server's end wait for an attach.
 const LOCK_TIMEOUT_MAX: Duration = Duration::from_secs(60);
-/// The longest name, as NBD bounds it.
-const NAME_BYTES_MAX: usize = 4096;
 
 pub(super) fn pause(service: &dyn Service, wish: &PauseRequest) -> Result<Option<Lease>, Error> {
     let disk = image_disk(service, &wish.disk)?;
@@ -105,12 +103,6 @@ fn check_path(field: &str, path: &Path) -> Result<(), Error> {
 
 fn disk_options(wish: &AttachRequest) -> Result<DiskOptions, Error> {
     let defaults = DiskOptions::default();
-    if let Some(name) = &wish.name
-        && (name.is_empty() || name.len() > NAME_BYTES_MAX)
-    {
-        let what = format!("must have 1 to {NAME_BYTES_MAX} bytes, not {}", name.len());
-        return Err(Error::new(ErrorKind::InvalidOption, what).field("name"));
-    }
     let lock_timeout = wish.lock_timeout_s.map_or(defaults.lock_timeout, Into::into);
     if lock_timeout > LOCK_TIMEOUT_MAX {
         let what = format!("is {LOCK_TIMEOUT_MAX:?} at most, not {lock_timeout:?}; try again then");
