@@ -25,7 +25,26 @@ pub(super) fn unset(governor: &Governor, name: Option<&str>) -> Result<(), Error
 }
 
 fn read(manager: Value) -> Result<ManagerConfig, Error> {
-    decode(manager).map_err(|error| error.within("manager"))
+    let read = decode(manager.clone());
+    read.map_err(|error| fault_of_policy(&manager).unwrap_or(error).within("manager"))
+}
+
+/// The policy's name stands among its parameters, so they are read by way of a copy, which does not know where it is; what
+/// makes no sense is found by reading them again, as the named policy's own.
+fn fault_of_policy(manager: &Value) -> Option<Error> {
+    let mut parameters = manager.get("policy")?.as_object()?.clone();
+    let name = parameters.remove("name")?;
+    let parameters = Value::Object(parameters);
+    let fault = match name.as_str()? {
+        "limit" => decode::<LimitConfig>(parameters).err(),
+        "turn" => decode::<TurnConfig>(parameters).err(),
+        "throttle" => decode::<ThrottleConfig>(parameters).err(),
+        "wfq" => decode::<WfqConfig>(parameters).err(),
+        "latency" => decode::<LatencyConfig>(parameters).err(),
+        "deadline" => decode::<DeadlineConfig>(parameters).err(),
+        _ => None,
+    };
+    fault.map(|fault| fault.within("policy"))
 }
 
 /// `patch` over the current parameters, if they are of the policy that it names or if it names none.
@@ -173,6 +192,22 @@ mod tests {
                 (ErrorKind::InvalidOption, "share is from 1, not 0")
             );
             assert_eq!(told(json!([1]), merge).0, ErrorKind::Request);
+            for (policy, field) in [
+                (json!({"name":"limit","max":"8"}), "max"),
+                (json!({"name":"turn","share":-1}), "share"),
+                (json!({"name":"throttle","devices":{"a":{"iops":7}}}), "devices.a.iops"),
+                (json!({"name":"wfq","weights":{"a":"much"}}), "weights.a"),
+                (json!({"name":"latency","protect":["a",7]}), "protect[1]"),
+                (json!({"name":"deadline","depth":1.5}), "depth"),
+            ] {
+                let (kind, text) = told(json!({ "policy": policy }), merge);
+                assert_eq!(kind, ErrorKind::Request);
+                assert!(text.contains(&format!("manager.policy.{field}: invalid")), "{text}");
+            }
+            let (_, text) = told(json!({"policy":{"name":"turn","shares":3}}), merge);
+            assert!(text.contains("unknown field `shares`"), "{text}");
+            let (_, text) = told(json!({"policy":{"name":"turn"},"limit":{"max":"8"}}), merge);
+            assert!(text.contains("manager.limit.max: invalid type"), "{text}");
         }
         let error = unset(&governor, Some("wfq")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotCurrent);
