@@ -8,9 +8,10 @@ use super::patch::{Bound, object};
 use super::set::millis;
 use crate::size;
 
-/// The rates that are said, as a merge patch: a rate is said as a whole, so what is not said of its burst is none.
+/// The rates that are said, as a merge patch: a rate is said as a whole, so what is not said of its burst is none. Or why they
+/// make no sense together.
 #[derive(Debug)]
-pub(super) struct Rates(pub(super) Value);
+pub(super) struct Rates(pub(super) Result<Value, &'static str>);
 
 /// A rate's field in JSON, its options, and what they are for.
 struct Rate {
@@ -19,37 +20,27 @@ struct Rate {
     help: &'static str,
 }
 
+macro_rules! rate {
+    ($field:literal, $option:literal, $help:literal) => {
+        Rate {
+            field: $field,
+            options: [$option, concat!($option, "-max"), concat!($option, "-max-length")],
+            help: $help,
+        }
+    };
+}
+
 const RATES: [Rate; 6] = [
-    Rate {
-        field: "iops",
-        options: ["iops", "iops-max", "iops-max-length"],
-        help: "Requests per second",
-    },
-    Rate {
-        field: "iops_read",
-        options: ["iops-read", "iops-read-max", "iops-read-max-length"],
-        help: "Reads per second",
-    },
-    Rate {
-        field: "iops_write",
-        options: ["iops-write", "iops-write-max", "iops-write-max-length"],
-        help: "Writes, discards and write-zeroes per second",
-    },
-    Rate {
-        field: "bps",
-        options: ["bps", "bps-max", "bps-max-length"],
-        help: "Bytes per second",
-    },
-    Rate {
-        field: "bps_read",
-        options: ["bps-read", "bps-read-max", "bps-read-max-length"],
-        help: "Bytes read per second",
-    },
-    Rate {
-        field: "bps_write",
-        options: ["bps-write", "bps-write-max", "bps-write-max-length"],
-        help: "Bytes written per second",
-    },
+    rate!("iops", "iops", "Requests per second"),
+    rate!("iops_read", "iops-read", "Reads per second"),
+    rate!(
+        "iops_write",
+        "iops-write",
+        "Writes, discards and write-zeroes per second"
+    ),
+    rate!("bps", "bps", "Bytes per second"),
+    rate!("bps_read", "bps-read", "Bytes read per second"),
+    rate!("bps_write", "bps-write", "Bytes written per second"),
 ];
 
 impl Rate {
@@ -138,35 +129,32 @@ impl Args for Rates {
 
 impl FromArgMatches for Rates {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let mut rates = Self(Value::Null);
+        let mut rates = Self(Ok(Value::Null));
         rates.update_from_arg_matches(matches)?;
         Ok(rates)
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        check_burst(matches)?;
-        let size = matches
-            .get_one::<Bound<u64>>("iops-size")
-            .map(|size| Value::from(*size));
-        let rates = RATES.iter().map(|rate| (rate.field, rate.patch(matches)));
-        self.0 = object(rates.chain([("iops_size", size)]));
+        self.0 = check_burst(matches).map(|()| patch(matches));
         Ok(())
     }
 }
 
+fn patch(matches: &ArgMatches) -> Value {
+    let size = matches
+        .get_one::<Bound<u64>>("iops-size")
+        .map(|size| Value::from(*size));
+    let rates = RATES.iter().map(|rate| (rate.field, rate.patch(matches)));
+    object(rates.chain([("iops_size", size)]))
+}
+
 /// The short form must have one meaning.
-fn check_burst(matches: &ArgMatches) -> Result<(), clap::Error> {
+fn check_burst(matches: &ArgMatches) -> Result<(), &'static str> {
     let is_said = |name: &str| matches.contains_id(name);
-    let wrong = |what: &str| {
-        Err(clap::Error::raw(
-            clap::error::ErrorKind::ArgumentConflict,
-            format!("{what}\n"),
-        ))
-    };
     match (is_said("burst"), is_said("iops"), is_said("bps")) {
-        (true, true, true) => wrong("--burst is short for two with --iops and --bps; say --iops-max and --bps-max"),
+        (true, true, true) => Err("--burst: is short for two with --iops and --bps; say --iops-max and --bps-max"),
         (true, false, false) => {
-            wrong("--burst goes with --iops or --bps; of reads or writes, say --iops-read-max and so on")
+            Err("--burst: goes with --iops or --bps; of reads or writes, say --iops-read-max and so on")
         }
         _ => Ok(()),
     }

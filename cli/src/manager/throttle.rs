@@ -31,7 +31,8 @@ impl Parameters for Throttle {
     const NAME: &'static str = "throttle";
 
     fn patch(&self) -> Result<Value, Failure> {
-        let rates = Some(&self.rates.0).filter(|rates| rates.as_object().is_some_and(|rates| !rates.is_empty()));
+        let rates = self.rates.0.as_ref().map_err(|what| usage(what))?;
+        let rates = Some(rates).filter(|rates| rates.as_object().is_some_and(|rates| !rates.is_empty()));
         match (self.remove, rates) {
             (true, None) => self.removal(),
             (true, Some(_)) => Err(usage("--remove: takes all bounds away, so there is none to say")),
@@ -69,7 +70,9 @@ impl Throttle {
 }
 
 fn usage(what: &str) -> Failure {
-    Failure::new(what).exit(EXIT_USAGE)
+    Failure::new(what)
+        .hint("`iomgr manager set throttle --help` shows the words")
+        .exit(EXIT_USAGE)
 }
 
 #[cfg(test)]
@@ -138,7 +141,7 @@ mod tests {
             ("--bps 1Q", "no size"),
             ("--iops-max 5", "--iops <N>"),
             ("--iops 5 --iops-max-length 5s", "--iops-max <N>"),
-            ("--burst 5", "--burst goes with --iops or --bps"),
+            ("--burst 5", "--burst: goes with --iops or --bps"),
             ("--iops 5 --bps 5 --burst 6", "say --iops-max and --bps-max"),
             ("--iops 5 --burst-length 6s", "--burst <N>"),
             ("--iops 5 --iops-max 6 --burst 6", "cannot be used with"),

@@ -93,6 +93,8 @@ fn values_that_cannot_be_are_wrong_usage() {
         ("set limit --max 4 --limit-max 4", "stands below another"),
         ("set throttle --iops 5 --burst 4", "not below the average"),
         ("set throttle --iops 5 --group=", "a group needs a name"),
+        ("set throttle --burst 5", "goes with --iops or --bps"),
+        ("set throttle --remove", "--device DISK"),
         ("set latency --target 5ms", "needs a device to protect"),
         ("set explode", "unrecognized subcommand"),
         ("unset a b", "unexpected argument"),
