@@ -30,11 +30,18 @@ pub(crate) fn parse_u32(text: &str) -> Result<u32, &'static str> {
     u32::try_from(parse(text)?).map_err(|_| "is 4 GiB or more")
 }
 
-/// Reads seconds: `2`, `0.5`; or a time with its unit: `500ms`, `2min`.
+/// Reads seconds: `2`, `0.5`; or a time with its unit: `500ms`, `2min`. As long as servers take them, everywhere.
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    match text.parse() {
+    let time = match text.parse() {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
         Err(_) => humantime::parse_duration(text).map_err(|_| "is no time; say 2, 0.5, 500ms or 2min".to_owned()),
+    }?;
+    match time <= vbd::Seconds::MAX {
+        true => Ok(time),
+        false => Err(format!(
+            "is too long; say {} at most",
+            humantime::format_duration(vbd::Seconds::MAX)
+        )),
     }
 }
 
@@ -94,6 +101,10 @@ mod tests {
         assert!(seconds("-1").is_err());
         assert!(seconds("soon").is_err());
         assert!(seconds("inf").is_err());
+        assert_eq!(seconds("30days").unwrap(), vbd::Seconds::MAX);
+        for long in ["31d", "2592000.1", "1e18"] {
+            assert!(seconds(long).unwrap_err().contains("30days at most"), "{long}");
+        }
     }
 
     #[test]

@@ -190,7 +190,8 @@ impl From<&ManagerConfig> for ManagerSet {
 }
 
 impl Seconds {
-    const MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+    /// The longest.
+    pub const MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
     /// A time of at most 30 days; one that is longer becomes that.
     pub fn new(time: Duration) -> Self {
