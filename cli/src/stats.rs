@@ -57,19 +57,14 @@ impl Stats {
         match self.watch {
             Some(interval) => self.watch(&mut servers, interval, json)?,
             None => {
-                let told = self.ask(&mut servers);
+                let told = self.ask(&mut servers)?;
                 match json {
                     true => print_json(&told.iter().map(entry).collect::<Vec<_>>())?,
                     false => print(&text::table(&told))?,
                 }
             }
         }
-        // One that was there and has gone was told of.
-        Ok(if servers.is_empty() {
-            ExitCode::FAILURE
-        } else {
-            ExitCode::SUCCESS
-        })
+        Ok(ExitCode::SUCCESS)
     }
 
     fn connect(&self) -> Result<Vec<Watched>, Failure> {
@@ -96,21 +91,25 @@ impl Stats {
         }
     }
 
-    /// Those that do not answer are left out from now on.
-    fn ask(&self, servers: &mut Vec<Watched>) -> Vec<Told> {
+    /// Those that do not answer are left out from now on. If none is left, that is an error: the last one's.
+    fn ask(&self, servers: &mut Vec<Watched>) -> Result<Vec<Told>, Failure> {
         let mut told = Vec::with_capacity(servers.len());
-        servers.retain_mut(|server| match server.client.sample(self.disk.as_deref()) {
-            Ok(sample) => {
-                let server = server.target.name.clone();
-                told.push(Told { server, sample });
-                true
+        let mut left = servers.len();
+        for mut server in std::mem::take(servers) {
+            match server.client.sample(self.disk.as_deref()) {
+                Ok(sample) => {
+                    let name = server.target.name.clone();
+                    told.push(Told { server: name, sample });
+                    servers.push(server);
+                }
+                Err(error) if left == 1 => return Err(error.into()),
+                Err(error) => {
+                    left -= 1;
+                    note(&format!("{}: {}", server.target.name, Failure::from(error)));
+                }
             }
-            Err(error) => {
-                note(&format!("{}: {}", server.target.name, Failure::from(error)));
-                false
-            }
-        });
-        told
+        }
+        Ok(told)
     }
 
     /// Until a signal comes, nobody reads any more, or no server is left.
@@ -119,9 +118,9 @@ impl Stats {
         let is_seen = !json && stdout().is_terminal();
         let mut is_first = true;
         // The first answer is of all time before.
-        self.ask(servers);
-        while !servers.is_empty() && ended.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
-            let told = self.ask(servers);
+        self.ask(servers)?;
+        while ended.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+            let told = self.ask(servers)?;
             let text = match (json, is_seen) {
                 (true, _) => format!("{}\n", line(&told)),
                 (false, true) => text::refreshed(&text::table(&told), is_first),
