@@ -97,6 +97,7 @@ impl Server {
             stats.connections_total += handle.gauges.accepted.load(Ordering::Relaxed);
             stats.in_flight += handle.gauges.in_flight.load(Ordering::Relaxed);
             stats.requests_total += handle.gauges.requests.load(Ordering::Relaxed);
+            stats.stuck_ops_total += handle.gauges.stuck_ops.load(Ordering::Relaxed);
         }
         stats
     }

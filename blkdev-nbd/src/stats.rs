@@ -20,6 +20,9 @@ pub struct ServerStats {
     pub slow_passes_total: u64,
     /// Times that a thread was in managers' hooks for a second or longer.
     pub stuck_passes_total: u64,
+    /// Disk operations that the kernel kept for longer than the queue's
+    /// [`stuck_after`](tqueue::Config::stuck_after); each counts once.
+    pub stuck_ops_total: u64,
 }
 
 /// What one connection is doing and has done ([`Server::connections`](crate::Server::connections)).

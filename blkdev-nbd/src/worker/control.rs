@@ -110,6 +110,8 @@ pub(crate) struct Gauges {
     pub(crate) requests: AtomicU64,
     /// Connections so far.
     pub(crate) accepted: AtomicU64,
+    /// Operations that the kernel kept for too long.
+    pub(crate) stuck_ops: AtomicU64,
 }
 
 impl Gauges {

@@ -231,7 +231,11 @@ impl Worker {
         while let Ok(control) = self.control.try_recv() {
             match control {
                 Control::Connection(arrival) => self.open(arrival)?,
-                Control::Connections(answer) => self.answer(&answer),
+                Control::Connections(answer) => {
+                    // Who asks for both finds what this thread noticed just before it slept.
+                    self.publish();
+                    self.answer(&answer);
+                }
                 Control::Open(listed, answer) => answer.give(self.open_lane(&listed)),
                 Control::Publish(exports, answer) => {
                     self.core.exports = exports;
@@ -340,6 +344,8 @@ impl Worker {
         let lanes = &self.core.lanes;
         self.gauges.requests.store(lanes.ended(), Ordering::Relaxed);
         self.gauges.in_flight.store(lanes.in_flight(), Ordering::Relaxed);
+        let stuck = self.core.queue.counters().stuck;
+        self.gauges.stuck_ops.store(stuck, Ordering::Relaxed);
     }
 
     /// Nobody listens when the server is being dropped, and that is fine.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use indicatif::BinaryBytes;
 use vbd::{
-    ConnectionStatus, DeviceStatus, Direction, DirectionStats, DiskInfo, LimitsStatus, PauseStatus, RetryStatus, Stats,
-    Status,
+    ConnectionStatus, DeviceStatus, Direction, DirectionStats, DiskInfo, LimitsStatus, NbdStatus, PauseStatus,
+    RetryStatus, Stats, Status,
 };
 
 use crate::manager;
@@ -50,7 +50,7 @@ pub(super) fn overview(servers: &[&Status]) -> String {
 
 /// What each disk has done, what manages its requests, who is connected, and what clients may take.
 pub(super) fn details(server: &Status) -> String {
-    let mut text = format!("\n{}", manager::summary(&server.managing));
+    let mut text = format!("\n{}{}", manager::summary(&server.managing), trouble_lines(&server.nbd));
     for disk in &server.devices {
         let rows = Direction::ALL.map(|direction| latency_row(direction, disk.stats.of(direction)));
         text += &format!("\n{}:\n{}", disk.info.name, indent(&with_head(LATENCIES, rows.into())));
@@ -159,6 +159,21 @@ fn limits_line(limits: &LimitsStatus) -> String {
         duration(limits.handshake_timeout_s),
         duration(limits.stall_timeout_s),
     )
+}
+
+/// What should not happen, where it has.
+fn trouble_lines(nbd: &NbdStatus) -> String {
+    let troubles = [
+        (nbd.slow_passes_total, "passes in which the manager took above 1 ms"),
+        (nbd.stuck_passes_total, "times that the manager took a second or longer"),
+        (
+            nbd.stuck_ops_total,
+            "disk operations that the kernel kept for longer than 10s",
+        ),
+    ];
+    let seen = troubles.into_iter().filter(|(count, _)| *count > 0);
+    seen.map(|(count, what)| format!("  {count} {what}; see the log\n"))
+        .collect()
 }
 
 fn retry_line(retry: &RetryStatus) -> String {
@@ -313,6 +328,18 @@ mod tests {
     #[test]
     fn a_failed_disk_is_seen_to_have_failed() {
         assert!(overview(&[&server(true)]).contains(" FAILED "));
+    }
+
+    #[test]
+    fn what_should_not_happen_is_said_where_it_has() {
+        let mut status = server(false);
+        assert!(!details(&status).contains("see the log"));
+        status.nbd.stuck_passes_total = 2;
+        status.nbd.stuck_ops_total = 3;
+        let text = details(&status);
+        assert!(text.contains("\n  2 times that the manager took a second"), "{text}");
+        assert!(text.contains("\n  3 disk operations that the kernel kept"), "{text}");
+        assert!(!text.contains("above 1 ms"), "{text}");
     }
 
     /// One of the last version's may still run.

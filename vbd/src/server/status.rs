@@ -62,6 +62,15 @@ pub struct NbdStatus {
     pub in_flight: u32,
     /// Requests that have ended so far.
     pub requests_total: u64,
+    /// Passes of the threads' loops in which managers' hooks took above 1 ms.
+    #[serde(default)]
+    pub slow_passes_total: u64,
+    /// Times that a thread was in managers' hooks for a second or longer.
+    #[serde(default)]
+    pub stuck_passes_total: u64,
+    /// Disk operations that the kernel kept for longer than ten seconds.
+    #[serde(default)]
+    pub stuck_ops_total: u64,
 }
 
 impl From<blkdev_nbd::ServerStats> for NbdStatus {
@@ -71,6 +80,9 @@ impl From<blkdev_nbd::ServerStats> for NbdStatus {
             connections_total: stats.connections_total,
             in_flight: stats.in_flight,
             requests_total: stats.requests_total,
+            slow_passes_total: stats.slow_passes_total,
+            stuck_passes_total: stats.stuck_passes_total,
+            stuck_ops_total: stats.stuck_ops_total,
         }
     }
 }
@@ -174,8 +186,9 @@ pub(super) struct Source {
 impl Service for Source {
     fn status(&self) -> Status {
         let nbd = self.board.frontend();
-        let stats = nbd.as_ref().map(blkdev_nbd::Server::stats);
+        // First those, for which the threads are asked: they bring their figures up to date.
         let connections = nbd.as_ref().map(blkdev_nbd::Server::connections);
+        let stats = nbd.as_ref().map(blkdev_nbd::Server::stats);
         drop(nbd);
         let registry = self.governor.registry();
         Status {
