@@ -63,6 +63,7 @@ struct Control {
 #[derive(Debug)]
 #[repr(align(128))]
 struct Device {
+    id: u32,
     name: String,
     state: Mutex<State>,
 }
@@ -138,10 +139,11 @@ impl Manager for Throttle {
             ends: Default::default(),
             member: None,
         };
-        state.join(control.group_of(device.name()));
+        let id = device.id().0;
+        state.join(id, control.group_of(device.name()));
         let name = device.name().to_owned();
         let state = Mutex::new(state);
-        self.devices.insert(device.id(), Device { name, state });
+        self.devices.insert(device.id(), Device { id, name, state });
         Ok(())
     }
 
@@ -161,9 +163,8 @@ impl Manager for Throttle {
     }
 
     fn dev_stop(&self, device: &DeviceInfo) {
-        let gone = self.devices.remove(device.id());
-        if let Some(member) = gone.as_ref().and_then(|gone| lock(&gone.state).member.take()) {
-            lock(&member.group.0).forget(device.id().0);
+        if let Some(gone) = self.devices.remove(device.id()) {
+            lock(&gone.state).leave(gone.id);
         }
     }
 }
@@ -183,7 +184,7 @@ impl Policy for Throttle {
         for device in self.devices.all() {
             let mut state = lock(&device.state);
             state.own.retune(&control.rates_of(&device.name));
-            state.join(control.group_of(&device.name));
+            state.join(device.id, control.group_of(&device.name));
         }
         true
     }
@@ -191,15 +192,23 @@ impl Policy for Throttle {
 
 impl State {
     /// Becomes a member of the group, or of none.
-    fn join(&mut self, group: Option<&Arc<Group>>) {
-        let old = self.member.take();
-        self.member = group.map(|group| match old {
-            Some(member) if Arc::ptr_eq(&member.group, group) => member,
-            _ => Member {
-                group: Arc::clone(group),
-                end: Span::default(),
-            },
+    fn join(&mut self, device: u32, group: Option<&Arc<Group>>) {
+        let stays = |member: &Member| group.is_some_and(|group| Arc::ptr_eq(&member.group, group));
+        if self.member.as_ref().is_some_and(stays) {
+            return;
+        }
+        self.leave(device);
+        self.member = group.map(|group| Member {
+            group: Arc::clone(group),
+            end: Span::default(),
         });
+    }
+
+    /// Is a member of no group any more.
+    fn leave(&mut self, device: u32) {
+        if let Some(member) = self.member.take() {
+            lock(&member.group.0).forget(device);
+        }
     }
 
     #[inline]

@@ -40,6 +40,8 @@ pub(super) struct Pool {
     iops_size: Option<u32>,
     /// Of all requests, of reads, and of writes.
     scopes: [Scope; 3],
+    /// One for each queue and direction of a flow at most: a head asks until it goes, and no other of its class before. Who
+    /// never asks again is found when the next one joins; a flow that leaves is forgotten.
     waiters: Vec<Waiter>,
     /// The tag of the request that went last.
     reached: Span,
