@@ -267,16 +267,43 @@ fn new_limits_are_for_those_who_wait_already() {
     let (mut sim, devices) = sim(throttle(config(bps(KIB))), Rules::default(), &[load]);
     sim.run_until(at_ms(1000));
     assert_eq!(sim.log(devices[0]).starts.len(), 1);
-    // The second since then has paid for it by now, at the new rate; 50 ms of the new rate are there besides.
+    // The second since then has paid for little of it, at the old rate; the rest takes 63 ms at the new one.
     sim.set(throttle(config(bps(16 << 20))));
     sim.run_until(at_ms(1070));
-    assert_eq!(sim.log(devices[0]).starts.len(), 3);
+    assert_eq!(sim.log(devices[0]).starts.len(), 2);
     sim.set(throttle(config(iops(1))));
     sim.run_until(at_ms(1500));
-    assert_eq!(sim.log(devices[0]).starts.len(), 4);
+    assert_eq!(sim.log(devices[0]).starts.len(), 3);
     sim.set(throttle(config(Rates::default())));
     sim.run_until(at_ms(1500));
     assert!(sim.log(devices[0]).starts.len() >= 32, "no limit, and it goes at once");
+    sim.finish();
+}
+
+#[test]
+fn who_waited_at_another_rate_has_saved_nothing_at_the_new_one() {
+    let (mut sim, devices) = sim(all(iops(1)), Rules::default(), &[Load::closed(64)]);
+    sim.run_until(at_ms(900));
+    assert_eq!(sim.log(devices[0]).starts.len(), 1);
+    sim.set(all(iops(1000)));
+    sim.run_until(at_ms(910));
+    assert_near(sim.log(devices[0]).starts.len() as u64, 11, 0.1);
+    sim.finish();
+}
+
+/// What it may save up is what a new policy's would be, and no more.
+#[test]
+fn who_is_idle_finds_a_new_rate_s_burst() {
+    let burst = |average, max| Rates {
+        iops: Some(Rate::new(average).with_burst(max, 1000)),
+        ..Rates::default()
+    };
+    let load = Load::closed(8).phases(MS * 1000, MS * 60_000);
+    let (mut sim, devices) = sim(all(iops(1)), Rules::default(), &[load]);
+    sim.run_until(at_ms(30_000));
+    sim.set(all(burst(100, 400)));
+    sim.run_until(at_ms(62_000));
+    assert_near(sim.log(devices[0]).started(secs(61..62)).len() as u64, 400, 0.02);
     sim.finish();
 }
 

@@ -29,6 +29,8 @@ struct Bucket {
     level: u128,
     /// When the level was that, once that is known: nothing drains before the first look.
     at: Option<Timestamp>,
+    /// After a change of the rate: what the time before the next look counts at.
+    rate_before: Option<u64>,
 }
 
 impl Bucket {
@@ -38,13 +40,15 @@ impl Bucket {
             capacity,
             level,
             at: None,
+            rate_before: None,
         }
     }
 
     #[inline]
     fn drain(&mut self, now: Timestamp) {
         let nanos = now.as_nanos().saturating_sub(self.at.unwrap_or(now).as_nanos());
-        self.level = self.level.saturating_sub(u128::from(self.rate) * u128::from(nanos));
+        let rate = self.rate_before.take().unwrap_or(self.rate);
+        self.level = self.level.saturating_sub(u128::from(rate) * u128::from(nanos));
         self.at = self.at.max(Some(now));
     }
 
@@ -63,12 +67,14 @@ impl Bucket {
     }
 
     /// Goes on where `old` was: with what was saved up there, as far as there is room for it, or with what is owed still. So
-    /// nobody gains by changing to and fro.
-    fn inherit(&mut self, old: &Self) {
+    /// nobody gains by changing to and fro. The time since the last look counts at the old rate if it `was_awaited`, for
+    /// then the next look is now.
+    fn inherit(&mut self, old: &Self, was_awaited: bool) {
         let saved = old.capacity.saturating_sub(old.level).min(self.capacity);
         let owed = old.level.saturating_sub(old.capacity);
         self.level = self.capacity - saved + owed;
         self.at = old.at;
+        self.rate_before = was_awaited.then(|| old.rate_before.unwrap_or(old.rate));
     }
 }
 
@@ -98,15 +104,15 @@ impl Meter {
         }
     }
 
-    /// Goes on with another rate.
-    pub(super) fn retune(&mut self, rate: Rate) {
+    /// Goes on with another rate. Does somebody wait, who will look at once?
+    pub(super) fn retune(&mut self, rate: Rate, is_awaited: bool) {
         if rate == self.rate {
             return;
         }
         let old = std::mem::replace(self, Self::new(rate));
-        self.average.inherit(&old.average);
+        self.average.inherit(&old.average, is_awaited);
         if let (Some(peak), Some(old)) = (&mut self.peak, &old.peak) {
-            peak.inherit(old);
+            peak.inherit(old, is_awaited);
         }
     }
 

@@ -20,7 +20,8 @@
 //! - Reads and writes of a device hold each other up only for a bound that counts both.
 //! - A wake-up that is up to 50 ms late costs nothing of the rate.
 //! - New parameters apply at once, to what waits as well. What was saved up and what is owed stays so, as far as the new
-//!   buckets go.
+//!   buckets go. Where nothing waits, the time since the last request counts at the new rate: as much may be saved up then as
+//!   under a policy that was just set.
 //! - Devices that share no group share no memory that is written.
 //!
 //! # References

@@ -124,9 +124,10 @@ impl Pool {
             (rates.iops_read, rates.bps_read),
             (rates.iops_write, rates.bps_write),
         ];
+        let is_awaited = !self.waiters.is_empty();
         for (scope, (iops, bps)) in self.scopes.iter_mut().zip(scopes) {
-            retune(&mut scope.iops, iops);
-            retune(&mut scope.bps, bps);
+            retune(&mut scope.iops, iops, is_awaited);
+            retune(&mut scope.bps, bps, is_awaited);
         }
         for waiter in &mut self.waiters {
             waiter.due = Timestamp::ZERO;
@@ -288,9 +289,9 @@ impl Pool {
     }
 }
 
-fn retune(meter: &mut Option<Meter>, rate: Option<super::Rate>) {
+fn retune(meter: &mut Option<Meter>, rate: Option<super::Rate>, is_awaited: bool) {
     match (meter.as_mut(), rate) {
-        (Some(meter), Some(rate)) => meter.retune(rate),
+        (Some(meter), Some(rate)) => meter.retune(rate, is_awaited),
         (_, rate) => *meter = rate.map(Meter::new),
     }
 }

@@ -129,7 +129,7 @@ fn the_largest_rates_and_the_smallest_do_not_overflow() {
         assert!(meter.due(u64::MAX) > Timestamp::ZERO);
         meter.drain(Timestamp::from_nanos(u64::MAX));
         assert!(meter.span(u64::MAX).as_nanos() > 0);
-        meter.retune(Rate::new(7));
+        meter.retune(Rate::new(7), true);
         meter.give_back(u64::MAX);
     }
 }
