@@ -307,6 +307,38 @@ fn who_is_idle_finds_a_new_rate_s_burst() {
     sim.finish();
 }
 
+/// A member's own bound and its group's hold both; what it may not use is the others'.
+#[test]
+fn a_member_may_have_rates_of_its_own() {
+    for (queues, own) in [(1, 20), (3, 20), (1, 200)] {
+        let config = ThrottleConfig {
+            devices: BTreeMap::from([("disk0".to_owned(), iops(own))]),
+            ..group(iops(100), 2)
+        };
+        let loads = [Load::closed(32).queues(queues), Load::closed(32)];
+        let (mut sim, devices) = sim(throttle(config), Rules::default(), &loads);
+        sim.run_until(at_ms(20_000));
+        let started = |n: usize| sim.log(devices[n]).started(secs(0..20)).len() as u64;
+        let share = own.min(50) * 20;
+        assert_near(started(0), share, 0.05);
+        assert_near(started(1), 2000 - share, 0.05);
+        sim.finish();
+    }
+}
+
+/// However often it comes and goes, while others wait.
+#[test]
+fn who_leaves_a_group_holds_nobody_up_there() {
+    let loads = [Load::closed(8), Load::closed(8)];
+    let (mut sim, devices) = sim(throttle(group(iops(100), 2)), Rules::default(), &loads);
+    for (step, members) in (1..=200).zip([1, 2].into_iter().cycle()) {
+        sim.run_until(at_ms(step * 50));
+        sim.set(throttle(group(iops(100), members)));
+    }
+    assert!(sim.log(devices[0]).started(secs(0..10)).len() >= 490);
+    sim.finish();
+}
+
 #[test]
 fn the_same_limits_again_change_nothing() {
     let (mut sim, devices) = sim(all(iops(100)), Rules::default(), &[Load::closed(32)]);
