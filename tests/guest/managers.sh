@@ -12,15 +12,15 @@ reads() {
     within fio --name=reads --filename="$dev" --ioengine=io_uring --direct=1 --rw=randread --bs=4k --iodepth=16 --minimal "$@"
 }
 
-held() { iomgr manager show --json | grep -q '"class_until": [1-9]'; }
+one_waits() { iomgr manager show --json | grep -q '"class_until": [1-9]'; }
 
 # At one request a second they would take a thousand; they end when the bound is taken away.
 freed_by_unset() {
     reads --number_ios=1000 >/dev/null &
     waiting=$!
-    becomes held
-    held=$?
-    iomgr manager unset && wait $waiting && [ $held = 0 ]
+    becomes one_waits
+    seen=$?
+    iomgr manager unset && wait $waiting && [ $seen = 0 ]
 }
 
 # A verified load goes on through a pause, in which the image is copied.
