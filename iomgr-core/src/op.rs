@@ -304,6 +304,12 @@ pub trait OpQueue {
     /// Fills memory with zeros, also while ops on other parts of the buffer are outstanding. False for memory out of reach.
     fn fill_zeros(&mut self, data: Data) -> bool;
 
+    /// A file that reads as zeros without end, on a queue with memory out of reach: what [`fill_zeros`](Self::fill_zeros) cannot
+    /// reach, a read from it fills. It is no file of a device's: filters do not see it.
+    fn zeros(&self) -> Option<FileSlot> {
+        None
+    }
+
     /// Changes memory. `None` while any op on the buffer is outstanding, and for memory out of reach.
     fn bytes_mut(&mut self, data: Data) -> Option<&mut [u8]>;
 

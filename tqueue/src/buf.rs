@@ -25,6 +25,7 @@ use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 use crate::buddy::{Buddy, order_for};
+use crate::run::Run;
 use crate::{Error, ErrorKind};
 
 /// Bytes of a page, and the alignment of every lease.
@@ -37,52 +38,6 @@ pub(crate) const ZEROS_BYTES: u32 = 64 << 10;
 /// Bytes that are registered at most. Registering pins and so touches every page of it: all of a default arena would take
 /// longer than everything else that a server does before it serves.
 const WINDOW_BYTES: u32 = 4 << 20;
-
-/// A run of the arena, made from a checked [`Data`]. The lease behind it is held by the op that carries the run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Run {
-    start: u64,
-    len: u32,
-}
-
-impl Run {
-    /// No bytes.
-    pub(crate) const EMPTY: Self = Self { start: 0, len: 0 };
-
-    /// How many bytes.
-    pub(crate) fn len(self) -> u32 {
-        self.len
-    }
-
-    /// Do they share a byte?
-    fn overlaps(self, other: Self) -> bool {
-        self.start < other.start + u64::from(other.len) && other.start < self.start + u64::from(self.len)
-    }
-
-    /// All but the first `n` bytes.
-    pub(crate) fn skip(self, n: u32) -> Self {
-        assert!(n <= self.len, "no more is skipped than there is");
-        Self {
-            start: self.start + u64::from(n),
-            len: self.len - n,
-        }
-    }
-
-    /// This and `next` in one, if `next` begins where this ends.
-    pub(crate) fn joined(self, next: Self) -> Option<Self> {
-        let len = self.len.checked_add(next.len)?;
-        let Self { start, .. } = self;
-        (start + u64::from(self.len) == next.start).then_some(Self { start, len })
-    }
-
-    /// The first bytes, `n` at most.
-    pub(crate) fn first(self, n: u32) -> Self {
-        Self {
-            start: self.start,
-            len: self.len.min(n),
-        }
-    }
-}
 
 /// Which lease an op holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,10 +103,7 @@ impl Arena {
         let count = |len: usize| u32::try_from(len / PAGE as usize).expect("checked with the configuration");
         let (border, len) = (count(len), len + large);
         let pages = count(len);
-        let zeros = Run {
-            start: len as u64,
-            len: ZEROS_BYTES,
-        };
+        let zeros = Run::new(len as u64, ZEROS_BYTES);
         let len = len + ZEROS_BYTES as usize;
         let base = map(len).map_err(|errno| {
             let context = format!("mapping {len} bytes for buffers (address space, overcommit or `ulimit -v`)");
@@ -274,7 +226,7 @@ impl Arena {
         };
         // SAFETY: the run lies inside the mapping, and no Rust reference to it exists (`&mut self`). Should an op that the
         // kernel runs work on these very bytes, each ends up as one or the other; nothing else depends on them.
-        unsafe { self.address(run).write_bytes(0, run.len as usize) };
+        unsafe { self.address(run).write_bytes(0, run.len() as usize) };
         true
     }
 
@@ -300,7 +252,7 @@ impl Arena {
 
     /// Where a held run is, for the kernel. Only the ring follows it.
     pub(crate) fn address(&self, run: Run) -> *mut u8 {
-        let start = usize::try_from(run.start).expect("inside the mapping");
+        let start = usize::try_from(run.start()).expect("inside the mapping");
         self.base.as_ptr().wrapping_add(start)
     }
 
@@ -323,8 +275,7 @@ impl Arena {
 
     /// Is all of a run registered, provided that the window is?
     pub(crate) fn in_window(&self, run: Run) -> bool {
-        let Run { start, len } = self.window;
-        start <= run.start && run.start + u64::from(run.len) <= start + u64::from(len)
+        run.lies_in(self.window)
     }
 
     /// From now on dropping the arena frees nothing: the kernel may be at work on it.
@@ -363,7 +314,7 @@ impl Arena {
         let slot = &self.slots[index as usize];
         (data.offset <= slot.len && data.len <= slot.len - data.offset).then(|| {
             let start = u64::from(slot.page) * u64::from(PAGE) + u64::from(data.offset);
-            (index, Run { start, len: data.len })
+            (index, Run::new(start, data.len))
         })
     }
 
@@ -386,13 +337,13 @@ impl Arena {
     fn slice(&self, run: Run) -> &[u8] {
         // SAFETY: a run lies inside the mapping (`resolve`), which is initialised (anonymous), lives as long as `self`, and
         // is not written meanwhile: not by us (`&self`), nor by the kernel (callers checked that no op fills it).
-        unsafe { slice::from_raw_parts(self.address(run), run.len as usize) }
+        unsafe { slice::from_raw_parts(self.address(run), run.len() as usize) }
     }
 
     fn slice_mut(&mut self, run: Run) -> &mut [u8] {
         // SAFETY: as in `slice`; `&mut self` keeps every other reference away, and callers checked that no op that the kernel
         // runs holds the memory.
-        unsafe { slice::from_raw_parts_mut(self.address(run), run.len as usize) }
+        unsafe { slice::from_raw_parts_mut(self.address(run), run.len() as usize) }
     }
 }
 
@@ -410,10 +361,8 @@ impl Drop for Arena {
 /// The start of the smallest of the powers of two that `pages` is made of.
 fn window(pages: u32) -> Run {
     let part = 1 << pages.trailing_zeros();
-    Run {
-        start: u64::from(pages - part) * u64::from(PAGE),
-        len: part.min(WINDOW_BYTES / PAGE) * PAGE,
-    }
+    let start = u64::from(pages - part) * u64::from(PAGE);
+    Run::new(start, part.min(WINDOW_BYTES / PAGE) * PAGE)
 }
 
 /// Maps `len` bytes that cost nothing until touched, and that no child process inherits.
@@ -530,7 +479,7 @@ mod tests {
             .iter()
             .chain([&large])
             .map(|lease| arena.resolve(lease.data()).unwrap().1);
-        let mut runs: Vec<_> = runs.map(|run| (run.start, u64::from(run.len))).collect();
+        let mut runs: Vec<_> = runs.map(|run| (run.start(), u64::from(run.len()))).collect();
         runs.sort_unstable();
         assert!(
             runs.windows(2).all(|two| two[0].0 + two[0].1 == two[1].0),

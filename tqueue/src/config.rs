@@ -28,6 +28,10 @@ pub struct Config {
     pub mask: Features,
     /// Files known at the same time.
     pub files: u32,
+    /// Buffers of requests that a driver registers with the ring, and takes away again: those named by
+    /// [`DataHome::Registered`](iomgr_core::DataHome::Registered) below this number. Where there are any, none of the queue's own are
+    /// registered. Needs io_uring (Linux 5.19).
+    pub driver_buffers: u16,
     /// Bounds for merging.
     pub plan: PlanLimits,
     /// How long a disk op may be in the kernel before that is reported: by a line in the log, and [`Counters::stuck`](crate::Counters::stuck).
@@ -51,6 +55,7 @@ impl Default for Config {
             engine: EngineKind::Auto,
             mask: Features::empty(),
             files: 64,
+            driver_buffers: 0,
             plan: PlanLimits::default(),
             stuck_after: Duration::from_secs(10),
             filters: Vec::new(),
@@ -87,6 +92,9 @@ impl Config {
         }
         if !(1..=1024).contains(&self.plan.max_segments) {
             return bad("plan.max_segments is 1 to 1024");
+        }
+        if self.driver_buffers > 8192 {
+            return bad("driver_buffers are 8192 at most");
         }
         if self.filters.len() > 32 {
             return bad("filters are 32 at most");

@@ -109,7 +109,7 @@ mod tests {
         completions to deliver: 1; files: 1; free memory: 50323456 bytes, largest run 33554432
         plan: PlanLimits { max_bytes: 1048576, max_segments: 64 }
         Counters { pushed: 3, completed: 1, failed: 0, deferrals: 1, handed_back: 0, enters: 1, sqes: 1, plain_calls: 0, cqes: 1, merges: 0, splits: 0, resubmissions: 0, continued: 0, retried: 0, never_started: 0, stuck: 0, quiet_sends: 0, max_in_kernel: 1, max_ops_in_kernel: 1 }
-        op 1: Token(3:0x2) Write { offset: 512, run: Run { start: 33554432, len: 5000 }, durable: true } queued, 0 bytes moved
+        op 1: Token(3:0x2) Write { offset: 512, run: 33554432+5000, durable: true } queued, 0 bytes moved
         op 2: Token(3:0x3) Timer { at: Timestamp(18446744073709551615) } in the kernel, 0 bytes moved
         ");
         queue.free(lease);

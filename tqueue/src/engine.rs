@@ -7,7 +7,7 @@ use rustix::fs::{FileType, fstat, fstatfs};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::Error;
-use crate::buf::{Arena, Run};
+use crate::buf::Arena;
 use crate::config::Features;
 use crate::counters::Counters;
 use crate::files::{File, FileIndex, Files};
@@ -15,6 +15,7 @@ use crate::inflight::{Attempt, Key};
 use crate::net::{Interest, Sends};
 use crate::raw::RAW_BYTES;
 use crate::ring::Ring;
+use crate::run::Run;
 use crate::sync::SyncEngine;
 
 /// One call for the kernel, or what stands for it.
@@ -77,6 +78,7 @@ pub(crate) enum Call {
     Raw {
         op: u32,
         payload: [u8; RAW_BYTES],
+        address: u64,
     },
 }
 

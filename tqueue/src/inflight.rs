@@ -13,10 +13,11 @@
 
 use iomgr_core::{Errno, Timestamp, Token};
 
-use crate::buf::{Held, Run};
+use crate::buf::Held;
 use crate::files::FileIndex;
 use crate::net::Interest;
 use crate::raw::RAW_BYTES;
+use crate::run::Run;
 
 /// The name of an issue of an op in an engine: index of the entry, and which of its users it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -87,6 +88,7 @@ pub(crate) enum Work {
     Raw {
         op: u32,
         payload: [u8; RAW_BYTES],
+        address: u64,
     },
 }
 

@@ -78,6 +78,7 @@ mod config;
 mod control_ring;
 mod counters;
 mod drain;
+mod driver_buffers;
 mod dump;
 mod engine;
 mod error;
@@ -90,6 +91,7 @@ mod plan;
 mod queue;
 mod raw;
 mod ring;
+mod run;
 mod settle;
 mod setup;
 #[cfg(feature = "test-utils")]

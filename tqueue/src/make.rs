@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use crate::buf::Arena;
 use crate::config::{Config, EngineKind, Features, QueueInfo};
 use crate::counters::Counters;
+use crate::driver_buffers::DriverBuffers;
 use crate::engine::Engine;
 use crate::files::Files;
 use crate::filter::Chain;
@@ -68,7 +69,7 @@ impl Queue {
             #[cfg(feature = "test-utils")]
             Engine::Sim(_) => ("sim", Features::empty()),
         };
-        Ok(Self {
+        let mut queue = Self {
             engine,
             arena,
             ops: Inflight::new(config.max_ops + config.net_ops),
@@ -77,6 +78,7 @@ impl Queue {
             net: VecDeque::with_capacity(timers),
             cancels: VecDeque::with_capacity(disk + net),
             files: Files::new(config.files),
+            drivers: DriverBuffers::new(config),
             sends: Sends::new(config.sends),
             done: VecDeque::with_capacity(disk + net),
             counters: Counters::default(),
@@ -102,6 +104,8 @@ impl Queue {
                 size: config.size,
             },
             not_send: PhantomData,
-        })
+        };
+        queue.open_zeros()?;
+        Ok(queue)
     }
 }

@@ -2,8 +2,9 @@
 
 use iomgr_core::{Data, FileSlot, Timestamp, Token};
 
-use crate::buf::{Access, Arena, Held, Run};
+use crate::buf::{Access, Arena, Held};
 use crate::inflight::{Attempt, Work};
+use crate::run::Run;
 use crate::{Errno, Queue};
 
 /// Parts that one send may gather.

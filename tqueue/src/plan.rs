@@ -49,7 +49,7 @@ pub(crate) struct PlanOp {
     pub(crate) offset: u64,
     /// How many bytes.
     pub(crate) len: u64,
-    /// It was part of a group that failed: never again.
+    /// It was part of a group that failed: never again. Or its memory is a driver's buffer: an entry names one of those.
     pub(crate) alone: bool,
 }
 

@@ -8,15 +8,17 @@ use std::time::Duration;
 use iomgr_core::{Errno, OpDone, OpError, Timestamp, Token};
 
 use crate::Error;
-use crate::buf::{Arena, Run};
+use crate::buf::Arena;
 use crate::config::QueueInfo;
 use crate::counters::Counters;
+use crate::driver_buffers::DriverBuffers;
 use crate::engine::{Engine, Outcome, Surroundings, Wait, clock};
 use crate::files::{FileIndex, Files};
 use crate::filter::Chain;
 use crate::inflight::{Inflight, Key, Stage, Work};
 use crate::net::{NetFull, Sends};
 use crate::plan::{Plan, PlanOp};
+use crate::run::Run;
 use crate::stuck::Watch;
 
 /// How an op ended.
@@ -58,6 +60,7 @@ pub struct Queue {
     /// Issued ops that are to be cancelled.
     pub(crate) cancels: VecDeque<Key>,
     pub(crate) files: Files,
+    pub(crate) drivers: DriverBuffers,
     pub(crate) sends: Sends,
     /// What ended and was not delivered yet.
     pub(crate) done: VecDeque<Done>,

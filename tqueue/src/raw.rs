@@ -24,6 +24,8 @@ pub struct RawCommand {
     pub op: u32,
     /// What the driver is told.
     pub payload: [u8; RAW_BYTES],
+    /// What the entry says for an address, where some drivers look for more.
+    pub address: u64,
     /// The memory that the driver may use until the command has completed; [`Data::NONE`] if it uses none.
     pub data: Data,
 }
@@ -44,11 +46,12 @@ impl Queue {
             file,
             op,
             payload,
+            address,
             data,
         } = command;
         self.net_room()?;
         match self.arena.hold(data, Access::Fills) {
-            Some((_, held)) => self.push_net(token, Work::Raw { op, payload }, Some(file), held),
+            Some((_, held)) => self.push_net(token, Work::Raw { op, payload, address }, Some(file), held),
             None => self.refuse_net(token, Errno::INVAL),
         }
     }
@@ -83,6 +86,7 @@ mod tests {
             file,
             op: 1,
             payload: [0; RAW_BYTES],
+            address: 0,
             data,
         };
         // SAFETY: the command carries no address.

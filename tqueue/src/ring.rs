@@ -29,13 +29,14 @@ use io_uring::{IoUring, opcode, squeue};
 use iomgr_core::Timestamp;
 use rustix::io::Errno;
 
-use crate::buf::{Arena, Run};
+use crate::buf::Arena;
 use crate::config::{Config, Features};
 use crate::counters::Counters;
 use crate::engine::{ALL_SENT, Call, Issued, Outcome, Surroundings, UNBEGUN, Wait};
 use crate::files::{FileIndex, Files};
 use crate::inflight::{Attempt, Key};
 use crate::net::MAX_SEND_PARTS;
+use crate::run::Run;
 use crate::{Error, setup};
 
 mod plain;
@@ -48,6 +49,8 @@ pub(crate) use vectors::Vectors;
 const CANCEL: u64 = 1 << 31;
 /// `user_data` of the alarm.
 const ALARM: u64 = u64::MAX;
+/// The index of the arena's window among the registered buffers, where it is one.
+const WINDOW: u16 = 0;
 
 /// A ring, and the memory that its entries point to besides the arena.
 pub(crate) struct Ring {
@@ -115,7 +118,9 @@ impl Ring {
     /// Sets a ring up, with what the kernel has of the features that are not masked. What it lacks is added to `notes`.
     pub(crate) fn new(config: &Config, arena: &Arena, notes: &mut Vec<String>) -> Result<Self, Error> {
         let (uring, mut features) = setup::ring(config)?;
-        if !config.mask.contains(Features::REGISTERED_BUFFERS) && register_window(&uring, arena, notes) {
+        if config.driver_buffers > 0 {
+            setup::driver_buffers(&uring, config.driver_buffers)?;
+        } else if !config.mask.contains(Features::REGISTERED_BUFFERS) && register_window(&uring, arena, notes) {
             features |= Features::REGISTERED_BUFFERS;
         }
         if !config.mask.contains(Features::REGISTERED_FILES) && setup::file_table(&uring, config.files, notes) {
@@ -302,7 +307,8 @@ impl Ring {
     fn put(&mut self, entry: squeue::Entry) {
         // SAFETY: every address in an entry points into the arena at a run that its op holds until the result is reaped; or
         // into `times`, `headers` or `alarm`, which live as long as the ring and change only when their op is issued anew; or
-        // into `vectors`, which live as long and change only when the kernel has consumed the entry.
+        // into `vectors`, which live as long and change only when the kernel has consumed the entry. An address in a driver's
+        // buffer is an offset that the kernel holds against that buffer, which is no memory of ours.
         unsafe { self.uring.submission().push(&entry) }.expect("room was made");
         self.position = self.position.wrapping_add(1);
     }
@@ -352,16 +358,19 @@ impl Ring {
                 *time = timespec(at.since(Timestamp::ZERO));
                 opcode::Timeout::new(time).flags(TimeoutFlags::ABS).build()
             }
-            Call::Raw { op, payload } => {
-                on_file!(target, |fd| opcode::UringCmd16::new(fd, op).cmd(payload).build())
+            Call::Raw { op, payload, address } => {
+                on_file!(target, |fd| opcode::UringCmd16::new(fd, op)
+                    .cmd(payload)
+                    .addr(Some(address))
+                    .build())
             }
         }
     }
 
     fn read(&self, target: Target, offset: u64, run: Run, arena: &Arena) -> squeue::Entry {
-        let (address, len) = (arena.address(run), run.len());
-        if self.features.contains(Features::REGISTERED_BUFFERS) && arena.in_window(run) {
-            return on_file!(target, |fd| opcode::ReadFixed::new(fd, address, len, 0)
+        let (address, len) = (place(run, arena), run.len());
+        if let Some(index) = self.registered(run, arena) {
+            return on_file!(target, |fd| opcode::ReadFixed::new(fd, address, len, index)
                 .offset(offset)
                 .build());
         }
@@ -369,11 +378,11 @@ impl Ring {
     }
 
     fn write(&self, target: Target, offset: u64, run: Run, durable: bool, arena: &Arena) -> squeue::Entry {
-        let (address, len) = (arena.address(run), run.len());
+        let (address, len) = (place(run, arena), run.len());
         let flags = if durable { libc::RWF_DSYNC } else { 0 };
-        if self.features.contains(Features::REGISTERED_BUFFERS) && arena.in_window(run) {
+        if let Some(index) = self.registered(run, arena) {
             return on_file!(target, |fd| {
-                opcode::WriteFixed::new(fd, address, len, 0)
+                opcode::WriteFixed::new(fd, address, len, index)
                     .offset(offset)
                     .rw_flags(flags)
                     .build()
@@ -410,6 +419,12 @@ impl Ring {
             .offset(offset)
             .rw_flags(flags)
             .build())
+    }
+
+    /// Which of the ring's registered buffers a run lies in: one of the driver's, or the window, if there is one.
+    fn registered(&self, run: Run, arena: &Arena) -> Option<u16> {
+        let is_in_window = || self.features.contains(Features::REGISTERED_BUFFERS) && arena.in_window(run);
+        run.driver().or_else(|| is_in_window().then_some(WINDOW))
     }
 
     /// Can a merged op use the registered window?
@@ -462,6 +477,14 @@ impl Header {
         self.message.msg_iov = self.vector.as_mut_ptr();
         self.message.msg_iovlen = count;
         &raw const self.message
+    }
+}
+
+/// Where an entry finds a run: in a buffer that a driver has registered, addresses begin at 0.
+fn place(run: Run, arena: &Arena) -> *mut u8 {
+    match run.driver() {
+        Some(_) => std::ptr::without_provenance_mut(usize::try_from(run.start()).expect("requests are short")),
+        None => arena.address(run),
     }
 }
 

@@ -102,7 +102,7 @@ impl Queue {
             },
             Work::Poll { interest } => Call::Poll { interest },
             Work::Timer { at } => Call::Timer { at },
-            Work::Raw { op, payload } => Call::Raw { op, payload },
+            Work::Raw { op, payload, address } => Call::Raw { op, payload, address },
         })
     }
 
@@ -338,13 +338,14 @@ impl Entry {
             _ => (Kind::Flush, 0, 0),
         };
         let file = self.file.expect("a disk op has a file");
+        let is_drivers = self.work.run().is_some_and(|run| run.driver().is_some());
         PlanOp {
             key,
             file,
             kind,
             offset,
             len,
-            alone: self.alone,
+            alone: self.alone || is_drivers,
         }
     }
 }

@@ -96,6 +96,15 @@ pub(crate) fn file_table(uring: &IoUring, files: u32, notes: &mut Vec<String>) -
     }
 }
 
+/// Makes an empty table of registered buffers, for a driver to put requests into.
+pub(crate) fn driver_buffers(uring: &IoUring, count: u16) -> Result<(), Error> {
+    let made = uring.submitter().register_buffers_sparse(count.into());
+    made.map_err(|error| {
+        let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        Error::new(ErrorKind::Os, format!("a table of {count} buffers for a driver"), errno)
+    })
+}
+
 /// Can merged ops use registered buffers? The kernel lists the ops that it knows.
 pub(crate) fn has_registered_vectors(uring: &IoUring) -> bool {
     let mut probe = Probe::new();

@@ -14,9 +14,9 @@
 use iomgr_core::{Errno, OpError};
 
 use crate::Queue;
-use crate::buf::Run;
 use crate::engine::{Call, Issued, Surroundings};
 use crate::inflight::{Debt, Entry, Key, NIL, Stage, Work};
+use crate::run::Run;
 use crate::settle::{INTERRUPTS_MAX, REFUSALS_MAX, Verdict};
 
 /// What the result of a merged op means for its members.

@@ -3,7 +3,7 @@
 use iomgr_core::{Action, Data, Errno, FileHandle, FileSlot, Full, Lease, Op, OpError, OpQueue, Token};
 
 use crate::Queue;
-use crate::buf::{Access, Arena, Held};
+use crate::buf::{Access, Held};
 use crate::files::FileIndex;
 use crate::inflight::Work;
 
@@ -41,7 +41,7 @@ impl OpQueue for Queue {
                 let waiting = self.load.disk_merged as usize + self.disk.len();
                 self.counters.deferrals += u64::from(waiting >= self.bounds.size as usize);
                 let key = self.ops.insert(op.token, work, Some(file), held);
-                if self.filters.is_none() {
+                if self.filters.is_none() || self.drivers.zeros() == Some(op.file) {
                     self.disk.push_back(key);
                 } else {
                     self.enter_filters(key, op);
@@ -72,6 +72,10 @@ impl OpQueue for Queue {
         self.arena.fill_zeros(data)
     }
 
+    fn zeros(&self) -> Option<FileSlot> {
+        self.drivers.zeros()
+    }
+
     fn bytes_mut(&mut self, data: Data) -> Option<&mut [u8]> {
         self.arena.bytes_mut(data)
     }
@@ -96,8 +100,7 @@ impl Queue {
 
     fn work(&mut self, action: Action) -> Result<(Work, Option<Held>), AtOnce> {
         let nothing = Err(Ok(0));
-        let hold =
-            |arena: &mut Arena, data: Data, access| arena.hold(data, access).ok_or(Err(OpError::Os(Errno::INVAL)));
+        let nowhere = Err(OpError::Os(Errno::INVAL));
         match action {
             Action::Read { data, .. } | Action::Write { data, .. } if data.len == 0 => nothing,
             Action::Discard { len: 0, .. } | Action::WriteZeroes { len: 0, .. } | Action::Prefetch { len: 0, .. } => {
@@ -108,10 +111,13 @@ impl Queue {
                 Err(Err(OpError::Os(Errno::INVAL)))
             }
             Action::Read { offset, data } => {
-                hold(&mut self.arena, data, Access::Fills).map(|(run, held)| (Work::Read { offset, run }, held))
+                let (run, held) = self.hold(data, Access::Fills).ok_or(nowhere)?;
+                Ok((Work::Read { offset, run }, held))
             }
-            Action::Write { offset, data, durable } => hold(&mut self.arena, data, Access::Reads)
-                .map(|(run, held)| (Work::Write { offset, run, durable }, held)),
+            Action::Write { offset, data, durable } => {
+                let (run, held) = self.hold(data, Access::Reads).ok_or(nowhere)?;
+                Ok((Work::Write { offset, run, durable }, held))
+            }
             Action::Flush => Ok((Work::Flush, None)),
             Action::Discard { offset, len } => Ok((Work::Discard { offset, len }, None)),
             Action::WriteZeroes {

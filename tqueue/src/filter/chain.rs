@@ -6,9 +6,9 @@ use std::time::Duration;
 use iomgr_core::{Action, Op, OpError, Token};
 
 use super::{Filter, FilterOp, FilterSetup, Verdict};
-use crate::buf::Run;
 use crate::config::Config;
 use crate::inflight::Work;
+use crate::run::Run;
 use crate::{Errno, Error};
 
 /// All filters of a queue.
@@ -105,6 +105,12 @@ impl Chain {
             links,
             ops: vec![Seen::NOTHING; setup.places as usize].into(),
         })))
+    }
+
+    /// The first filter that looks at bytes.
+    pub(crate) fn of_bytes(&self) -> Option<&str> {
+        let link = self.links.iter().find(|link| link.filter.needs_bytes())?;
+        Some(&link.name)
     }
 
     /// Does a filter look at bytes?

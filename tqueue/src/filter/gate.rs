@@ -8,15 +8,17 @@ use iomgr_core::{FileHandle, FileSlot, Op, OpError};
 use super::chain::Admission;
 use super::{FilterOp, OpKinds};
 use crate::Queue;
-use crate::buf::{Arena, Run};
+use crate::buf::Arena;
 use crate::inflight::{Inflight, Key, Stage, Work};
+use crate::run::Run;
 
 impl Queue {
-    /// Does one of its filters look at bytes? Then memory that is out of reach cannot be used ([`DataHome::Registered`]).
+    /// A filter that looks at bytes, as its text form has it. With one of those, memory that is out of reach cannot be used
+    /// ([`DataHome::Registered`]).
     ///
     /// [`DataHome::Registered`]: iomgr_core::DataHome::Registered
-    pub fn filters_need_bytes(&self) -> bool {
-        self.filters.as_ref().is_some_and(|chain| chain.needs_bytes())
+    pub fn filter_of_bytes(&self) -> Option<&str> {
+        self.filters.as_ref()?.of_bytes()
     }
 
     /// Queues an op that was pushed, or does what the filters say.

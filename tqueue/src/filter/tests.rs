@@ -210,7 +210,7 @@ fn filters_hear_of_files() {
 fn without_filters_nothing_is_asked() {
     let mut rig = Rig::new(Vec::new());
     assert_eq!(rig.write(0, &[1; 512]), Ok(512));
-    assert!(!rig.queue.filters_need_bytes());
+    assert_eq!(rig.queue.filter_of_bytes(), None);
     assert!(!rig.queue.dump().contains("filter"));
     let kinds = OpKinds::of(&Action::Flush);
     assert_eq!(kinds, OpKinds::FLUSH);

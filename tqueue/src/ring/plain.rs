@@ -11,6 +11,8 @@ impl Ring {
     /// Does the work of a disk call right here, with the result that a completion entry would carry.
     pub(super) fn plain_call(&mut self, fd: RawFd, call: Call, on: &Surroundings<'_>) -> Option<i32> {
         match call {
+            // It has no address here.
+            Call::Read { run, .. } | Call::Write { run, .. } if run.driver().is_some() => None,
             // On a file in memory there is nothing to be made durable.
             Call::WriteMany { offset, .. } => {
                 let durable = false;

@@ -7,8 +7,9 @@
 use std::io;
 use std::os::fd::RawFd;
 
-use crate::buf::{Arena, Run};
+use crate::buf::Arena;
 use crate::engine::Call;
+use crate::run::Run;
 
 /// Room for the vectors of some calls, one behind the other, and behind them for that of a call made right here.
 pub(crate) struct Vectors {

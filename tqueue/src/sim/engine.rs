@@ -9,11 +9,12 @@ use super::SimHandle;
 use super::op::{Act, Ended, Ticket};
 use super::world::World;
 use crate::Error;
-use crate::buf::{Arena, Run};
+use crate::buf::Arena;
 use crate::counters::Counters;
 use crate::engine::{Call, Issued, Outcome, Surroundings, Wait};
 use crate::files::FileIndex;
 use crate::inflight::Key;
+use crate::run::Run;
 
 /// One queue's side of the machine.
 #[derive(Debug)]
