@@ -6,7 +6,7 @@ mod descriptor;
 mod info;
 mod params;
 
-pub(crate) use command::{ControlOp, QueueOp, control_command, queue_command};
+pub(crate) use command::{ControlOp, QueueOp, control_command, queue_command, registered_at};
 pub use descriptor::Descriptor;
 pub use info::{DeviceInfo, DeviceState};
 pub use params::{Attributes, DiscardParams, Params};

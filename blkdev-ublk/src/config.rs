@@ -31,6 +31,9 @@ pub struct ServerConfig {
     /// Any number, written on the device when it is added, and compared when it is recovered: another device of the same
     /// id has another.
     pub mark: u64,
+    /// The kernel hands the pages of requests over, rather than copies: nobody here sees their bytes, so neither the device nor a
+    /// filter may need them. It takes Linux 6.16.
+    pub zero_copy: bool,
     /// The queue of each thread. What the tags need is added.
     pub queue: tqueue::Config,
     /// Woken when the device has ended without being stopped here: somebody else stopped it, or one of its threads failed.
@@ -86,8 +89,12 @@ impl ServerConfig {
     /// What can be told to be wrong before anything is made.
     pub(crate) fn check(&self) -> Result<(), Error> {
         check_sizes(self.queues, self.depth, self.buffer_bytes)?;
-        if self.device.limits().size.is_zero() {
-            return Err(bad(format!("{:?} has no sectors", self.device.name())));
+        let (limits, name) = (self.device.limits(), self.device.name());
+        if limits.size.is_zero() {
+            return Err(bad(format!("{name:?} has no sectors")));
+        }
+        if self.zero_copy && limits.needs_bytes {
+            return Err(no_zero_copy(&format!("{name:?}")));
         }
         if self.unprivileged && self.recovery != Recovery::Off {
             return Err(bad("a device without privilege does not outlive its server".into()));
@@ -104,7 +111,10 @@ impl ServerConfig {
             EngineKind::Auto => EngineKind::Uring,
             other => other,
         };
-        queue.large_bytes = tags as usize * buffer_bytes.next_power_of_two() as usize;
+        match self.zero_copy {
+            true => queue.driver_buffers = depth,
+            false => queue.large_bytes = tags as usize * buffer_bytes.next_power_of_two() as usize,
+        }
         queue.net_ops = tags + 8;
         queue.sends = 1;
         // A pass may bring a commit and an op for each tag.
@@ -136,6 +146,13 @@ pub fn check_sizes(queues: u16, depth: u16, buffer_bytes: u32) -> Result<(), Err
         )));
     }
     Ok(())
+}
+
+/// A part of a device looks at what zero copy puts out of reach.
+pub(crate) fn no_zero_copy(part: &str) -> Error {
+    bad(format!(
+        "{part} needs the bytes of requests, which zero copy keeps from it"
+    ))
 }
 
 fn bad(text: String) -> Error {

@@ -13,12 +13,12 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, bounded};
-use iomgr_core::{Data, Errno, FileHandle, FileSlot, OpError, OpQueue, Token};
+use iomgr_core::{Data, DataHome, Errno, FileHandle, FileSlot, OpError, OpQueue, Token};
 use rustix::fs::{Access, access};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use tqueue::{ControlRing, NetFull, Queue, RawCommand};
 
-use crate::abi::{Descriptor, QueueOp, control_command, queue_command};
+use crate::abi::{Descriptor, QueueOp, control_command, queue_command, registered_at};
 use crate::driver::{CharDevice, ControlCall, ControlPort, Delivery, Driver, QueuePort};
 use crate::{CONTROL_PATH, Error, ErrorKind, block_path, char_path, descriptors_offset};
 
@@ -166,16 +166,25 @@ impl KernelQueue {
         buffer: Data,
         token: Token,
     ) -> Result<(), NetFull> {
-        let address = io.address(buffer).expect("a tag's buffer is leased from this queue");
+        let (copied, address, data) = match buffer.home {
+            DataHome::Registered(_) => (0, registered_at(tag), Data::NONE),
+            _ => (
+                io.address(buffer).expect("a tag's buffer is leased from this queue"),
+                0,
+                buffer,
+            ),
+        };
         let command = RawCommand {
             file: self.file,
             op: op.number(),
-            payload: queue_command(self.index, tag, result, address),
-            data: buffer,
+            payload: queue_command(self.index, tag, result, copied),
+            address,
+            data,
         };
         // SAFETY: for this tag the driver copies to and from the buffer that the command names, no more than the device's
         // largest request, which is as long as the buffer (`Tags::new`); and only between the command's issue and its
-        // completion: a read's data when it commits, a write's when it delivers.
+        // completion: a read's data when it commits, a write's when it delivers. With zero copy it names none, and the
+        // driver touches no memory of ours.
         unsafe { io.push_raw(command, token) }
     }
 }

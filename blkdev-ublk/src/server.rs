@@ -40,6 +40,9 @@ use crate::kernel::KernelDriver;
 use crate::queue::{Leave, Place, Report, WorkerPlan};
 use crate::{Control, Error, ErrorKind, block_path, release};
 
+/// How the pages of requests are aligned that go to an image as they are, perhaps past the page cache: as a mask.
+const PAGES_ALIGNMENT: u32 = 511;
+
 /// A block device that is served. Dropping it stops and deletes it, but tells nobody how that went.
 #[derive(Debug)]
 pub struct Server {
@@ -87,6 +90,8 @@ pub struct ServerStats {
     pub enters_total: u64,
     /// Entries submitted on its threads: commands, and what the device behind asks of its files.
     pub sqes_total: u64,
+    /// What the device behind asked of its files that went there as part of another such op.
+    pub merges_total: u64,
     /// Passes of the thread's loop whose managers' hooks took above 1 ms.
     pub slow_passes_total: u64,
     /// Times that the thread was in managers' hooks for a second or longer.
@@ -265,7 +270,8 @@ impl Server {
 
     /// Tells the driver what the device can take, and holds its answer against it.
     fn tell_params(&mut self, config: &ServerConfig) -> Result<(), Error> {
-        let params = Params::of(&config.device.limits(), self.info.buffer_bytes);
+        let mut params = Params::of(&config.device.limits(), self.info.buffer_bytes);
+        params.dma_alignment = config.zero_copy.then_some(PAGES_ALIGNMENT);
         let taken = self.control.set_params(self.info.id, &params)?;
         if taken == params {
             return Ok(());
@@ -372,6 +378,7 @@ fn plans(
         source: Arc::clone(source),
         depth: info.depth,
         buffer_bytes: info.buffer_bytes,
+        zero_copy: config.zero_copy,
         wake,
         leave: Arc::clone(&leave),
         gauges: Arc::default(),

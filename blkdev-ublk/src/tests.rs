@@ -1,5 +1,6 @@
 //! The traps of the driver, each a test against the driver that [`fake`](crate::fake) plays.
 
+mod file_device;
 mod hand_over;
 mod life;
 mod queues;
@@ -9,3 +10,4 @@ mod requests;
 mod rig;
 mod unprivileged;
 mod watched;
+mod zero_copy;

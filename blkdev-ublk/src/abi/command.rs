@@ -86,6 +86,12 @@ pub(crate) fn queue_command(queue: u16, tag: u16, result: i32, address: u64) -> 
     bytes
 }
 
+/// What a queue command says for an address with `AUTO_BUF_REG` (`struct ublk_auto_buf_reg`): where in the ring's table the next
+/// request is to be registered. Where that cannot be, the request fails: no fallback is asked for.
+pub(crate) fn registered_at(index: u16) -> u64 {
+    index.into()
+}
+
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
     use super::*;

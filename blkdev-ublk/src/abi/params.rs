@@ -1,7 +1,7 @@
 //! What a block device can take (`struct ublk_params`), made from a device's [`Limits`].
 //!
 //! ```text
-//!   0 length of what follows, types │ 8 basic: attributes, shifts, sizes │ 40 discard │ 60 numbers of the nodes │ … 112
+//!   0 length, types │ 8 basic: attributes, shifts, sizes │ 40 discard │ 60 numbers of the nodes, zones │ 108 alignment │ … 120
 //! ```
 
 use iomgr_core::{Limits, SECTOR_BYTES, SectorCount};
@@ -44,6 +44,8 @@ pub struct Params {
     pub size: SectorCount,
     /// Discards and write-zeroes; the kernel does without if there is none.
     pub discard: Option<DiscardParams>,
+    /// How the memory of requests is aligned, as a mask; the kernel's own choice, if there is none.
+    pub dma_alignment: Option<u32>,
 }
 
 /// What the kernel may do besides reading and writing.
@@ -62,11 +64,14 @@ const TYPE_BASIC: u32 = 1 << 0;
 /// `UBLK_PARAM_TYPE_DISCARD`.
 const TYPE_DISCARD: u32 = 1 << 1;
 const BASIC: usize = 8;
+/// `UBLK_PARAM_TYPE_DMA_ALIGN`.
+const TYPE_DMA_ALIGNMENT: u32 = 1 << 4;
 const DISCARD: usize = 40;
+const DMA_ALIGNMENT: usize = 108;
 
 impl Params {
     /// Of the kernel's structure, as far as it is used here; newer kernels have more.
-    pub(crate) const BYTES: usize = 112;
+    pub(crate) const BYTES: usize = 120;
 
     /// What is true of a device with these limits, for requests of at most `buffer_bytes`.
     ///
@@ -90,6 +95,7 @@ impl Params {
             max_sectors: buffer_bytes / sector_bytes(),
             size: limits.size,
             discard: (!limits.read_only).then(|| DiscardParams::of(limits)),
+            dma_alignment: None,
         }
     }
 
@@ -115,6 +121,10 @@ impl Params {
             put.u32(DISCARD + 12, discard.max_write_zeroes_sectors);
             put.u16(DISCARD + 16, u16::from(discard.max_discard_sectors > 0));
         }
+        if let Some(mask) = self.dma_alignment {
+            types |= TYPE_DMA_ALIGNMENT;
+            put.u32(DMA_ALIGNMENT, mask);
+        }
         put.u32(4, types);
         bytes
     }
@@ -130,6 +140,7 @@ impl Params {
             max_discard_sectors: take.u32(DISCARD + 8),
             max_write_zeroes_sectors: take.u32(DISCARD + 12),
         };
+        let types = take.u32(4);
         Self {
             attributes: Attributes::from_bits_retain(take.u32(BASIC)),
             logical_block_shift: bytes[BASIC + 4],
@@ -138,7 +149,8 @@ impl Params {
             io_min_shift: bytes[BASIC + 7],
             max_sectors: take.u32(BASIC + 8),
             size: SectorCount(take.u64(BASIC + 16)),
-            discard: (take.u32(4) & TYPE_DISCARD != 0).then_some(discard),
+            discard: (types & TYPE_DISCARD != 0).then_some(discard),
+            dma_alignment: (types & TYPE_DMA_ALIGNMENT != 0).then(|| take.u32(DMA_ALIGNMENT)),
         }
     }
 }

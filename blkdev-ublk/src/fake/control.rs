@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread;
 
 use crossbeam_channel::{Receiver, bounded};
-use iomgr_core::Errno;
+use iomgr_core::{Data, DataHome, Errno};
 use tqueue::EventWake;
 
 use super::{Device, Shared, Stage, State, Tag};
@@ -298,8 +298,16 @@ impl Device {
         }
     }
 
-    /// Does a feature change how requests are to be served?
-    pub(super) fn copies(&self) -> bool {
-        !self.info.features.contains(Features::USER_COPY)
+    /// Does it hand the pages of requests over?
+    pub(super) fn is_zero_copy(&self) -> bool {
+        self.info.features.contains(Features::AUTO_BUF_REG)
+    }
+
+    /// Can a tag be fetched with this buffer?
+    pub(super) fn takes(&self, tag: u16, buffer: Data) -> bool {
+        match self.is_zero_copy() {
+            true => buffer.home == DataHome::Registered(tag.into()),
+            false => buffer.len >= self.info.buffer_bytes && !self.info.features.contains(Features::USER_COPY),
+        }
     }
 }

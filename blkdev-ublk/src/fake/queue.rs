@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::thread;
 
-use iomgr_core::{Data, Errno, FileSlot, OpError, OpQueue, Token};
+use iomgr_core::{Data, Errno, FileSlot, Lease, OpError, OpQueue, Token};
 use tqueue::{Interest, NetFull, Queue};
 
 use super::{Shared, Stage, State};
@@ -76,6 +76,8 @@ impl CharDevice for FakeChar {
             index,
             first: place.start,
             files,
+            pages: (0..depth).map(|_| None).collect(),
+            is_zero_copy: device.is_zero_copy(),
         }))
     }
 }
@@ -89,7 +91,13 @@ struct FakeQueue {
     first: usize,
     /// What a tag's command waits for.
     files: Vec<FileSlot>,
+    /// With zero copy, the pages of a tag's request, which stand in the ring's table.
+    pages: Vec<Option<Lease>>,
+    is_zero_copy: bool,
 }
+
+/// What memory has in it that nobody has filled.
+const JUNK: u8 = 0xa5;
 
 impl FakeQueue {
     fn wait(&self, io: &mut Queue, tag: u16, token: Token) -> Result<(), NetFull> {
@@ -113,6 +121,32 @@ impl FakeQueue {
     }
 }
 
+/// Zero copy.
+impl FakeQueue {
+    /// Puts the pages of a request into the ring's table, if it has any.
+    fn register(&mut self, io: &mut Queue, tag: u16, descriptor: Descriptor) -> Option<Data> {
+        let len = descriptor.sectors.checked_mul(512).filter(|&len| len > 0)?;
+        let has_data = matches!(descriptor.op(), Some(IoOp::Read | IoOp::Write));
+        if !self.is_zero_copy || !has_data {
+            return None;
+        }
+        let lease = io.alloc(len)?;
+        let data = lease.data();
+        io.bytes_mut(data).expect("it was leased just now").fill(JUNK);
+        io.play_driver_buffer(tag, Some(data));
+        self.pages[usize::from(tag)] = Some(lease);
+        Some(data)
+    }
+
+    /// Takes them out again.
+    fn unregister(&mut self, io: &mut Queue, tag: u16) -> Option<Lease> {
+        if self.is_zero_copy {
+            io.play_driver_buffer(tag, None);
+        }
+        self.pages[usize::from(tag)].take()
+    }
+}
+
 impl QueuePort for FakeQueue {
     fn fetch(&mut self, io: &mut Queue, tag: u16, buffer: Data, token: Token) -> Result<(), NetFull> {
         let is_bad = self.reference.shared.lock().habits.bad_tag == Some((self.index, tag));
@@ -122,11 +156,11 @@ impl QueuePort for FakeQueue {
         }
         self.change(tag, |state, stage| {
             let device = state.device(self.reference.device).unwrap();
-            let (copies, largest) = (device.copies(), device.info.buffer_bytes);
+            let fits = device.takes(tag, buffer);
             if stage != Stage::Idle {
                 state.accuse(format!("tag {tag} is fetched twice"));
             }
-            if !copies || buffer.len < largest {
+            if !fits {
                 state.accuse(format!("tag {tag} has no room for the largest request"));
             }
             (Stage::Fetched, ())
@@ -139,6 +173,8 @@ impl QueuePort for FakeQueue {
     }
 
     fn commit(&mut self, io: &mut Queue, tag: u16, result: i32, buffer: Data, token: Token) -> Result<(), NetFull> {
+        let pages = self.unregister(io, tag);
+        let buffer = pages.as_ref().map_or(buffer, Lease::data);
         let read = |len: u32| io.bytes(buffer.slice(0, len)).expect("no op is at it").to_vec();
         self.change(tag, |state, stage| {
             let Stage::Served(descriptor) = stage else {
@@ -147,6 +183,9 @@ impl QueuePort for FakeQueue {
             };
             (Stage::Answered(state.judge(descriptor, result, read)), ())
         });
+        if let Some(pages) = pages {
+            io.free(pages);
+        }
         self.wait(io, tag, token)
     }
 
@@ -158,6 +197,13 @@ impl QueuePort for FakeQueue {
         buffer: Data,
     ) -> Result<Delivery, Errno> {
         result.map_err(OpError::errno)?;
+        let sent = self.change(tag, |_, stage| match &stage {
+            Stage::Sent(descriptor, _) => (stage.clone(), Some(*descriptor)),
+            _ => (stage, None),
+        });
+        let buffer = sent
+            .and_then(|descriptor| self.register(io, tag, descriptor))
+            .unwrap_or(buffer);
         self.change(tag, |state, stage| match stage {
             Stage::Sent(descriptor, bytes) => {
                 let at = self.first + usize::from(tag);

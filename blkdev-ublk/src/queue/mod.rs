@@ -55,6 +55,8 @@ pub(crate) struct Gauges {
     pub(crate) enters: AtomicU64,
     /// Entries submitted.
     pub(crate) sqes: AtomicU64,
+    /// The device's ops that went to the kernel as part of another one.
+    pub(crate) merges: AtomicU64,
 }
 
 /// A queue thread's state.
@@ -235,11 +237,13 @@ impl Worker {
             requests,
             enters,
             sqes,
+            merges,
         } = &*self.gauges;
         in_flight.store(self.lane.in_flight(), Ordering::Relaxed);
         requests.store(self.lane.ended(), Ordering::Relaxed);
         enters.store(counters.enters, Ordering::Relaxed);
         sqes.store(counters.sqes, Ordering::Relaxed);
+        merges.store(counters.merges, Ordering::Relaxed);
     }
 
     /// Lets go of the device that requests come from, and closes the one behind.

@@ -11,6 +11,7 @@ use tqueue::{EventWake, Queue};
 
 use super::tags::{FrontOp, Tags};
 use super::{Gauges, Leave, Place, Report, Worker, no_room, not_fetched, queue_failed};
+use crate::config::no_zero_copy;
 use crate::driver::CharDevice;
 use crate::{Error, ErrorKind, affinity};
 
@@ -27,6 +28,7 @@ pub(crate) struct WorkerPlan {
     pub(crate) cpus: Option<CpuSet>,
     pub(crate) depth: u16,
     pub(crate) buffer_bytes: u32,
+    pub(crate) zero_copy: bool,
     pub(crate) queue: tqueue::Config,
     pub(crate) wake: Arc<EventWake>,
     pub(crate) leave: Arc<Leave>,
@@ -131,7 +133,7 @@ impl WorkerPlan {
         let wake_file = queue
             .add_file(&self.wake.file())
             .map_err(|errno| Error::new(ErrorKind::Queue, "the waker cannot be registered").caused_by(errno))?;
-        let tags = Tags::new(self.depth, self.buffer_bytes, &mut queue)?;
+        let tags = self.tags(&mut queue)?;
         let port = self.source.open_queue(self.index, self.depth, &mut queue)?;
         let lane = self.lane(&mut queue)?;
         Ok(Worker {
@@ -147,6 +149,16 @@ impl WorkerPlan {
             hooks: HookMeter::new(&self.watch, thread::current().name().unwrap_or("ublk")),
             now: Timestamp::ZERO,
         })
+    }
+
+    fn tags(&self, queue: &mut Queue) -> Result<Tags, Error> {
+        if !self.zero_copy {
+            return Tags::new(self.depth, self.buffer_bytes, queue);
+        }
+        match queue.filter_of_bytes() {
+            Some(filter) => Err(no_zero_copy(&format!("the filter {filter}"))),
+            None => Ok(Tags::without_memory(self.depth, self.buffer_bytes)),
+        }
     }
 
     fn lane(&self, queue: &mut Queue) -> Result<Lane, Error> {

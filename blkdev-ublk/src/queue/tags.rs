@@ -1,10 +1,11 @@
-//! The tags of a queue: where each is, and its buffer.
+//! The tags of a queue: where each is, and its buffer: memory that the driver copies to and from; or, with zero copy, the
+//! place in the ring's table where the driver registers the pages of the tag's request.
 //!
 //! ```text
 //!  fetch ─► Fetching ─ delivered ─► Serving ─ commit ─► Fetching ─ aborted ─► Gone
 //! ```
 
-use iomgr_core::{Data, Lease, OpQueue, Owner, Token};
+use iomgr_core::{Data, DataHome, Lease, OpQueue, Owner, Token};
 use tqueue::Queue;
 
 use crate::{Error, ErrorKind};
@@ -16,12 +17,15 @@ pub(super) const FRONTEND: Owner = Owner(0);
 #[derive(Debug)]
 pub(super) struct Tags {
     tags: Box<[Tag]>,
+    /// Bytes of the largest request.
+    buffer_bytes: u32,
     gone: usize,
 }
 
 #[derive(Debug)]
 struct Tag {
-    buffer: Lease,
+    /// `None` with zero copy.
+    memory: Option<Lease>,
     state: TagState,
 }
 
@@ -38,15 +42,27 @@ enum TagState {
 impl Tags {
     /// `depth` tags, each with a buffer as long as the device's largest request, which the kernel has from now on.
     pub(super) fn new(depth: u16, buffer_bytes: u32, queue: &mut Queue) -> Result<Self, Error> {
-        let tag = |_| {
-            Some(Tag {
-                buffer: queue.alloc_large(buffer_bytes)?,
-                state: TagState::Fetching,
-            })
+        let leases: Option<Vec<_>> = (0..depth).map(|_| queue.alloc_large(buffer_bytes).map(Some)).collect();
+        let leases =
+            leases.ok_or_else(|| Error::new(ErrorKind::Config, "the arena has no room for the tags' buffers"))?;
+        Ok(Self::of(leases.into_iter(), buffer_bytes))
+    }
+
+    /// The same with no memory: requests bring their own.
+    pub(super) fn without_memory(depth: u16, buffer_bytes: u32) -> Self {
+        Self::of((0..depth).map(|_| None), buffer_bytes)
+    }
+
+    fn of(memory: impl Iterator<Item = Option<Lease>>, buffer_bytes: u32) -> Self {
+        let tag = |memory| Tag {
+            memory,
+            state: TagState::Fetching,
         };
-        let tags: Option<_> = (0..depth).map(tag).collect();
-        let tags = tags.ok_or_else(|| Error::new(ErrorKind::Config, "the arena has no room for the tags' buffers"))?;
-        Ok(Self { tags, gone: 0 })
+        Self {
+            tags: memory.map(tag).collect(),
+            buffer_bytes,
+            gone: 0,
+        }
     }
 
     /// How many there are.
@@ -56,7 +72,14 @@ impl Tags {
 
     /// A tag's buffer.
     pub(super) fn buffer(&self, tag: u16) -> Data {
-        self.tags[usize::from(tag)].buffer.data()
+        match &self.tags[usize::from(tag)].memory {
+            Some(lease) => lease.data(),
+            None => Data {
+                home: DataHome::Registered(tag.into()),
+                offset: 0,
+                len: self.buffer_bytes,
+            },
+        }
     }
 
     /// A request came for a tag.
@@ -88,9 +111,8 @@ impl Tags {
 
     /// Gives the buffers back.
     pub(super) fn free(self, queue: &mut Queue) {
-        for tag in self.tags {
-            queue.free(tag.buffer);
-        }
+        let leases = self.tags.into_iter().filter_map(|tag| tag.memory);
+        leases.for_each(|lease| queue.free(lease));
     }
 }
 

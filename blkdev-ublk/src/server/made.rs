@@ -7,6 +7,11 @@ use crate::abi::{DeviceInfo, DeviceState};
 use crate::config::ServerConfig;
 use crate::{Error, ErrorKind, Features};
 
+/// The driver registers the pages of requests with the queue's ring when it delivers them, and takes them away again.
+const ZERO_COPY: Features = Features::SUPPORT_ZERO_COPY.union(Features::AUTO_BUF_REG);
+/// Features that change how requests are served.
+const MODES: Features = ZERO_COPY.union(Features::USER_COPY).union(Features::NEED_GET_DATA);
+
 /// What the driver is asked for, which knows these features.
 pub(super) fn wanted(config: &ServerConfig, known: Features) -> DeviceInfo {
     let owned = match config.unprivileged {
@@ -19,7 +24,7 @@ pub(super) fn wanted(config: &ServerConfig, known: Features) -> DeviceInfo {
         depth: config.depth,
         buffer_bytes: config.buffer_bytes,
         // The driver adds those that it always has.
-        features: Features::CMD_IOCTL_ENCODE | config.recovery.features(known) | owned,
+        features: Features::CMD_IOCTL_ENCODE | mode(config) | config.recovery.features(known) | owned,
         state: DeviceState::Dead,
         server_pid: 0,
         mark: config.mark,
@@ -38,7 +43,8 @@ pub(super) fn compare(wanted: &DeviceInfo, made: &DeviceInfo) -> Result<(), Erro
         let mut names = String::new();
         // Writing to a string does not fail.
         let _ = bitflags::parser::to_writer(&missing, &mut names);
-        return refuse(format!("the ublk driver lacks {names}"));
+        let since = missing.since().map(|kernel| format!(", which {kernel} brought"));
+        return refuse(format!("the ublk driver lacks {names}{}", since.unwrap_or_default()));
     }
     if made.depth != wanted.depth || !(1..=wanted.queues).contains(&made.queues) {
         return refuse(format!(
@@ -52,17 +58,27 @@ pub(super) fn compare(wanted: &DeviceInfo, made: &DeviceInfo) -> Result<(), Erro
             made.buffer_bytes, wanted.buffer_bytes
         ));
     }
-    check_mode(made)
+    check_mode(wanted.features, made)
 }
 
-/// Features that change how requests are served.
-pub(super) fn check_mode(made: &DeviceInfo) -> Result<(), Error> {
-    let foreign = Features::SUPPORT_ZERO_COPY | Features::USER_COPY | Features::NEED_GET_DATA | Features::AUTO_BUF_REG;
-    match made.features.intersects(foreign) {
-        true => Err(Error::new(
+/// How requests are to be served.
+pub(super) fn mode(config: &ServerConfig) -> Features {
+    match config.zero_copy {
+        true => ZERO_COPY,
+        false => Features::empty(),
+    }
+}
+
+/// Is that how the driver will have them served?
+pub(super) fn check_mode(wanted: Features, made: &DeviceInfo) -> Result<(), Error> {
+    match made.features & MODES == wanted & MODES {
+        false => Err(Error::new(
             ErrorKind::Unsupported,
-            "the ublk driver switched on a mode that was not asked for",
+            format!(
+                "ublk device {} has another mode than the one in which it is to be served",
+                made.id
+            ),
         )),
-        false => Ok(()),
+        true => Ok(()),
     }
 }

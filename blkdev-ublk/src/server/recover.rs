@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use super::made::check_mode;
+use super::made::{check_mode, mode};
 use super::{Server, Stage, watchdog};
 use crate::abi::{Attributes, DeviceInfo, DeviceState, Params};
 use crate::config::ServerConfig;
@@ -45,7 +45,7 @@ impl Server {
         let mut control = Control::on(driver)?;
         let info = control.info(id)?;
         check_identity(&info, &config)?;
-        check_mode(&info)?;
+        check_mode(mode(&config), &info)?;
         check_fit(&control.params(id)?, &config)?;
         let watchdog = watchdog(&config)?;
         control.start_recovery(id, patience)?;

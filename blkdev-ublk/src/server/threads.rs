@@ -87,6 +87,7 @@ impl Threads {
             stats.requests_total += gauges.requests.load(Ordering::Relaxed);
             stats.enters_total += gauges.enters.load(Ordering::Relaxed);
             stats.sqes_total += gauges.sqes.load(Ordering::Relaxed);
+            stats.merges_total += gauges.merges.load(Ordering::Relaxed);
         }
         stats
     }

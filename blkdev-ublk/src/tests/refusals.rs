@@ -23,7 +23,7 @@ fn flags_that_were_dropped_are_missed() {
     });
     assert_eq!(
         error.to_string(),
-        "the ublk driver lacks USER_RECOVERY | USER_RECOVERY_REISSUE | CMD_IOCTL_ENCODE"
+        "the ublk driver lacks USER_RECOVERY | USER_RECOVERY_REISSUE | CMD_IOCTL_ENCODE, which Linux 6.4 brought"
     );
     assert_eq!(error.kind(), ErrorKind::Unsupported);
 }

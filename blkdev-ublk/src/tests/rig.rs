@@ -7,7 +7,7 @@ use std::time::Duration;
 use iomgr_core::manager::Registry;
 use iomgr_core::manager::test_utils::CountingManager;
 use iomgr_core::test_utils::MemDevice;
-use iomgr_core::{Operation, Wake, Waker};
+use iomgr_core::{Device, Limits, Operation, Wake, Waker};
 use tqueue::EngineKind;
 
 use crate::fake::{FakeDriver, Habits};
@@ -15,6 +15,11 @@ use crate::{Error, Recovery, Server, ServerConfig};
 
 pub(super) const DEPTH: u16 = 4;
 pub(super) const BUFFER_BYTES: u32 = 64 << 10;
+
+/// What a device has that is nothing special.
+pub(super) fn limits() -> Limits {
+    MemDevice::new("disk", 1 << 20).limits()
+}
 
 /// What a test has around a server.
 pub(super) struct Rig {
@@ -81,6 +86,7 @@ impl Rig {
             unprivileged: false,
             recovery: Recovery::Reissue,
             mark: 77,
+            zero_copy: false,
             queue: tqueue::Config {
                 // The driver that is played needs no ring.
                 engine: EngineKind::Sync,
