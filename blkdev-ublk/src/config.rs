@@ -99,6 +99,9 @@ impl ServerConfig {
         if self.unprivileged && self.recovery != Recovery::Off {
             return Err(bad("a device without privilege does not outlive its server".into()));
         }
+        if self.unprivileged && self.zero_copy {
+            return Err(bad("a device without privilege has no zero copy".into()));
+        }
         Ok(())
     }
 

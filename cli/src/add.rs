@@ -20,6 +20,7 @@ Examples:
   iomgr add disk.vhd                  prints /dev/ublkb0 when it can be used
   iomgr add /dev/sdb -n 7             a block device as /dev/ublkb7
   iomgr add disk.img -q 4 -d 64       four hardware queues, each with a thread and 64 requests
+  iomgr add disk.img -z               no copying between the kernel and the server
   iomgr add disk.img --foreground     serve until Ctrl-C
   iomgr add disk.img --supervise      go on by itself if the server is killed
   iomgr add -p disk.img               as a user without privilege, where udev has a rule for that
@@ -75,8 +76,12 @@ pub(crate) struct Add {
     recoverable: bool,
     /// Make the device as a user without CAP_SYS_ADMIN, for this user alone. It takes a rule of udev's (docs/ublk.md); such a
     /// device does not outlive its server
-    #[arg(short = 'p', long, conflicts_with_all = ["recovery", "recoverable", "supervise"])]
+    #[arg(short = 'p', long, conflicts_with_all = ["recovery", "recoverable", "supervise", "zero_copy"])]
     unprivileged: bool,
+    /// Let the kernel hand over the pages of requests, rather than copy them: pays for large requests. It takes Linux 6.16, and
+    /// no filter that looks at bytes
+    #[arg(short, long)]
+    zero_copy: bool,
     /// The control socket; ublkbN.ctl in the runtime folder, if not given
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
@@ -152,6 +157,7 @@ impl Add {
             ("--repair", self.repair),
             ("--retry-on", !self.retry.policy().also.is_empty()),
             ("--filter", !self.filter.is_empty()),
+            ("--zero-copy", self.zero_copy),
         ];
         match of_images.iter().find(|(_, given)| *given) {
             Some((option, _)) => Err(format!("{option}: is for images; one that is called null is ./null")),
@@ -165,6 +171,7 @@ impl Add {
             queues: self.queues,
             depth: self.depth,
             buffer_bytes: self.buffer,
+            zero_copy: self.zero_copy,
             control: self.control.as_deref().map(absolute),
             filters: self.filter.clone(),
             unprivileged: self.unprivileged,

@@ -154,6 +154,7 @@ check 'no such file' refused 1 'nothing.img' iomgr add /tmp/nothing.img
 check 'no such device' refused 1 'no ublk device 63' iomgr del -n 63
 check 'no size' refused 2 'multiple of 512' iomgr add null --size 0
 check 'no power of two' refused 2 'power of two' iomgr add null -b 5000
+check 'no zero copy on this kernel' refused 1 'lacks SUPPORT_ZERO_COPY | AUTO_BUF_REG, which Linux 6.16 brought' iomgr add /tmp/trim.img -z
 check 'nothing is left behind' nothing_left
 mkdir -p /etc && echo 'nobody:x:65534:65534::/:/bin/sh' >>/etc/passwd
 check 'no permission' refused 1 'iomgr serve IMAGE' su nobody -s /bin/sh -c \

@@ -162,7 +162,8 @@ impl Shared {
             },
             read_only,
             volatile_cache: true,
-            needs_bytes: layout.needs_bytes(),
+            // Whatever is to be zeros, the queue below can make it so.
+            needs_bytes: false,
             rotational: medium.is_rotational(),
         };
         let failed = AtomicBool::new(false);

@@ -161,11 +161,6 @@ impl Layout {
         }
     }
 
-    /// Holes of a map are filled with zeros by us.
-    pub(crate) fn needs_bytes(&self) -> bool {
-        matches!(self, Self::Blocks(_))
-    }
-
     /// Gives reserved space back. Nothing for a plain layout.
     pub(crate) fn close(&self, storage: &dyn Storage) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let Self::Blocks(blocks) = self else { return Ok(()) };

@@ -77,7 +77,8 @@ impl Device for NullDevice {
             read_only: false,
             // There is nothing that could be lost.
             volatile_cache: false,
-            needs_bytes: false,
+            // What is read is what the memory has in it, so it must be memory of ours.
+            needs_bytes: true,
             rotational: false,
         }
     }

@@ -49,6 +49,11 @@ impl DeviceInfo {
     /// Any number that is free.
     pub const ANY_ID: u32 = u32::MAX;
 
+    /// Does the driver hand over the pages of requests, rather than copy them?
+    pub fn is_zero_copy(&self) -> bool {
+        self.features.contains(Features::AUTO_BUF_REG)
+    }
+
     /// As the kernel takes it.
     pub(crate) fn emit(&self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];

@@ -298,14 +298,9 @@ impl Device {
         }
     }
 
-    /// Does it hand the pages of requests over?
-    pub(super) fn is_zero_copy(&self) -> bool {
-        self.info.features.contains(Features::AUTO_BUF_REG)
-    }
-
     /// Can a tag be fetched with this buffer?
     pub(super) fn takes(&self, tag: u16, buffer: Data) -> bool {
-        match self.is_zero_copy() {
+        match self.info.is_zero_copy() {
             true => buffer.home == DataHome::Registered(tag.into()),
             false => buffer.len >= self.info.buffer_bytes && !self.info.features.contains(Features::USER_COPY),
         }

@@ -77,7 +77,7 @@ impl CharDevice for FakeChar {
             first: place.start,
             files,
             pages: (0..depth).map(|_| None).collect(),
-            is_zero_copy: device.is_zero_copy(),
+            is_zero_copy: device.info.is_zero_copy(),
         }))
     }
 }

@@ -262,7 +262,10 @@ fn flags_of_recovery_that_were_dropped_are_missed() {
     };
     let rig = Rig::of(MemDevice::new("disk", 1 << 20), habits);
     let error = rig.start().unwrap_err();
-    assert_eq!(error.to_string(), "the ublk driver lacks USER_RECOVERY_REISSUE");
+    assert_eq!(
+        error.to_string(),
+        "the ublk driver lacks USER_RECOVERY_REISSUE, which Linux 6.1 brought"
+    );
     rig.assert_clean();
 }
 

@@ -296,10 +296,12 @@ mod tests {
             queues: 1,
             depth: 128,
             buffer_bytes: 512 << 10,
+            zero_copy: false,
             in_flight: 17,
             requests_total: 12,
             enters_total: 9,
             sqes_total: 20,
+            merges_total: 0,
         });
         let row = disk_row(&status, &status.devices[0]);
         assert_eq!((row[6].as_str(), row[7].as_str()), ("0", "17"));

@@ -188,13 +188,10 @@ impl BlockQueue {
                 },
                 sectors,
             },
-            Extent::Zero { .. } | Extent::Unallocated { .. } => {
-                if pass.io.fill_zeros(data) {
-                    Next::Skip { sectors }
-                } else {
-                    Next::Fail(Errno::FAULT)
-                }
-            }
+            Extent::Zero { .. } | Extent::Unallocated { .. } => match pass.io.fill_zeros(data) {
+                true => Next::Skip { sectors },
+                false => Next::Zeros { data, sectors },
+            },
             Extent::NeedBitmap { bitmap, .. } => self.read_bitmap(pass, slot.tag(), bitmap),
             Extent::Bad { .. } => Next::Fail(Errno::IO),
         }

@@ -26,8 +26,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use iomgr_core::{
-    Action, Done, Errno, FileSlot, Lease, Op, OpQueue, Operation, Owner, Pass, QueueContext, Request, SECTOR_BYTES,
-    Tag, Timestamp,
+    Action, Data, Done, Errno, FileSlot, Lease, Op, OpQueue, Operation, Owner, Pass, QueueContext, Request,
+    SECTOR_BYTES, Tag, Timestamp,
 };
 
 use crate::block_status::FoundData;
@@ -52,6 +52,8 @@ const ROOM_AFTER: Duration = Duration::from_millis(5);
 enum Next {
     /// An op that serves so many of them.
     Op { action: Action, sectors: u64 },
+    /// Zeros, in memory that is out of reach.
+    Zeros { data: Data, sectors: u64 },
     /// Nothing: so many of them are as they should be.
     Skip { sectors: u64 },
     /// Something that is under way; the request is resumed.
@@ -172,20 +174,11 @@ impl DiskQueue {
     /// Does what `next` says; may the cursor move on?
     fn take(&mut self, pass: &mut Pass<'_>, tag: Tag, next: Next) -> bool {
         match next {
-            Next::Op { action, sectors } => {
-                let op = Op {
-                    token: OpKind::Part.token(self.owner, tag.0),
-                    file: self.file,
-                    action,
-                };
-                if pass.io.push(op).is_err() {
-                    return self.take(pass, tag, Next::Stall);
-                }
-                let slot = self.slot(tag);
-                slot.outstanding += 1;
-                slot.cursor += sectors;
-                true
-            }
+            Next::Op { action, sectors } => self.begin_part(pass, tag, (self.file, action), sectors),
+            Next::Zeros { data, sectors } => match pass.io.zeros() {
+                Some(zeros) => self.begin_part(pass, tag, (zeros, Action::Read { offset: 0, data }), sectors),
+                None => self.take(pass, tag, Next::Fail(Errno::FAULT)),
+            },
             Next::Skip { sectors } => {
                 self.slot(tag).cursor += sectors;
                 true
@@ -205,6 +198,18 @@ impl DiskQueue {
                 false
             }
         }
+    }
+
+    /// Begins an op that serves so many sectors at the cursor; may it move on?
+    fn begin_part(&mut self, pass: &mut Pass<'_>, tag: Tag, (file, action): (FileSlot, Action), sectors: u64) -> bool {
+        let token = OpKind::Part.token(self.owner, tag.0);
+        if pass.io.push(Op { token, file, action }).is_err() {
+            return self.take(pass, tag, Next::Stall);
+        }
+        let slot = self.slot(tag);
+        slot.outstanding += 1;
+        slot.cursor += sectors;
+        true
     }
 
     /// Ends what can be ended: the hold on the mapping, the request.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use blkdev_ublk::{Recovery, Server as Frontend, ServerConfig, block_path};
+use blkdev_ublk::{ErrorKind as Kind, Recovery, Server as Frontend, ServerConfig, block_path};
 use iomgr_core::Device;
 use iomgr_core::manager::Registry;
 use iomgr_core::policy::Governor;
@@ -52,6 +52,9 @@ pub struct UblkOptions {
     pub depth: u16,
     /// Bytes of the largest request, a power of two from 4096.
     pub buffer_bytes: u32,
+    /// Let the kernel hand over the pages of requests, rather than copy them (Linux 6.16). Filters that look at bytes do not go
+    /// with it, nor does a device without storage.
+    pub zero_copy: bool,
     /// The control socket; `ublkbN.ctl` in the runtime folder if not given.
     pub control: Option<PathBuf>,
     /// What sees every op on its way to the image and back.
@@ -69,6 +72,7 @@ impl Default for UblkOptions {
             queues: ServerConfig::QUEUES,
             depth: ServerConfig::DEPTH,
             buffer_bytes: ServerConfig::BUFFER_BYTES,
+            zero_copy: false,
             control: None,
             filters: Vec::new(),
             unprivileged: false,
@@ -90,6 +94,9 @@ pub struct UblkStatus {
     pub depth: u16,
     /// Bytes of the largest request.
     pub buffer_bytes: u32,
+    /// Are the pages of requests handed over, rather than copied?
+    #[serde(default)]
+    pub zero_copy: bool,
     /// Requests that were received and have not ended.
     pub in_flight: u32,
     /// Requests that have ended so far.
@@ -98,6 +105,9 @@ pub struct UblkStatus {
     pub enters_total: u64,
     /// Entries submitted by them.
     pub sqes_total: u64,
+    /// Operations on the image that went there as part of another one.
+    #[serde(default)]
+    pub merges_total: u64,
 }
 
 /// A running server of one block device. [`wait`](Self::wait) for its end, then [`stop`](Self::stop) it; a dropped
@@ -189,7 +199,7 @@ impl UblkServer {
         let (governor, end) = (Governor::new(Registry::new()), End::new());
         let config = config(&target, &governor, options, &end)?;
         let mark = config.mark;
-        let mut frontend = Frontend::add(config).map_err(failed)?;
+        let mut frontend = Frontend::add(config).map_err(|error| not_added(error, options))?;
         let id = frontend.id();
         let door = ControlDoor::make(options.control.as_deref(), &ublk_name(id))?;
         let record = match options.recovery {
@@ -333,6 +343,7 @@ fn config(target: &UblkTarget, governor: &Governor, options: &UblkOptions, end: 
         depth: options.depth,
         buffer_bytes: options.buffer_bytes,
         unprivileged: options.unprivileged,
+        zero_copy: options.zero_copy,
         recovery: options.recovery,
         // Random, as the maps of this process are.
         mark: RandomState::new().build_hasher().finish(),
@@ -343,6 +354,16 @@ fn config(target: &UblkTarget, governor: &Governor, options: &UblkOptions, end: 
         on_end: end.on_failure(),
         watchdog: None,
     })
+}
+
+/// The way out of what zero copy cannot do.
+const COPY: &str = "without --zero-copy the driver copies, which every kernel and every part of a device can do";
+
+fn not_added(error: blkdev_ublk::Error, options: &UblkOptions) -> Error {
+    match error.kind() {
+        Kind::Config | Kind::Unsupported if options.zero_copy => failed(error).hint(COPY),
+        _ => failed(error),
+    }
 }
 
 /// What clients of the control socket can reach.
@@ -452,10 +473,12 @@ impl UblkStatus {
             queues: info.queues,
             depth: info.depth,
             buffer_bytes: info.buffer_bytes,
+            zero_copy: info.is_zero_copy(),
             in_flight: stats.in_flight,
             requests_total: stats.requests_total,
             enters_total: stats.enters_total,
             sqes_total: stats.sqes_total,
+            merges_total: stats.merges_total,
         }
     }
 }
@@ -466,12 +489,11 @@ fn lock(frontend: &Shared) -> MutexGuard<'_, Option<Frontend>> {
 
 /// An error of the frontend's, with the way out where there is one without ublk.
 pub(crate) fn failed(error: blkdev_ublk::Error) -> Error {
-    use blkdev_ublk::ErrorKind as Ublk;
     const NBD: &str = "`iomgr serve IMAGE` serves an image over NBD, which needs no driver and no privilege";
     let (kind, hint) = match error.kind() {
-        Ublk::Config => (ErrorKind::InvalidOption, None),
-        Ublk::NoDriver | Ublk::Denied | Ublk::Unsupported | Ublk::BadKernel => (ErrorKind::Server, Some(NBD)),
-        Ublk::Taken | Ublk::Full | Ublk::NotFound => {
+        Kind::Config => (ErrorKind::InvalidOption, None),
+        Kind::NoDriver | Kind::Denied | Kind::Unsupported | Kind::BadKernel => (ErrorKind::Server, Some(NBD)),
+        Kind::Taken | Kind::Full | Kind::NotFound => {
             (ErrorKind::Server, Some("`iomgr list --ublk` shows those there are"))
         }
         _ => (ErrorKind::Server, None),

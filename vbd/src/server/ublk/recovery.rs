@@ -136,6 +136,7 @@ fn options(known: &Record, info: &DeviceInfo) -> Result<UblkOptions, Error> {
         queues: info.queues,
         depth: info.depth,
         buffer_bytes: info.buffer_bytes,
+        zero_copy: info.is_zero_copy(),
         control: Some(PathBuf::clone(&known.control)),
         filters: known.filters.iter().map(filter).collect::<Result<_, _>>()?,
         ..UblkOptions::default()

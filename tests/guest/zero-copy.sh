@@ -1,0 +1,66 @@
+# Zero copy, which takes a newer kernel: pages of requests go to raw files, loop devices and VHDs with holes, and come back,
+# held to a model; what cannot do without the bytes is refused.
+# needs: fio losetup
+# helpers: shadow
+# modules: ublk_drv, loop
+# memory: 1024
+# kernel: 7
+
+. /lib/check.sh
+. /lib/ublk.sh
+
+export IOMGR_RUNTIME_DIR=/run/iomgr
+
+is_zero_copy() {
+    iomgr status --json | grep -F '"zero_copy": true' && iomgr list --ublk --json | grep -F AUTO_BUF_REG &&
+        is_told dma_alignment=511
+}
+
+# Of pages that had something else in them. The file of zeros is what fills them.
+reads_as_zeros() {
+    yes junk | head -c $((32 << 20)) >/tmp/junk && rm /tmp/junk &&
+        within cmp -n $((48 << 20)) "$dev" /dev/zero
+}
+
+# shadow NAME SEED buffered|direct QUEUES DEPTH COMMAND…: the device that `iomgr add COMMAND…` makes.
+shadow() {
+    name=$1 seed=$2 cache=$3 queues=$4 depth=$5
+    shift 5
+    check "$name: added" add "$@" -z -q "$queues" -d "$depth"
+    check "$name: no copying" is_zero_copy
+    [ "$seed" = 3 ] && check "$name: holes are zeros" reads_as_zeros
+    check "$name: each sector holds what it must, $cache" within /bin/shadow "$dev" "$depth" 2000 "$seed" "$cache"
+    check "$name: deleted" del
+}
+
+truncate -s 48M /tmp/a.img
+shadow 'raw file' 1 buffered 1 64 /tmp/a.img
+rm /tmp/a.img
+
+truncate -s 48M /tmp/b.img
+loop=$(/bin/losetup -f --show /tmp/b.img)
+shadow 'loop device past the page cache' 2 direct 2 32 "$loop" --cache none
+/bin/losetup -d "$loop"
+rm /tmp/b.img
+
+iomgr create /tmp/c.vhd --size 48M >/dev/null
+shadow 'dynamic VHD' 3 direct 2 64 /tmp/c.vhd
+check 'dynamic VHD: the image is content' iomgr check /tmp/c.vhd
+rm /tmp/c.vhd
+
+truncate -s 32M /tmp/d.img
+check 'large requests: added' add /tmp/d.img -z --filter fault:op=write,rate=10%,errno=EIO,seed=7 --retry-on EIO
+check 'large requests: verified, with errors that pass' direct --rw=randrw --bsrange=512-512k --iodepth=16 --size=16M \
+    --verify=crc32c --verify_fatal=1 --randseed=7
+paused_under_load() {
+    direct --rw=randrw --bs=64k --iodepth=8 --size=16M --loops=3 --verify=crc32c --verify_fatal=1 &
+    load=$!
+    for _ in 1 2 3; do within iomgr pause && sleep 0.3 && within iomgr resume || return 1; done
+    wait $load
+}
+check 'pauses: what is held brings its pages with it' paused_under_load
+check 'large requests: deleted' del
+
+check 'checksums need the bytes' refused 2 'the filter checksum:size=4GiB needs the bytes' iomgr add /tmp/d.img -z --filter checksum
+check 'nothing fills what null reads' refused 2 '--zero-copy: is for images' iomgr add null -z
+finish
