@@ -22,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct BlockingDisk {
     queue: Queue,
     device: Option<Box<dyn DeviceQueue>>,
+    /// See [`keep_bytes`](Self::keep_bytes).
+    #[cfg(feature = "test-utils")]
+    keeps_bytes: bool,
 }
 
 impl BlockingDisk {
@@ -58,7 +61,40 @@ impl BlockingDisk {
         Ok(Self {
             queue,
             device: Some(opened),
+            #[cfg(feature = "test-utils")]
+            keeps_bytes: false,
         })
+    }
+
+    /// From now on the disk sees no bytes, as if a driver had registered the memory of each request. For a queue with a buffer
+    /// of a driver's, on an engine other than io_uring.
+    #[cfg(feature = "test-utils")]
+    pub fn keep_bytes(mut self) -> Self {
+        self.keeps_bytes = true;
+        self
+    }
+
+    /// A request's memory, as the disk gets it. What a read does not fill is found out.
+    #[cfg(feature = "test-utils")]
+    fn hand_over(&mut self, op: Operation, data: Data) -> Data {
+        if !self.keeps_bytes || data.len == 0 {
+            return data;
+        }
+        if op == Operation::Read {
+            self.queue.bytes_mut(data).expect("no op is outstanding").fill(0xa5);
+        }
+        self.queue.play_driver_buffer(0, Some(data));
+        Data {
+            home: iomgr_core::DataHome::Registered(0),
+            offset: 0,
+            len: data.len,
+        }
+    }
+
+    #[cfg(not(feature = "test-utils"))]
+    #[expect(clippy::unused_self, reason = "tests have something here")]
+    fn hand_over(&mut self, _: Operation, data: Data) -> Data {
+        data
     }
 
     /// Fills `buf`, whole sectors, from `start`.
@@ -153,6 +189,7 @@ impl BlockingDisk {
     ) -> std::io::Result<()> {
         let count = SectorCount::from_bytes(len_bytes).ok_or(Errno::INVAL)?;
         let range = SectorRange::new(start, count).ok_or(Errno::INVAL)?;
+        let data = self.hand_over(op, data);
         let now = self.queue.now();
         let request = Request {
             tag: TAG,

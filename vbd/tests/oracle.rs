@@ -6,7 +6,7 @@ use std::path::Path;
 
 use fastrand::Rng;
 use iomgr_core::{Device, RequestFlags, SECTOR_BYTES, Sector, SectorCount, SectorRange};
-use tqueue::EngineKind;
+use tqueue::{Config, EngineKind, Queue};
 use vbd::{BlockingDisk, Cache, CreateOptions, Disk, DiskOptions, create};
 
 struct Case {
@@ -48,21 +48,50 @@ const CASES: [Case; 4] = [
     },
 ];
 
-#[test]
-fn every_layout_equals_an_array() {
-    let seed = Rng::new().u64(..);
-    println!("seed {seed}");
-    for case in &CASES {
-        for engine in [EngineKind::Auto, EngineKind::Sync] {
-            for cache in [Cache::Writeback, Cache::None] {
-                println!("{} by {engine:?}, cache {cache:?}", case.name);
-                compare(case, &engine, cache, &mut Rng::with_seed(seed));
+/// How the disk's ops are run.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// By io_uring, where it is.
+    Ring,
+    /// By blocking calls.
+    Calls,
+    /// Likewise, and the disk sees no bytes: zero copy.
+    WithoutBytes,
+}
+
+impl Way {
+    fn open(self, disk: &Disk) -> BlockingDisk {
+        match self {
+            Self::Ring => BlockingDisk::open(disk, EngineKind::Auto).unwrap(),
+            Self::Calls => BlockingDisk::open(disk, EngineKind::Sync).unwrap(),
+            Self::WithoutBytes => {
+                let config = Config {
+                    engine: EngineKind::Sync,
+                    driver_buffers: 1,
+                    ..Config::default()
+                };
+                let blocking = BlockingDisk::with_queue(disk, Queue::new(&config).unwrap());
+                blocking.unwrap().keep_bytes()
             }
         }
     }
 }
 
-fn compare(case: &Case, engine: &EngineKind, cache: Cache, rng: &mut Rng) {
+#[test]
+fn every_layout_equals_an_array() {
+    let seed = Rng::new().u64(..);
+    println!("seed {seed}");
+    for case in &CASES {
+        for way in [Way::Ring, Way::Calls, Way::WithoutBytes] {
+            for cache in [Cache::Writeback, Cache::None] {
+                println!("{} by {way:?}, cache {cache:?}", case.name);
+                compare(case, way, cache, &mut Rng::with_seed(seed));
+            }
+        }
+    }
+}
+
+fn compare(case: &Case, way: Way, cache: Cache, rng: &mut Rng) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(case.file);
     let options = CreateOptions {
@@ -82,12 +111,12 @@ fn compare(case: &Case, engine: &EngineKind, cache: Cache, rng: &mut Rng) {
         )
         .unwrap();
         assert_eq!(disk.limits().size.0 * SECTOR_BYTES, case.size_bytes);
-        let mut blocking = BlockingDisk::open(&disk, engine.clone()).unwrap();
+        let mut blocking = way.open(&disk);
         (0..150).for_each(|_| step(&mut blocking, &mut naive, rng));
         drop(blocking);
         disk.close().unwrap();
         drop(disk);
-        check(&path, &naive, engine);
+        check(&path, &naive, way);
     }
 }
 
@@ -156,7 +185,7 @@ fn take_over(disk: &mut BlockingDisk, range: SectorRange, old: &mut [u8]) {
     old.copy_from_slice(&data);
 }
 
-fn check(path: &Path, naive: &[u8], engine: &EngineKind) {
+fn check(path: &Path, naive: &[u8], way: Way) {
     let disk = Disk::open(
         path,
         &DiskOptions {
@@ -166,7 +195,7 @@ fn check(path: &Path, naive: &[u8], engine: &EngineKind) {
     )
     .unwrap();
     assert!(disk.warnings().is_empty(), "{:?}", disk.warnings());
-    let mut blocking = BlockingDisk::open(&disk, engine.clone()).unwrap();
+    let mut blocking = way.open(&disk);
     for (at, part) in naive.chunks(1 << 20).enumerate() {
         let mut data = vec![0; part.len()];
         blocking
