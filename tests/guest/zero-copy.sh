@@ -1,6 +1,6 @@
 # Zero copy, which takes a newer kernel: pages of requests go to raw files, loop devices and VHDs with holes, and come back,
 # held to a model; what cannot do without the bytes is refused.
-# needs: fio losetup
+# needs: fio losetup blkdiscard
 # helpers: shadow
 # modules: ublk_drv, loop
 # memory: 1024
@@ -24,13 +24,13 @@ reads_as_zeros() {
 
 # shadow NAME SEED buffered|direct QUEUES DEPTH COMMAND…: the device that `iomgr add COMMAND…` makes.
 shadow() {
-    name=$1 seed=$2 cache=$3 queues=$4 depth=$5
+    what=$1 seed=$2 cache=$3 queues=$4 depth=$5
     shift 5
-    check "$name: added" add "$@" -z -q "$queues" -d "$depth"
-    check "$name: no copying" is_zero_copy
-    [ "$seed" = 3 ] && check "$name: holes are zeros" reads_as_zeros
-    check "$name: each sector holds what it must, $cache" within /bin/shadow "$dev" "$depth" 2000 "$seed" "$cache"
-    check "$name: deleted" del
+    check "$what: added" add "$@" -z -q "$queues" -d "$depth"
+    check "$what: no copying" is_zero_copy
+    [ "$seed" = 3 ] && check "$what: holes are zeros" reads_as_zeros
+    check "$what: each sector holds what it must, $cache" within /bin/shadow "$dev" "$depth" 2000 "$seed" "$cache"
+    check "$what: deleted" del
 }
 
 truncate -s 48M /tmp/a.img
@@ -52,11 +52,14 @@ truncate -s 32M /tmp/d.img
 check 'large requests: added' add /tmp/d.img -z --filter fault:op=write,rate=10%,errno=EIO,seed=7 --retry-on EIO
 check 'large requests: verified, with errors that pass' direct --rw=randrw --bsrange=512-512k --iodepth=16 --size=16M \
     --verify=crc32c --verify_fatal=1 --randseed=7
+is_busy() { [ "$(figure in_flight)" -gt 0 ]; }
 paused_under_load() {
-    direct --rw=randrw --bs=64k --iodepth=8 --size=16M --loops=3 --verify=crc32c --verify_fatal=1 &
+    direct --rw=randrw --bs=64k --iodepth=8 --size=32M --loops=8 --verify=crc32c --verify_fatal=1 &
     load=$!
-    for _ in 1 2 3; do within iomgr pause && sleep 0.3 && within iomgr resume || return 1; done
-    wait $load
+    for _ in 1 2 3; do
+        becomes is_busy && within iomgr pause d -- cp /tmp/d.img /tmp/copy.img || return 1
+    done
+    kill -0 $load && wait $load
 }
 check 'pauses: what is held brings its pages with it' paused_under_load
 check 'large requests: deleted' del
