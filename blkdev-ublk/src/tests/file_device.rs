@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::error::Error;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 
 use iomgr_core::{
@@ -19,6 +20,8 @@ pub(super) const BLOCK: u64 = 8;
 pub(super) struct FileDevice {
     file: File,
     limits: Limits,
+    /// The next write panics.
+    bomb: Arc<AtomicBool>,
     /// A flush keeps its thread: until somebody has come here, and until he has come once more.
     meeting: Arc<Barrier>,
 }
@@ -34,8 +37,14 @@ impl FileDevice {
                 needs_bytes: false,
                 ..limits
             },
+            bomb: Arc::default(),
             meeting: Arc::new(Barrier::new(2)),
         }
+    }
+
+    /// The next write kills its thread.
+    pub(super) fn explode(&self) {
+        self.bomb.store(true, Ordering::SeqCst);
     }
 
     /// Waits until a thread is in a flush, does something, and lets it go on.
@@ -72,6 +81,7 @@ impl Device for FileDevice {
             owner: cx.owner,
             slots: (0..cx.depth).map(|_| (0, Ok(()))).collect(),
             done: VecDeque::new(),
+            bomb: Arc::clone(&self.bomb),
             meeting: Arc::clone(&self.meeting),
         }))
     }
@@ -84,6 +94,7 @@ struct FileQueue {
     /// By tag: ops under way, and the first error.
     slots: Vec<(u32, Result<(), Errno>)>,
     done: VecDeque<Done>,
+    bomb: Arc<AtomicBool>,
     meeting: Arc<Barrier>,
 }
 
@@ -131,6 +142,8 @@ impl FileQueue {
 
 impl DeviceQueue for FileQueue {
     fn submit(&mut self, pass: &mut Pass<'_>, request: Request) -> Result<(), Busy> {
+        let explodes = request.op == Operation::Write && self.bomb.swap(false, Ordering::SeqCst);
+        assert!(!explodes, "it was told to explode");
         match request.op {
             Operation::Read | Operation::Write => self.transfer(pass.io, &request),
             Operation::Flush => {

@@ -5,7 +5,7 @@ use iomgr_core::{Errno, Operation, RequestFlags, Sector, SectorCount, SectorRang
 
 use super::rig::{BUFFER_BYTES, Rig};
 use crate::fake::Habits;
-use crate::{Descriptor, IoOp};
+use crate::{Attributes, Descriptor, IoOp};
 
 #[test]
 fn bytes_go_there_and_back() {
@@ -53,6 +53,46 @@ fn units_are_sectors_whatever_a_block_is() {
     assert_eq!(rig.driver.params(0).unwrap().logical_block_shift, 12);
     rig.driver.write(0, 8, &[9; 4096]).unwrap();
     assert_eq!(rig.device.bytes()[4096..8192], [9; 4096]);
+    rig.end(server);
+}
+
+/// Nothing is advertised that is not there: without a cache no flush would come, and a device that is only read takes no discard.
+#[test]
+fn the_kernel_has_what_the_device_says() {
+    let device = MemDevice::new("disk", 1 << 20).with_limits(|limits| {
+        limits.logical_block_bytes = 4096;
+        limits.physical_block_bytes = 16384;
+        limits.optimal_io_bytes = 2 << 20;
+        limits.discard_granularity_bytes = 2 << 20;
+        limits.rotational = true;
+    });
+    let rig = Rig::of(device, Habits::default());
+    let server = rig.start().unwrap();
+    let told = rig.driver.params(0).unwrap();
+    let cached = Attributes::VOLATILE_CACHE | Attributes::FUA;
+    assert_eq!(told.attributes, Attributes::ROTATIONAL | cached);
+    let shifts = [
+        told.logical_block_shift,
+        told.physical_block_shift,
+        told.io_min_shift,
+        told.io_opt_shift,
+    ];
+    assert_eq!((shifts, told.size.0), ([12, 14, 14, 21], 2048));
+    let discard = told.discard.unwrap();
+    assert_eq!(discard.granularity_bytes, 2 << 20);
+    for most in [discard.max_discard_sectors, discard.max_write_zeroes_sectors] {
+        assert!(most <= crate::SECTORS_MAX_DISCARD && most % 4096 == 0, "{most}");
+    }
+    assert_eq!(told.dma_alignment, None, "the kernel copies");
+    rig.end(server);
+
+    let device = MemDevice::new("disk", 1 << 20).with_limits(|limits| {
+        (limits.read_only, limits.volatile_cache) = (true, false);
+    });
+    let rig = Rig::of(device, Habits::default());
+    let server = rig.start().unwrap();
+    let told = rig.driver.params(0).unwrap();
+    assert_eq!((told.attributes, told.discard), (Attributes::READ_ONLY, None));
     rig.end(server);
 }
 

@@ -155,19 +155,45 @@ fn a_filter_that_needs_the_bytes_is_refused_and_others_are_not() {
     }
 }
 
-/// What no memory was registered for has none to be looked at, and an error of the image's ends its request alone.
+/// The pages that a dead server had are registered with the next one's ring.
+#[test]
+fn the_next_server_gets_the_pages_anew() {
+    let (rig, device, server) = served(new_kernel());
+    let mut server = server.unwrap();
+    device.explode();
+    let tag = rig.driver.send_write(0, 8, &[7; 512]);
+    rig.ends.wait();
+    server.stop().unwrap_err();
+    server.delete().unwrap_err();
+    let copying = ServerConfig {
+        zero_copy: false,
+        ..config(&rig, &device)
+    };
+    let error = rig.recover(copying).unwrap_err();
+    assert!(error.to_string().contains("another mode"), "{error}");
+    let server = rig.recover(config(&rig, &device)).unwrap();
+    rig.driver.answer(0, tag).unwrap();
+    assert_eq!(device.bytes(8, 1), [7; 512]);
+    rig.end_recovered(server);
+}
+
+/// What no memory was registered for has none to be looked at; and what comes short of the image ends its request alone, by an
+/// error: the driver that is played accuses whoever commits less than all.
 #[test]
 fn requests_without_data_and_errors_are_as_ever() {
-    let (rig, device, server) = served(new_kernel());
-    let server = server.unwrap();
-    rig.driver.request(0, IoOp::Discard, 0, 8).unwrap();
-    device.fill(0, &[7; 512]);
-    let beyond = rig.driver.request(0, IoOp::Read, 1 << 20, 1);
-    assert_eq!(
-        beyond,
-        Err(iomgr_core::Errno::IO.raw_os_error()),
-        "the file ends before"
-    );
-    assert_eq!(rig.driver.request(0, IoOp::Read, 0, 1).unwrap(), [7; 512]);
-    rig.end(server);
+    for zero_copy in [true, false] {
+        let rig = Rig::of(MemDevice::new("disk", 1 << 20), new_kernel());
+        let device = Arc::new(FileDevice::new((1 << 20) + 512, limits()));
+        let config = ServerConfig {
+            zero_copy,
+            ..config(&rig, &device)
+        };
+        let server = Server::start_on(&rig.driver, config).unwrap();
+        rig.driver.request(0, IoOp::Discard, 0, 8).unwrap();
+        device.fill(0, &[7; 512]);
+        let half_beyond = rig.driver.request(0, IoOp::Read, 1 << 11, 2);
+        assert_eq!(half_beyond, Err(iomgr_core::Errno::IO.raw_os_error()));
+        assert_eq!(rig.driver.request(0, IoOp::Read, 0, 1).unwrap(), [7; 512]);
+        rig.end(server);
+    }
 }
