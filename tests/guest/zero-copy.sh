@@ -62,6 +62,16 @@ paused_under_load() {
     kill -0 $load && wait $load
 }
 check 'pauses: what is held brings its pages with it' paused_under_load
+killed_under_load() {
+    direct --rw=randrw --bs=64k --iodepth=8 --size=32M --loops=8 --verify=crc32c --verify_fatal=1 &
+    load=$!
+    for _ in 1 2 3; do
+        becomes is_busy && kill -KILL "$(server)" && within iomgr recover "${dev#/dev/ublkb}" || return 1
+    done
+    kill -0 $load && wait $load
+}
+check 'recovery: the next server has the pages of what was not done' killed_under_load
+check 'recovery: no copying' is_zero_copy
 check 'large requests: deleted' del
 
 check 'checksums need the bytes' refused 2 'the filter checksum:size=4GiB needs the bytes' iomgr add /tmp/d.img -z --filter checksum
