@@ -21,7 +21,7 @@ use clap::{Args, ValueEnum};
 use tempfile::TempDir;
 use vbd::tqueue::EngineKind;
 use vbd::tqueue::filter::FilterConfig;
-use vbd::{ConnectionLimits, DiskExport, DiskOptions, Inherited, PidFile, Server, ServerOptions, UblkServer};
+use vbd::{ConnectionLimits, DiskExport, DiskOptions, Inherited, PidFile, Server, ServerOptions};
 
 use crate::args::{Cache, FILTERS, Format, disk_name};
 use crate::failure::Failure;
@@ -29,7 +29,6 @@ use crate::output::note;
 use crate::retry::Retry;
 use crate::signals::Caught;
 use crate::supervise::Role;
-use crate::ublk::{Manner, Origin};
 use crate::{signals, size, supervise, ublk};
 use frontend::{Frontend, Wanted};
 use images::{Image, Opened};
@@ -133,8 +132,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "COMMAND")]
     run: Option<String>,
     /// Start another server when this one dies by a signal; not more than five times in a row. It takes a second process, which
-    /// SIGTERM and SIGINT may be sent to as well. Who uses a block device sees a pause; NBD's clients must connect anew
-    /// (QEMU's reconnect-delay)
+    /// SIGTERM and SIGINT may be sent to as well. Clients must connect anew (nbd-client -persist, QEMU's reconnect-delay)
     #[arg(long, conflicts_with = "run")]
     supervise: bool,
     /// Write the process id here when clients can connect
@@ -183,61 +181,29 @@ impl Serve {
     pub(crate) fn run(&self, json: bool) -> Result<ExitCode, Failure> {
         let images = self.images()?;
         let role = Role::take();
-        if self.supervise && role.is_none() {
-            refuse_another_manager()?;
+        match role {
+            None if self.supervise => return self.supervise(),
+            Some(Role::Device(id)) => return self.go_on(id, json),
+            _ => {}
         }
-        let options = self.server_options(activation::take()?);
+        let mut options = self.server_options(activation::take()?);
         // Before an image is made.
         options.check()?;
-        match self.choose(role, &options)? {
-            Frontend::Ublk if self.supervise => {
-                let start = || Ok(self.start_block(&images, &options)?.0);
-                ublk::serve(start, Origin::Made, &Manner::SUPERVISED, json)
-            }
-            Frontend::Ublk => self.run_block(&images, &options, json),
-            Frontend::Nbd(_) if self.supervise && role.is_none() => supervise::anew(),
-            Frontend::Nbd(why) => self.run_nbd(&images, options, role, why.as_deref(), json),
-        }
-    }
-
-    fn choose(&self, role: Option<Role>, options: &ServerOptions) -> Result<Frontend, Failure> {
-        match role {
-            Some(Role::Device(_)) => Ok(Frontend::Ublk),
-            // Clients look for it where the one before was.
-            Some(Role::Next) => Ok(Frontend::Nbd(None)),
-            Some(Role::First) | None => Frontend::choose(self.frontend, self.only_nbd(options), vbd::check_ublk),
-        }
-    }
-
-    fn run_block(&self, images: &[Image], options: &ServerOptions, json: bool) -> Result<ExitCode, Failure> {
+        let frontend = Frontend::choose(self.frontend, self.only_nbd(&options), vbd::check_ublk)?;
         let manager = Manager::from_env();
-        // What is made from here on is taken away again, whenever a signal comes.
-        let caught = signals::catch()?;
-        let (server, opened) = self.start_block(images, options)?;
-        let _pidfile = options.pidfile.as_deref().map(PidFile::write).transpose()?;
-        let tell = |server: &_| block::tell(server, &opened, &options.filters, json);
-        serve(server, caught, &manager, tell)
-    }
-
-    fn start_block(&self, images: &[Image], options: &ServerOptions) -> Result<(UblkServer, Opened), Failure> {
-        let mut opened = images::open(images, &self.disk_options(None), self.create)?;
-        let opened = opened.pop().expect("a block device has one image");
-        Ok((block::start(&opened, options)?, opened))
-    }
-
-    fn run_nbd(
-        &self,
-        images: &[Image],
-        mut options: ServerOptions,
-        role: Option<Role>,
-        why_not_ublk: Option<&str>,
-        json: bool,
-    ) -> Result<ExitCode, Failure> {
-        let manager = Manager::from_env();
-        let opened = images::open(images, &self.disk_options(role), self.create)?;
+        let opened = images::open(&images, &self.disk_options(role), self.create)?;
         let origins: Vec<_> = opened.iter().map(|opened| opened.origin).collect();
         // What is made from here on is taken away again, whenever a signal comes.
         let caught = signals::catch()?;
+        let why_nbd = match frontend {
+            Frontend::Ublk => {
+                let server = block::start(&opened[0], &options)?;
+                let _pidfile = options.pidfile.as_deref().map(PidFile::write).transpose()?;
+                let tell = |server: &_| block::tell(server, &opened[0], &options.filters, json);
+                return serve(server, caught, &manager, tell);
+            }
+            Frontend::Nbd(why) => why,
+        };
         // For the command alone, so that nobody else meets its sockets; removed last.
         let _folder = self.run.as_ref().map(|_| private_sockets(&mut options)).transpose()?;
         let server = Server::start_all(self.exports(opened), &options)?;
@@ -247,9 +213,28 @@ impl Serve {
                 command::run(server, line, caught, &manager)
             }
             None => serve(server, caught, &manager, |server| {
-                ready::tell(server, &origins, why_not_ublk, json)
+                ready::tell(server, &origins, why_nbd.as_deref(), json)
             }),
         }
+    }
+
+    /// Starts servers, by the same words, as long as they die.
+    fn supervise(&self) -> Result<ExitCode, Failure> {
+        refuse_another_manager()?;
+        let options = self.server_options(Inherited::default());
+        options.check()?;
+        match Frontend::choose(self.frontend, self.only_nbd(&options), vbd::check_ublk)? {
+            Frontend::Ublk => ublk::supervise(),
+            Frontend::Nbd(_) => supervise::anew(),
+        }
+    }
+
+    /// Serves a block device whose server has died.
+    fn go_on(&self, id: u32, json: bool) -> Result<ExitCode, Failure> {
+        let caught = signals::catch()?;
+        let server = ublk::recover(id)?;
+        let _pidfile = self.pidfile.as_deref().map(PidFile::write).transpose()?;
+        serve(server, caught, &Manager::from_env(), |server| ublk::tell(server, json))
     }
 
     /// What was asked for that a block device has not.
@@ -263,7 +248,6 @@ impl Serve {
             ("a limit of clients", options.limits != limits()),
             ("--run", self.run.is_some()),
             ("--engine sync", matches!(self.engine, Engine::Sync)),
-            ("--pidfile with --supervise", self.supervise && self.pidfile.is_some()),
         ];
         asked.iter().find(|(_, is_asked)| *is_asked).map(|&(what, _)| what)
     }

@@ -14,7 +14,7 @@ mod backoff;
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -82,6 +82,8 @@ pub(crate) struct Supervisor {
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
+    /// If that is a pipe.
+    stdout: Option<BufReader<ChildStdout>>,
     since: Instant,
 }
 
@@ -119,9 +121,10 @@ impl Supervisor {
             return Ok(None);
         }
         let fail = |error| Failure::new("the server that is to be supervised cannot be started").because(error);
-        let child = command.spawn().map_err(fail)?;
+        let mut child = command.spawn().map_err(fail)?;
         state.server = Some(Pid::from_child(&child));
         Ok(Some(Server {
+            stdout: child.stdout.take().map(BufReader::new),
             child,
             since: Instant::now(),
         }))
@@ -169,12 +172,11 @@ impl Supervisor {
 }
 
 impl Server {
-    /// The line that it says when it serves, on the pipe that is its stdout; `None` when it has ended before.
+    /// The next line that it says on the pipe that is its stdout; `None` when it says no more.
     pub(crate) fn line(&mut self) -> Option<String> {
-        let stdout = self.child.stdout.take()?;
         let mut line = String::new();
         // What cannot be read was not said.
-        let _read = BufReader::new(stdout).read_line(&mut line);
+        let _read = self.stdout.as_mut()?.read_line(&mut line);
         line.ends_with('\n').then_some(line)
     }
 }

@@ -58,11 +58,6 @@ pub(crate) struct Manner {
 }
 
 impl Manner {
-    pub(crate) const SUPERVISED: Self = Self {
-        foreground: true,
-        supervise: true,
-    };
-
     pub(crate) fn is_supervised(&self) -> bool {
         self.supervise
     }
@@ -90,12 +85,19 @@ pub(crate) fn serve(
     match (Child::from_env(), Role::take()) {
         (None, None) if !manner.foreground => background::start(origin),
         (child, None) if manner.supervise => supervised::run(origin, child),
-        (child, Some(Role::Device(id))) => {
-            let recover = || Ok(UblkServer::recover(id, PATIENCE)?);
-            serve_here(recover, Origin::TakenOver, child, json)
-        }
+        (child, Some(Role::Device(id))) => serve_here(|| recover(id), Origin::TakenOver, child, json),
         (child, _) => serve_here(start, origin, child, json),
     }
+}
+
+/// Starts servers by the words of this process's command line, which makes a block device, as long as they die.
+pub(crate) fn supervise() -> Result<ExitCode, Failure> {
+    supervised::run(Origin::Made, None)
+}
+
+/// The next server of a device whose last one has died.
+pub(crate) fn recover(id: u32) -> Result<UblkServer, Failure> {
+    Ok(UblkServer::recover(id, PATIENCE)?)
 }
 
 fn serve_here(
@@ -129,7 +131,8 @@ fn serve_here(
     Ok(ExitCode::SUCCESS)
 }
 
-fn tell(server: &UblkServer, json: bool) -> Result<(), Failure> {
+/// Says that the device can be used.
+pub(crate) fn tell(server: &UblkServer, json: bool) -> Result<(), Failure> {
     match json {
         true => print_json_line(&event(server)),
         false => print(&ready(server, false)),

@@ -42,20 +42,16 @@ check 'it makes a block device' is_a_block_device
 check 'SIGTERM ends it' ends_by by_signal
 check 'another one' is_a_block_device
 check 'iomgr stop ends it' ends_by within iomgr stop "ublkb${dev#/dev/ublkb}"
-# Killed, its device goes on with another server.
-goes_on() {
-    rm -f /tmp/disk.vhd
-    iomgr serve /tmp/disk.vhd --create 64M --supervise >/tmp/said 2>/tmp/log &
-    supervisor=$!
-    becomes grep -q ublkb /tmp/said || { cat /tmp/log && false; }
-    dev=$(cat /tmp/said) first=$(server)
-    dd if=/bin/busybox of="$dev" bs=4k conv=fsync && kill -KILL "$first" && becomes another_than "$first" &&
-        dd if="$dev" bs=64k count=1 iflag=direct | cmp -n 65536 - /bin/busybox && kill -TERM $supervisor && wait $supervisor &&
-        gone "$dev"
+killed_and_supervised() {
+    serving --supervise || return 1
+    dev=$(served device) victim=$(server)
+    kill -KILL "$victim" && becomes is_another "$victim" && dd if=/bin/busybox of="$dev" bs=4k conv=fsync
 }
-another_than() { [ -n "$(server)" ] && [ "$(server)" != "$1" ]; }
 
-check '--supervise: a device survives its server' goes_on
+is_another() { [ -n "$(server)" ] && [ "$(server)" != "$1" ]; }
+
+check '--supervise: the device goes on when its server is killed' killed_and_supervised
+check '--supervise: iomgr stop ends all' ends_by within iomgr stop "ublkb${dev#/dev/ublkb}"
 check '--frontend nbd' is_nbd_because '' --frontend nbd
 check '--listen is for NBD' is_nbd_because '--listen is for NBD alone' --listen localhost:0
 check 'both cannot be' refused 2 '--frontend ublk: --listen is for NBD alone' iomgr serve /tmp/disk.vhd --frontend ublk --listen localhost:0

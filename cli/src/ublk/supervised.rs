@@ -1,7 +1,7 @@
 //! A block device whose server is started again when it dies: by recovery, so that who uses the device sees a pause.
 
 use std::os::unix::process::ExitStatusExt;
-use std::process::{ExitCode, Stdio};
+use std::process::{ExitCode, ExitStatus, Stdio};
 
 use serde_json::Value;
 use vbd::ublk_waits_for_server;
@@ -14,68 +14,75 @@ use crate::running::exit_code;
 use crate::supervise::{Role, Supervisor};
 
 /// Starts servers as long as they die and their device is there.
-pub(super) fn run(origin: Origin, mut background: Option<Child>) -> Result<ExitCode, Failure> {
-    let is_in_background = background.is_some();
+pub(super) fn run(origin: Origin, background: Option<Child>) -> Result<ExitCode, Failure> {
     let mut supervisor = Supervisor::new()?;
+    let mut audience = Audience {
+        is_in_background: background.is_some(),
+        background,
+    };
     let (mut role, mut device) = (Role::First, None);
-    loop {
-        let mut command = role.command();
-        let Some(mut server) = supervisor.start(command.stdout(Stdio::piped()))? else {
-            return device.map_or(Ok(ExitCode::SUCCESS), |id| Err(left(id)));
-        };
-        if let Some(line) = server.line() {
-            let id = device_of(&line)?;
-            let told = match background.take() {
-                Some(child) => child.go(&line, id).map(drop),
-                None if is_in_background => Ok(()),
-                None => print(&line),
-            };
+    while let Some(mut server) = supervisor.start(role.command().stdout(Stdio::piped()))? {
+        // In the foreground until its end; in the background until the device can be used.
+        while let Some(line) = server.line() {
+            device = device.or(device_of(&line));
+            let told = audience.tell(&line, device);
             // Who cannot be told of a new device does not want it.
-            if told.is_err() && device.is_none() && origin == Origin::Made {
+            if told.is_err() && role == Role::First && origin == Origin::Made {
                 supervisor.end();
                 supervisor.wait(&mut server)?;
                 return told.map(|()| ExitCode::FAILURE);
             }
-            device = Some(id);
         }
         let status = supervisor.wait(&mut server)?;
-        let code = exit_code(status);
-        let Some(id) = device.filter(|_| !status.success() && !supervisor.is_asked()) else {
-            return Ok(ExitCode::from(code));
+        let is_over = status.success() || supervisor.is_asked();
+        let Some(id) = device.filter(|_| !is_over) else {
+            return Ok(ExitCode::from(exit_code(status)));
         };
         if !ublk_waits_for_server(id)? {
-            // One that ended by itself has said why.
-            if status.signal().is_some() {
-                note(&format!(
-                    "the server died by signal {}, and its device is gone",
-                    code - 128
-                ));
-            }
-            return Ok(ExitCode::from(code));
+            return Ok(gone(id, status));
         }
-        let goes_on = supervisor
-            .pause(&server, status)
-            .map_err(|failure| failure.hint(way_out(id)))?;
-        if !goes_on {
-            return Err(left(id));
+        let pause = supervisor.pause(&server, status);
+        if !pause.map_err(|failure| failure.hint(way_out(id)))? {
+            break;
         }
         role = Role::Device(id);
     }
+    device.map_or(Ok(ExitCode::SUCCESS), |id| Err(left(id)))
 }
 
-/// The device that a server says that it serves.
-fn device_of(line: &str) -> Result<u32, Failure> {
+/// Who hears what the servers say: at first whoever asked for the device.
+struct Audience {
+    /// There, until the device can be used.
+    background: Option<Child>,
+    is_in_background: bool,
+}
+
+impl Audience {
+    fn tell(&mut self, line: &str, device: Option<u32>) -> Result<(), Failure> {
+        match device.and_then(|id| Some((self.background.take()?, id))) {
+            Some((child, id)) => child.go(line, id).map(drop),
+            None if self.is_in_background => Ok(()),
+            None => print(line),
+        }
+    }
+}
+
+/// The device of which a line tells: its path, perhaps behind a word, or the event in JSON.
+fn device_of(line: &str) -> Option<u32> {
     let text = line.trim_end();
-    let of_json = || {
-        serde_json::from_str::<Value>(text).ok()?["id"]
-            .as_u64()?
-            .try_into()
-            .ok()
-    };
-    let of_path = || text.strip_prefix("/dev/ublkb")?.parse().ok();
-    of_path()
-        .or_else(of_json)
-        .ok_or_else(|| Failure::new(format!("the server says {text:?}, which names no device")))
+    let path = text.split_once("/dev/ublkb").and_then(|(_, id)| id.parse().ok());
+    path.or_else(|| {
+        let event: Value = serde_json::from_str(text).ok()?;
+        event["id"].as_u64()?.try_into().ok()
+    })
+}
+
+/// There is nothing left to recover. A server that ended by itself has said why.
+fn gone(id: u32, status: ExitStatus) -> ExitCode {
+    if let Some(signal) = status.signal() {
+        note(&format!("the server died by signal {signal}, and /dev/ublkb{id} with it"));
+    }
+    ExitCode::from(exit_code(status))
 }
 
 /// The end was asked for while there was no server.
@@ -93,10 +100,15 @@ mod tests {
 
     #[test]
     fn the_device_is_in_the_line() {
-        assert_eq!(device_of("/dev/ublkb7\n").unwrap(), 7);
-        assert_eq!(device_of("{\"event\":\"ready\",\"id\":7}\n").unwrap(), 7);
-        for other in ["\n", "/dev/sda\n", "{\"id\":-1}\n"] {
-            device_of(other).unwrap_err();
+        for (line, device) in [
+            ("/dev/ublkb7\n", Some(7)),
+            ("device: /dev/ublkb7\n", Some(7)),
+            ("{\"event\":\"ready\",\"id\":7,\"path\":\"/dev/ublkb7\"}\n", Some(7)),
+            ("serving: /home/me/disk.vhd\n", None),
+            ("  blkid -p /dev/ublkb7 and more\n", None),
+            ("{\"id\":-1}\n", None),
+        ] {
+            assert_eq!(device_of(line), device, "{line}");
         }
     }
 }
