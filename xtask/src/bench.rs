@@ -18,6 +18,7 @@ mod report;
 mod rivals;
 mod tapdisk;
 mod turns;
+mod ublk;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -57,6 +58,10 @@ pub(crate) struct Args {
     /// Only count the instructions that managers' hooks take, likewise
     #[arg(long, conflicts_with_all = ["callgrind", "readme", "tapdisk", "pairs", "secs", "merging", "icount"])]
     hooks: bool,
+    /// Only count what requests take of ublk devices, likewise, beside rublk's and the kernel's loop devices (some minutes);
+    /// with --readme its tables go there
+    #[arg(long, conflicts_with_all = ["callgrind", "tapdisk", "pairs", "secs", "merging", "icount", "hooks"])]
+    ublk: bool,
     /// Only time sequential writes through tqueue beside fio's
     #[arg(long, conflicts_with_all = ["callgrind", "readme", "tapdisk", "secs"])]
     merging: bool,
@@ -77,6 +82,9 @@ pub(crate) fn run(args: &Args) -> Result {
     }
     if args.hooks {
         return hooks::run();
+    }
+    if args.ublk {
+        return ublk::run(args.readme);
     }
     if args.merging {
         need(&["fio", "losetup"])?;
@@ -101,13 +109,18 @@ pub(crate) fn run(args: &Args) -> Result {
     }
     let table = report.markdown(args.pairs, args.secs);
     println!("\n{table}");
-    if args.readme { into_readme(&table) } else { Ok(()) }
+    if args.readme {
+        into_readme("bench", &table)
+    } else {
+        Ok(())
+    }
 }
 
-fn into_readme(table: &str) -> Result {
+/// Puts a table between the marks of its name.
+fn into_readme(name: &str, table: &str) -> Result {
     let path = cmd::root().join("README.md");
     let text = std::fs::read_to_string(&path)?;
-    let text = report::between_marks(&text, table).ok_or("README.md has no marks for the table")?;
+    let text = report::between_marks(&text, name, table).ok_or("README.md has no marks for the table")?;
     Ok(std::fs::write(&path, text)?)
 }
 

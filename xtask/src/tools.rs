@@ -41,6 +41,7 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("busybox", "busybox-static", "the guest's shell"),
     tool("modprobe", "kmod", "the guest's modules in their order"),
     tool("tar", "tar", "what a guest gives back"),
+    tool("nm", "binutils", "functions whose calls a benchmark counts"),
     tool("xz", "xz-utils", "packed images"),
     tool("groff", "groff-base", "a reader of manual pages"),
     tool("python3", "python3", "the generator of hostile images"),

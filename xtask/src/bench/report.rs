@@ -55,14 +55,12 @@ impl Report {
     }
 }
 
-const BEGIN: &str = "<!-- bench:begin -->\n";
-const END: &str = "<!-- bench:end -->";
-
-/// A text with another table between its marks; none without marks.
-pub(super) fn between_marks(text: &str, table: &str) -> Option<String> {
-    let (before, rest) = text.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}{table}{END}{after}"))
+/// A text with another table between the marks of a name; none without marks.
+pub(super) fn between_marks(text: &str, name: &str, table: &str) -> Option<String> {
+    let (begin, end) = (format!("<!-- {name}:begin -->\n"), format!("<!-- {name}:end -->"));
+    let (before, rest) = text.split_once(&begin)?;
+    let (_, after) = rest.split_once(&end)?;
+    Some(format!("{before}{begin}{table}{end}{after}"))
 }
 
 /// The middle one; of an even number, the upper of the two.
@@ -105,8 +103,8 @@ mod tests {
     fn a_table_takes_the_place_of_the_last_one() {
         let text = "a\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nb\n";
         let expected = "a\n<!-- bench:begin -->\nnew\n<!-- bench:end -->\nb\n";
-        assert_eq!(between_marks(text, "new\n").as_deref(), Some(expected));
-        assert_eq!(between_marks("no marks", "new\n"), None);
+        assert_eq!(between_marks(text, "bench", "new\n").as_deref(), Some(expected));
+        assert_eq!(between_marks(text, "bench-ublk", "new\n"), None);
     }
 
     #[test]
