@@ -3,6 +3,7 @@
 //!
 //! A tag's command is the poll of an eventfd here, so the very queue and loop of the server run, on any machine.
 
+mod allocations;
 mod control;
 mod queue;
 mod recovery;
@@ -43,6 +44,8 @@ pub(crate) struct State {
     pub(crate) log: Vec<ControlOp>,
     /// What a real kernel would not have taken well.
     pub(crate) violations: Vec<String>,
+    /// Of the server's thread that was here last, so far.
+    pub(crate) allocations: u64,
 }
 
 /// How this kernel differs from what is asked of it.
@@ -304,6 +307,11 @@ impl FakeDriver {
     pub(crate) fn wait_state(&self, id: u32, wanted: DeviceState) {
         self.0
             .wait(|state| (state.device(id).ok()?.info.state == wanted).then_some(()));
+    }
+
+    /// How often a server's thread has allocated anything, when it last had to do with the driver.
+    pub(crate) fn allocations(&self) -> u64 {
+        self.0.lock().allocations
     }
 
     pub(crate) fn log(&self) -> Vec<ControlOp> {

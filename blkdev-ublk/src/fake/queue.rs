@@ -6,7 +6,7 @@ use std::thread;
 use iomgr_core::{Data, Errno, FileSlot, Lease, OpError, OpQueue, Token};
 use tqueue::{Interest, NetFull, Queue};
 
-use super::{Shared, Stage, State};
+use super::{Shared, Stage, State, allocations};
 use crate::abi::Descriptor;
 use crate::driver::{CharDevice, Delivery, QueuePort};
 use crate::{Error, ErrorKind, IoOp};
@@ -106,7 +106,12 @@ impl FakeQueue {
     }
 
     fn change<T>(&self, tag: u16, change: impl FnOnce(&mut State, Stage) -> (Stage, T)) -> T {
+        allocations::apart(|so_far| self.change_here(tag, so_far, change))
+    }
+
+    fn change_here<T>(&self, tag: u16, allocations: u64, change: impl FnOnce(&mut State, Stage) -> (Stage, T)) -> T {
         let mut state = self.reference.shared.lock();
+        state.allocations = allocations;
         let at = self.first + usize::from(tag);
         let tag = &mut state.device(self.reference.device).unwrap().tags[at];
         let stage = tag.stage.clone();

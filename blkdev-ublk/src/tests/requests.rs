@@ -2,10 +2,11 @@
 
 use iomgr_core::test_utils::{Logged, MemDevice};
 use iomgr_core::{Errno, Operation, RequestFlags, Sector, SectorCount, SectorRange};
+use tqueue::EngineKind;
 
 use super::rig::{BUFFER_BYTES, Rig};
 use crate::fake::Habits;
-use crate::{Attributes, Descriptor, IoOp};
+use crate::{Attributes, Descriptor, IoOp, Server};
 
 #[test]
 fn bytes_go_there_and_back() {
@@ -177,4 +178,29 @@ fn tags_are_in_flight_together() {
     let seen = rig.manager.seen();
     assert_eq!((seen.allocs, seen.frees), (7, 7), "each passed the hooks");
     rig.end(server);
+}
+
+/// By blocking calls, and by the ring where there is one.
+#[test]
+fn nothing_is_allocated_for_a_request() {
+    for engine in [EngineKind::Sync, EngineKind::Auto] {
+        let rig = Rig::new();
+        let mut config = rig.config();
+        config.queue.engine = engine.clone();
+        let server = Server::start_on(&rig.driver, config).unwrap();
+        let round = || {
+            rig.driver.write(0, 0, &[5; 8192]).unwrap();
+            for op in [IoOp::Read, IoOp::WriteZeroes, IoOp::Discard, IoOp::Flush] {
+                rig.driver
+                    .request(0, op, 8, if op == IoOp::Flush { 0 } else { 8 })
+                    .unwrap();
+            }
+            rig.driver.allocations()
+        };
+        // Until the device's log is full: then it allocates nothing, either.
+        let before = (0..1000).map(|_| round()).last();
+        let after = (0..200).map(|_| round()).last();
+        assert_eq!(before, after, "by {engine:?}");
+        rig.end(server);
+    }
 }
