@@ -201,7 +201,7 @@ impl Change<'_> {
         match self.stable.behind() {
             Behind::Nothing(_) if self.stable.retries.are_over() => Err(self.refused("is being closed")),
             Behind::Nothing(pause) => Ok(pause),
-            Behind::Image(_) => Err(self.refused("is not paused").hint("its status says since when one is")),
+            Behind::Image(_) => Err(self.refused("is not paused").hint("`iomgr list` shows which disks are")),
         }
     }
 

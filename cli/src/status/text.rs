@@ -172,7 +172,7 @@ fn trouble_lines(nbd: &NbdStatus) -> String {
         ),
     ];
     let seen = troubles.into_iter().filter(|(count, _)| *count > 0);
-    seen.map(|(count, what)| format!("  {count} {what}; see the log\n"))
+    seen.map(|(count, what)| format!("  {what}: {count}, see the log\n"))
         .collect()
 }
 
@@ -339,8 +339,11 @@ mod tests {
         status.nbd.stuck_passes_total = 2;
         status.nbd.stuck_ops_total = 3;
         let text = details(&status);
-        assert!(text.contains("\n  2 times that the manager took a second"), "{text}");
-        assert!(text.contains("\n  3 disk operations that the kernel kept"), "{text}");
+        assert!(
+            text.contains("\n  times that the manager took a second or longer: 2, see the log\n"),
+            "{text}"
+        );
+        assert!(text.contains("kept for longer than 10s: 3, see the log\n"), "{text}");
         assert!(!text.contains("above 1 ms"), "{text}");
     }
 
