@@ -109,6 +109,7 @@ fn what_cannot_be_attached_or_detached_is_refused_and_nothing_changes() {
         "{taken}"
     );
     let unknown = server.detach("b", PATIENCE).unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::NotFound);
     assert!(unknown.to_string().contains("no disk is called \"b\""), "{unknown}");
     let manager = CountingManager::new("choosy");
     manager.refuse("c");
