@@ -35,13 +35,14 @@ use crate::counters::Counters;
 use crate::engine::{ALL_SENT, Call, Issued, Outcome, Surroundings, UNBEGUN, Wait};
 use crate::files::{FileIndex, Files};
 use crate::inflight::{Attempt, Key};
-use crate::net::MAX_SEND_PARTS;
 use crate::run::Run;
 use crate::{Error, setup};
 
+mod header;
 mod plain;
 mod vectors;
 
+use header::Header;
 use vectors::Vector;
 pub(crate) use vectors::Vectors;
 
@@ -72,12 +73,6 @@ pub(crate) struct Ring {
     alarm: Box<Timespec>,
     alarm_is_set: bool,
     leaked: bool,
-}
-
-/// A message header and the vector it points to.
-struct Header {
-    message: libc::msghdr,
-    vector: [libc::iovec; MAX_SEND_PARTS],
 }
 
 impl std::fmt::Debug for Ring {
@@ -448,35 +443,6 @@ impl Drop for Ring {
         let _ = self.uring.submitter().unregister_files();
         // SAFETY: dropped once, here, and never used again. The queue drops the ring only when every op has ended.
         unsafe { ManuallyDrop::drop(&mut self.uring) };
-    }
-}
-
-impl Header {
-    fn new() -> Self {
-        // SAFETY: a message header of zeros is valid: no name, no vector, no control data.
-        let message = unsafe { std::mem::zeroed() };
-        let nothing = libc::iovec {
-            iov_base: std::ptr::null_mut(),
-            iov_len: 0,
-        };
-        Self {
-            message,
-            vector: [nothing; MAX_SEND_PARTS],
-        }
-    }
-
-    fn fill(&mut self, runs: impl Iterator<Item = Run>, arena: &Arena) -> *const libc::msghdr {
-        let mut count = 0;
-        for (part, run) in self.vector.iter_mut().zip(runs) {
-            *part = libc::iovec {
-                iov_base: arena.address(run).cast(),
-                iov_len: run.len() as usize,
-            };
-            count += 1;
-        }
-        self.message.msg_iov = self.vector.as_mut_ptr();
-        self.message.msg_iovlen = count;
-        &raw const self.message
     }
 }
 
