@@ -11,7 +11,8 @@
 //!
 //! [`Server`] serves any [`iomgr_core::Device`]: for each hardware queue one thread, one ring, one [`tqueue::Queue`] carry the
 //! driver's commands and the I/O that they cause, so that a pass costs one `io_uring_enter`. [`Control`] looks at devices and
-//! ends them, whoever serves them. Data are copied between the driver and the queue's arena; zero copy is to come.
+//! ends them, whoever serves them. Data are copied between the driver and the queue's arena; or
+//! the driver registers the pages of requests with the thread's ring ([`ServerConfig::zero_copy`]).
 //!
 //! A device can outlive its server ([`Recovery`]): [`Server::recover`] goes on with one whose server has died,
 //! [`Server::hand_over`] leaves it to the next.

@@ -1,6 +1,7 @@
 //! A disk as a `/dev/ublkbN`: the ublk frontend, the manager registry, the control socket, and an orderly end.
 
 mod recovery;
+mod refused;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use iomgr_core::stats::Figures;
 use serde::{Deserialize, Serialize};
 use tqueue::filter::FilterConfig;
 
+use self::refused::not_added;
 use super::DiskExport;
 use super::board::end_policy;
 use super::doors::ControlDoor;
@@ -354,16 +356,6 @@ fn config(target: &UblkTarget, governor: &Governor, options: &UblkOptions, end: 
         on_end: end.on_failure(),
         watchdog: None,
     })
-}
-
-/// The way out of what zero copy cannot do.
-const COPY: &str = "without --zero-copy the driver copies, which every kernel and every part of a device can do";
-
-fn not_added(error: blkdev_ublk::Error, options: &UblkOptions) -> Error {
-    match error.kind() {
-        Kind::Config | Kind::Unsupported if options.zero_copy => failed(error).hint(COPY),
-        _ => failed(error),
-    }
 }
 
 /// What clients of the control socket can reach.
