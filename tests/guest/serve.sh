@@ -10,6 +10,7 @@ export IOMGR_RUNTIME_DIR=/run/iomgr
 serving() {
     rm -f /tmp/disk.vhd
     iomgr serve /tmp/disk.vhd --create 64M "$@" >/tmp/said 2>&1 &
+    process=$!
     becomes grep -q '^to end it' /tmp/said || { cat /tmp/said && false; }
 }
 
@@ -24,7 +25,7 @@ is_a_block_device() {
 }
 
 ends_by() {
-    "$@" && becomes gone "$dev" && becomes gone /tmp/pid && within wait && within iomgr check /tmp/disk.vhd
+    "$@" && becomes gone "$dev" && becomes gone /tmp/pid && wait $process && within iomgr check /tmp/disk.vhd
 }
 
 is_nbd_because() {
@@ -55,7 +56,7 @@ check '--supervise: iomgr stop ends all' ends_by within iomgr stop "ublkb${dev#/
 check '--frontend nbd' is_nbd_because '' --frontend nbd
 check '--listen is for NBD' is_nbd_because '--listen is for NBD alone' --listen localhost:0
 check 'both cannot be' refused 2 '--frontend ublk: --listen is for NBD alone' iomgr serve /tmp/disk.vhd --frontend ublk --listen localhost:0
-chmod 0 /dev/ublk-control
-rmmod ublk_drv 2>/dev/null
+mv /dev/ublk-control /dev/hidden
 check 'without the driver' is_nbd_because 'no /dev/ublk-control: the kernel has no ublk driver, or it is not loaded (`modprobe ublk_drv`)'
+mv /dev/hidden /dev/ublk-control
 finish
