@@ -62,6 +62,7 @@ pub struct Span {
 pub struct Client {
     stream: UnixStream,
     size_bytes: u64,
+    transmission_flags: u16,
     next_cookie: u64,
 }
 
@@ -79,6 +80,7 @@ impl Client {
         let mut client = Client {
             stream,
             size_bytes: 0,
+            transmission_flags: 0,
             next_cookie: 1,
         };
         client.greet()?;
@@ -89,6 +91,16 @@ impl Client {
     /// The export's size.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes
+    }
+
+    /// What the server can do, as it says it in one word.
+    pub fn transmission_flags(&self) -> u16 {
+        self.transmission_flags
+    }
+
+    /// The connection, for who goes on by himself.
+    pub fn into_stream(self) -> UnixStream {
+        self.stream
     }
 
     /// Reads and waits. The outer error is the connection's, the inner one the server's answer.
@@ -212,6 +224,7 @@ impl Client {
         expect(kind == REP_ACK || kind == REP_INFO, "GO to be granted")?;
         if kind == REP_INFO && payload.starts_with(&[0, 0]) && payload.len() == 12 {
             self.size_bytes = u64::from_be_bytes(payload[2..10].try_into().expect("eight bytes"));
+            self.transmission_flags = u16::from_be_bytes(payload[10..].try_into().expect("two bytes"));
         }
         Ok(kind)
     }

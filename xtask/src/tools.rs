@@ -39,6 +39,7 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("losetup", "mount", "loop devices"),
     tool("setpriv", "util-linux", "servers that end with their test"),
     tool("busybox", "busybox-static", "the guest's shell"),
+    tool("nbd-client", "nbd-client", "the kernel's own NBD client"),
     tool("modprobe", "kmod", "the guest's modules in their order"),
     tool("tar", "tar", "what a guest gives back"),
     tool("nm", "binutils", "functions whose calls a benchmark counts"),
