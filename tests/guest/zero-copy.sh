@@ -45,11 +45,14 @@ paused_under_load() {
     kill -0 $load && wait $load
 }
 
-killed_under_load() {
+killed() { kill -KILL "$(server)" && within iomgr recover "${dev#/dev/ublkb}"; }
+upgraded() { within iomgr upgrade "${dev#/dev/ublkb}"; }
+
+next_server_under_load() {
     direct --rw=randrw --bs=64k --iodepth=8 --size=32M --loops=8 --verify=crc32c --verify_fatal=1 &
     load=$!
-    for _ in 1 2 3; do
-        becomes is_busy && kill -KILL "$(server)" && within iomgr recover "${dev#/dev/ublkb}" || return 1
+    for goes_over in killed upgraded killed; do
+        becomes is_busy && $goes_over || return 1
     done
     kill -0 $load && wait $load
 }
@@ -100,7 +103,7 @@ check 'large requests: added' add /tmp/d.img -z --filter fault:op=write,rate=10%
 check 'large requests: verified, with errors that pass' direct --rw=randrw --bsrange=512-512k --iodepth=16 --size=16M \
     --verify=crc32c --verify_fatal=1 --randseed=7
 check 'pauses: what is held brings its pages with it' paused_under_load
-check 'recovery: the next server has the pages of what was not done' killed_under_load
+check 'recovery: the next server has the pages of what was not done' next_server_under_load
 check 'recovery: no copying' is_zero_copy
 check 'large requests: deleted' del
 
