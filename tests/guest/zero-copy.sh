@@ -107,6 +107,9 @@ check 'recovery: the next server has the pages of what was not done' next_server
 check 'recovery: no copying' is_zero_copy
 check 'large requests: deleted' del
 
+check 'copied: added' add /tmp/d.img
+check 'copied: memory is aligned as the driver likes' is_told dma_alignment=3
+check 'copied: deleted' del
 check 'checksums need the bytes' refused 2 'the filter checksum:size=4GiB needs the bytes' iomgr add /tmp/d.img -z --filter checksum
 check 'nothing fills what null reads' refused 2 '--zero-copy: is for images' iomgr add null -z
 finish
