@@ -248,9 +248,9 @@ fn the_dump_shows_what_goes_as_one() {
     net: 0 of 256 outstanding, 0 in the kernel, 0 queued
     plan: PlanLimits { max_bytes: 1048576, max_segments: 64 }
     Counters { pushed: 3, completed: 0, failed: 0, deferrals: 0, handed_back: 0, enters: 1, sqes: 1, plain_calls: 0, cqes: 0, merges: 2, splits: 0, resubmissions: 0, continued: 0, retried: 0, never_started: 0, stuck: 0, quiet_sends: 0, max_in_kernel: 1, max_ops_in_kernel: 3 }
-    op 0: Token(1:0x0) Write { offset: 0, run: Run { start: 0, len: 1024 }, durable: false } in the kernel, 0 bytes moved, in one with op 1
-    op 1: Token(1:0x1) Write { offset: 1024, run: Run { start: 4096, len: 1024 }, durable: false } in the kernel, 0 bytes moved, in one with op 2
-    op 2: Token(1:0x2) Write { offset: 2048, run: Run { start: 8192, len: 1024 }, durable: false } in the kernel, 0 bytes moved
+    op 0: Token(1:0x0) Write { offset: 0, run: 0+1024, durable: false } in the kernel, 0 bytes moved, in one with op 1
+    op 1: Token(1:0x1) Write { offset: 1024, run: 4096+1024, durable: false } in the kernel, 0 bytes moved, in one with op 2
+    op 2: Token(1:0x2) Write { offset: 2048, run: 8192+1024, durable: false } in the kernel, 0 bytes moved
     ");
     assert_eq!(rig.queue.occupancy().merged_in_kernel, 1);
     rig.finish();
