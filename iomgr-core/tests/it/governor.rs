@@ -54,10 +54,11 @@ fn parameters_change_in_place_and_the_policy_remembers() {
     set(&governor, &throttle(2, None));
     assert!(Arc::ptr_eq(&reigning, &governor.registry().current()));
     assert!(start_all(&mut intake, at(400)).is_empty(), "one was taken");
-    let next = start_all(&mut intake, at(500));
-    assert_eq!(next.len(), 1, "and is paid for at the new rate");
-    free_all(&mut intake, started, at(500));
-    free_all(&mut intake, next, at(500));
+    assert!(start_all(&mut intake, at(690)).is_empty(), "0.4 are paid at the old rate");
+    let next = start_all(&mut intake, at(700));
+    assert_eq!(next.len(), 1, "and the rest at the new one");
+    free_all(&mut intake, started, at(700));
+    free_all(&mut intake, next, at(700));
     assert_eq!(intake.close().count(), 1);
 }
 
