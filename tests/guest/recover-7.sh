@@ -24,7 +24,7 @@ under_load() {
         goes_on && "$@" || well=false
     done
     goes_on && kill -0 $load || well=false
-    kill -INT $load
+    killall -INT fio
     wait $load
     cat /tmp/fio.out
     dmesg | grep -i "error.*${dev#/dev/}" && well=false

@@ -45,8 +45,8 @@ upgraded() {
 
 # Writes, and reads back what was written, all the time.
 verify() {
-    within fio --name=verify --filename="$dev" --ioengine=io_uring --direct=1 --rw=randwrite --bsrange=4k-64k --iodepth=16 \
-        --size=48M --verify=crc32c --verify_fatal=1 --verify_backlog=128 --time_based --runtime=40 --randseed=7 \
+    timeout $((20 * rounds)) fio --name=verify --filename="$dev" --ioengine=io_uring --direct=1 --rw=randwrite --bsrange=4k-64k --iodepth=16 \
+        --size=48M --verify=crc32c --verify_fatal=1 --verify_backlog=128 --time_based --runtime=$((20 * rounds - 10)) --randseed=7 \
         --minimal "$@" >/tmp/fio.out 2>&1
 }
 
@@ -60,7 +60,7 @@ under_load() {
         goes_on && "$@" || well=false
     done
     goes_on && kill -0 $load || well=false
-    kill -INT $load
+    killall -INT fio
     wait $load
     status=$?
     cat /tmp/fio.out

@@ -64,7 +64,7 @@ not_let_go() {
 
 # Who has it open is named, and so is a loop device over it.
 is_kept() {
-    refused 1 "is open: process $$ (sh) would get errors" held iomgr del -n "${dev#/dev/ublkb}" || return 1
+    held refused 1 "process $$ (sh)" iomgr del -n "${dev#/dev/ublkb}" || return 1
     loop=$(losetup -f) && losetup "$loop" "$dev" && refused 1 "$loop" iomgr del -n "${dev#/dev/ublkb}"
     status=$?
     losetup -d "$loop"

@@ -42,7 +42,7 @@ use kernel::{Kernel, Series};
 use programs::Program;
 use qemu::Machine;
 use running::Ended;
-pub(crate) use suite::run as test;
+pub(crate) use suite::{run as test, soak};
 
 /// The guest, and what runs in it.
 #[derive(Debug, ClapArgs)]

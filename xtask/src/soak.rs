@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: the long forms of the system tests and simulations, once per issue, summed up.
+//! `cargo xtask soak`: the long forms of the system tests, the guest's scripts and the simulations, once per issue, summed up.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use clap::Args as ClapArgs;
 use crate::Result;
 use crate::runner::{self, Selection};
 use crate::tally::Tally;
-use crate::{fuzz, test, tools};
+use crate::{fuzz, guest, test, tools};
 
 /// How long.
 #[derive(Debug, ClapArgs)]
@@ -43,6 +43,7 @@ pub(crate) fn run(args: &Args) -> Result {
     for &module in ONCE {
         soak.part(module, module, 0)?;
     }
+    soak.guest()?;
     let mut seed = 1;
     while started.elapsed() < end && soak.parts.last().is_some_and(Part::may_repeat) {
         for &module in ROUNDS {
@@ -86,6 +87,19 @@ impl Soak {
         let filters = QUEUE.iter().map(|&filter| filter.to_owned()).collect();
         let packages = ["--package", "tqueue", "--tests"];
         self.run("tqueue", Selection::of(&packages, filters))
+    }
+
+    fn guest(&mut self) -> Result {
+        let started = Instant::now();
+        let tally = guest::soak(&self.product)?;
+        self.sum.add(tally.clone());
+        self.parts.push(Part {
+            name: "guest".to_owned(),
+            ok: tally.failed == 0,
+            tally,
+            took: started.elapsed(),
+        });
+        Ok(())
     }
 
     fn run(&mut self, name: &str, selection: Selection) -> Result {

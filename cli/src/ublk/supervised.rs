@@ -80,7 +80,9 @@ fn device_of(line: &str) -> Option<u32> {
 /// There is nothing left to recover. A server that ended by itself has said why.
 fn gone(id: u32, status: ExitStatus) -> ExitCode {
     if let Some(signal) = status.signal() {
-        note(&format!("the server died by signal {signal}, and /dev/ublkb{id} with it"));
+        note(&format!(
+            "the server died by signal {signal}, and /dev/ublkb{id} with it"
+        ));
     }
     ExitCode::from(exit_code(status))
 }

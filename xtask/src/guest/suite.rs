@@ -12,8 +12,8 @@
 //! # kernel: 7                 instead of 6
 //! ```
 //!
-//! The guest has what all of its scripts need together. With `IOMGR_SOAK` set, a script's first argument is `soak`: it takes
-//! its long form.
+//! The guest has what all of its scripts need together. With `IOMGR_SOAK` set, or in `cargo xtask soak`, a script's
+//! first argument is `soak`: it takes its long form, and ten times as long.
 
 mod boot;
 mod script;
@@ -31,6 +31,15 @@ use script::Script;
 
 /// Runs the scripts of whose names, `guest::NAME`, one of the filters is a part; without filters, all.
 pub(crate) fn run(product: &str, filters: &[String]) -> Result<Tally> {
+    run_form(product, filters, std::env::var_os("IOMGR_SOAK").is_some())
+}
+
+/// Runs the long forms of all.
+pub(crate) fn soak(product: &str) -> Result<Tally> {
+    run_form(product, &[], true)
+}
+
+fn run_form(product: &str, filters: &[String], is_long: bool) -> Result<Tally> {
     let mut tally = Tally::default();
     let mut ready = Vec::new();
     for file in scripts(&cmd::root().join("tests/guest"))? {
@@ -48,7 +57,7 @@ pub(crate) fn run(product: &str, filters: &[String]) -> Result<Tally> {
     }
     for series in Series::value_variants() {
         let (now, later): (Vec<_>, Vec<_>) = ready.into_iter().partition(|script| script.setup.kernel == *series);
-        tally.add(boot::run(&now));
+        tally.add(boot::run(&now, is_long));
         ready = later;
     }
     Ok(tally)

@@ -63,7 +63,12 @@ impl UblkServer {
     /// ended: the device waits for the next.
     pub fn upgrade(id: u32, patience: Duration) -> Result<Self, Error> {
         let deadline = Instant::now() + patience;
-        ControlClient::connect(&Record::read(id)?.control, patience)?.hand_over()?;
+        let asked = ControlClient::connect(&Record::read(id)?.control, patience)?.hand_over();
+        asked.map_err(|error| match error.kind() {
+            // It does not answer, perhaps in time.
+            ErrorKind::Control => error.hint(format!("when the old server has ended, `iomgr recover {id}` goes on")),
+            _ => error,
+        })?;
         let hint = |error: Error| error.hint(format!("the old server has ended; `iomgr recover {id}` tries again"));
         Self::recover(id, left(deadline)).map_err(hint)
     }

@@ -10,15 +10,17 @@ use crate::tally::Tally;
 
 /// What runs the scripts, in the guest.
 const RUNNER: &str = "/lib/all.sh";
+/// What a long form may take of a short one's time.
+const TIMES_LONGER: u64 = 10;
 
 /// Runs the scripts, all of which ask for one kernel, and shows what they print as it comes.
-pub(super) fn run(scripts: &[Script]) -> Tally {
-    let Some(setup) = together(scripts) else {
+pub(super) fn run(scripts: &[Script], is_long: bool) -> Tally {
+    let Some(setup) = together(scripts, is_long) else {
         return Tally::default();
     };
     let (mut stdout, mut text) = (std::io::stdout().lock(), Vec::new());
     let started = Instant::now();
-    let outcome = setup.run(&command(scripts), &mut |bytes| {
+    let outcome = setup.run(&command(scripts, is_long), &mut |bytes| {
         let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
         text.extend_from_slice(bytes);
     });
@@ -32,7 +34,7 @@ pub(super) fn run(scripts: &[Script]) -> Tally {
 }
 
 /// What all of them need.
-fn together(scripts: &[Script]) -> Option<Setup> {
+fn together(scripts: &[Script], is_long: bool) -> Option<Setup> {
     let setups = || scripts.iter().map(|script| &script.setup);
     Some(Setup {
         kernel: setups().next()?.kernel,
@@ -41,7 +43,7 @@ fn together(scripts: &[Script]) -> Option<Setup> {
         program: union(setups().map(|setup| &setup.program)),
         file: union(setups().map(|setup| &setup.file)),
         module: union(setups().map(|setup| &setup.module)),
-        timeout: setups().map(|setup| setup.timeout).sum(),
+        timeout: scripts.iter().map(|script| seconds(script, is_long)).sum(),
         ..Setup::default()
     })
 }
@@ -58,11 +60,16 @@ fn union<'a>(lists: impl Iterator<Item = &'a Vec<String>>) -> Vec<String> {
 }
 
 /// The runner takes a script's name and its seconds for each.
-fn command(scripts: &[Script]) -> Vec<String> {
-    let form = std::env::var_os("IOMGR_SOAK").map_or("", |_| "soak");
+fn command(scripts: &[Script], is_long: bool) -> Vec<String> {
+    let form = if is_long { "soak" } else { "" };
     let mut command = ["sh", RUNNER, form].map(str::to_owned).to_vec();
     for script in scripts {
-        command.extend([script.name.clone(), script.setup.timeout.to_string()]);
+        command.extend([script.name.clone(), seconds(script, is_long).to_string()]);
     }
     command
+}
+
+/// How long it may take.
+fn seconds(script: &Script, is_long: bool) -> u64 {
+    script.setup.timeout * if is_long { TIMES_LONGER } else { 1 }
 }
