@@ -160,10 +160,13 @@ impl Control {
     /// # Errors
     /// `Busy`; `Unsupported` before Linux 7.0.
     pub fn stop_unless_open(&mut self, id: u32) -> Result<(), Error> {
+        // An older driver has several ways to say so.
+        if !self.features()?.contains(Features::SAFE_STOP_DEV) {
+            return Err(too_old(Features::SAFE_STOP_DEV, "stop a device only if nobody uses it"));
+        }
         self.run(ControlOp::TryStop, id, 0, STOP, &mut [])
             .map_err(|errno| match errno {
                 Errno::BUSY => Error::new(ErrorKind::Busy, format!("somebody has ublk device {id} open")),
-                Errno::OPNOTSUPP => too_old(Features::SAFE_STOP_DEV, "stop a device only if nobody uses it"),
                 errno => about(id, "TRY_STOP_DEV", errno),
             })
     }

@@ -157,16 +157,18 @@ check 'no power of two' refused 2 'power of two' iomgr add null -b 5000
 check 'no zero copy on this kernel' refused 1 'lacks SUPPORT_ZERO_COPY | AUTO_BUF_REG, which Linux 6.16 brought' iomgr add /tmp/trim.img -z
 check 'nothing is left behind' nothing_left
 mkdir -p /etc && echo 'nobody:x:65534:65534::/:/bin/sh' >>/etc/passwd
+echo 'other:x:65533:65533::/:/bin/sh' >>/etc/passwd
 check 'no permission' refused 1 'iomgr serve IMAGE' su nobody -s /bin/sh -c \
     'IOMGR_RUNTIME_DIR=/tmp/nobody iomgr add null'
 mkdir -p /tmp/nobody && cp /tmp/trim.img /tmp/nobody/disk.img && chown -R nobody /tmp/nobody && chmod 666 /dev/ublk-control
 udev &
 udev=$!
 check 'unprivileged: root needs none of that' refused 1 'only for users without CAP_SYS_ADMIN' iomgr add null -p
-check 'unprivileged: others are told of it' refused 1 '--unprivileged' as_nobody iomgr add null
+check 'unprivileged: others are told of it' refused 1 '--unprivileged' su nobody -s /bin/sh -c 'IOMGR_RUNTIME_DIR=/tmp/nobody/run iomgr add null'
 check 'unprivileged: added' added_by_nobody
 check 'unprivileged: read and written by its owner' written_by_nobody
-check 'unprivileged: nobody else opens it' refused 1 'not permitted' dd if="$dev" of=/dev/null count=1
+chmod 666 "$dev"
+check 'unprivileged: no other user opens it' refused 1 'not permitted' su other -s /bin/sh -c "dd if=$dev of=/dev/null count=1"
 check 'unprivileged: deleted by its owner' deleted_by_nobody
 check 'unprivileged: added again' added_by_nobody
 check 'unprivileged: deleted by root' within iomgr del -n "${dev#/dev/ublkb}" --force

@@ -28,7 +28,7 @@ impl ControlPort for FakeControl {
         let shared = &self.0;
         shared.lock().log.push(op);
         if !matches!(op, ControlOp::Features | ControlOp::Add) {
-            shared.lock().permit(device, by_path)?;
+            shared.lock().permit(op, device, by_path)?;
         }
         match op {
             ControlOp::Features => {
@@ -71,14 +71,17 @@ impl ControlPort for FakeControl {
 
 impl State {
     /// As `ublk_ctrl_uring_cmd_permission` does.
-    fn permit(&mut self, id: u32, by_path: bool) -> Result<(), Errno> {
+    fn permit(&mut self, op: ControlOp, id: u32, by_path: bool) -> Result<(), Errno> {
         let (is_root, is_node_ours) = (self.habits.is_root, self.habits.udev_looks == 0);
+        let knows_try_stop = self.habits.features.contains(Features::SAFE_STOP_DEV);
         let is_unprivileged = self.device(id)?.info.features.contains(Features::UNPRIVILEGED_DEV);
         match (is_unprivileged, by_path) {
             (false, false) if is_root => Ok(()),
             (false, false) => Err(Errno::PERM),
             (false, true) => Err(Errno::FAULT),
             (true, false) => Err(Errno::INVAL),
+            // Whose permission is asked for a command must be known.
+            (true, true) if op == ControlOp::TryStop && !knows_try_stop => Err(Errno::INVAL),
             (true, true) if is_root || is_node_ours => Ok(()),
             (true, true) => Err(Errno::ACCESS),
         }

@@ -53,6 +53,14 @@ fn any_control_device_finds_out_that_the_path_is_wanted() {
 }
 
 #[test]
+fn an_old_driver_cannot_tell_here_either_who_has_it_open() {
+    let rig = rig(false, 0);
+    let mut server = Server::start_on(&rig.driver, config(&rig)).unwrap();
+    assert_eq!(server.stop_unless_open().unwrap_err().kind(), ErrorKind::Unsupported);
+    rig.end(server);
+}
+
+#[test]
 fn without_the_flag_there_is_a_way_out_and_with_privilege_there_is_no_flag() {
     let denied = rig(false, 0);
     let error = denied.start().unwrap_err();

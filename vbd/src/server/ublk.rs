@@ -449,7 +449,9 @@ impl Service for Source {
         }
         if self.target.info().paused.is_some() {
             let what = "is paused, and what waits for its image cannot be handed over";
-            return Err(Error::new(ErrorKind::State, what).at(&self.path).hint("resume it first"));
+            return Err(Error::new(ErrorKind::State, what)
+                .at(&self.path)
+                .hint("resume it first"));
         }
         self.is_leaving.store(true, Ordering::Release);
         Ok(())
