@@ -93,14 +93,14 @@ impl ServerConfig {
         if limits.size.is_zero() {
             return Err(bad(format!("{name:?} has no sectors")));
         }
-        if self.zero_copy && limits.needs_bytes {
-            return Err(no_zero_copy(&format!("{name:?}")));
-        }
         if self.unprivileged && self.recovery != Recovery::Off {
             return Err(bad("a device without privilege does not outlive its server".into()));
         }
         if self.unprivileged && self.zero_copy {
             return Err(bad("a device without privilege has no zero copy".into()));
+        }
+        if self.zero_copy && limits.needs_bytes {
+            return Err(no_zero_copy(&format!("{name:?}")));
         }
         Ok(())
     }

@@ -78,13 +78,20 @@ fn without_the_flag_there_is_a_way_out_and_with_privilege_there_is_no_flag() {
 }
 
 #[test]
-fn one_that_outlives_its_server_is_refused_before_anything_is_made() {
+fn what_the_driver_denies_such_users_is_refused_before_anything_is_made() {
     let rig = rig(false, 0);
-    let config = ServerConfig {
+    let outlives = ServerConfig {
         recovery: Recovery::Reissue,
         ..config(&rig)
     };
-    let error = Server::start_on(&rig.driver, config).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Config);
+    let hands_over = ServerConfig {
+        zero_copy: true,
+        ..config(&rig)
+    };
+    for config in [outlives, hands_over] {
+        let error = Server::start_on(&rig.driver, config).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.to_string().contains("without privilege"), "{error}");
+    }
     assert!(rig.driver.log().is_empty());
 }
