@@ -270,6 +270,8 @@ check 'supervised: what dies again and again is given up, and waits' given_up
 check 'supervised: deleted' del
 check 'no device, nothing to recover' refused 1 'no ublk device 63' iomgr recover 63
 
+# Nothing of what follows waits for storage.
+watchdog=30
 check 'deleted right after it was killed' deleted_after_kill /tmp/fence.img
 check 'without recovery: deleted right after it was killed' deleted_after_kill /tmp/fence.img --recovery off
 check 'waiting: added' add /tmp/fence.img

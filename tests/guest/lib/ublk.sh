@@ -1,7 +1,7 @@
 # For scripts about ublk devices, after check.sh: devices are added and deleted, looked at, and used.
 
 # Nothing here may take so long: what hangs is killed, and has failed.
-within() { timeout 60 "$@"; }
+within() { timeout "${watchdog:-60}" "$@"; }
 
 # says WORDS COMMAND…: succeeds, and says these words.
 says() { exits 0 "$@"; }
