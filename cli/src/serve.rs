@@ -132,7 +132,8 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "COMMAND")]
     run: Option<String>,
     /// Start another server when this one dies by a signal; not more than five times in a row. It takes a second process, which
-    /// SIGTERM and SIGINT may be sent to as well. Clients must connect anew (nbd-client -persist, QEMU's reconnect-delay)
+    /// SIGTERM and SIGINT may be sent to as well. Who uses a block device sees a pause; NBD's clients must connect anew (QEMU's
+    /// reconnect-delay)
     #[arg(long, conflicts_with = "run")]
     supervise: bool,
     /// Write the process id here when clients can connect

@@ -11,35 +11,32 @@ use super::background::Child;
 use crate::failure::Failure;
 use crate::output::{note, print};
 use crate::running::exit_code;
-use crate::supervise::{Role, Supervisor};
+use crate::supervise::{Role, Server, Supervisor};
 
 /// Starts servers as long as they die and their device is there.
 pub(super) fn run(origin: Origin, background: Option<Child>) -> Result<ExitCode, Failure> {
     let mut supervisor = Supervisor::new()?;
-    let mut audience = Audience {
-        is_in_background: background.is_some(),
-        background,
-    };
-    let (mut role, mut device) = (Role::First, None);
+    let mut audience = Audience::new(background);
+    let mut role = Role::First;
     while let Some(mut server) = supervisor.start(role.command().stdout(Stdio::piped()))? {
-        // In the foreground until its end; in the background until the device can be used.
-        while let Some(line) = server.line() {
-            device = device.or(device_of(&line));
-            let told = audience.tell(&line, device);
+        if let Err(failure) = audience.hear(&mut server)
+            && role == Role::First
+            && origin == Origin::Made
+        {
             // Who cannot be told of a new device does not want it.
-            if told.is_err() && role == Role::First && origin == Origin::Made {
-                supervisor.end();
-                supervisor.wait(&mut server)?;
-                return told.map(|()| ExitCode::FAILURE);
-            }
+            supervisor.end();
+            supervisor.wait(&mut server)?;
+            return Err(failure);
         }
         let status = supervisor.wait(&mut server)?;
-        let is_over = status.success() || supervisor.is_asked();
-        let Some(id) = device.filter(|_| !is_over) else {
+        let Some(id) = audience.device.filter(|_| !status.success()) else {
             return Ok(ExitCode::from(exit_code(status)));
         };
         if !ublk_waits_for_server(id)? {
             return Ok(gone(id, status));
+        }
+        if supervisor.is_asked() {
+            break;
         }
         let pause = supervisor.pause(&server, status);
         if !pause.map_err(|failure| failure.hint(way_out(id)))? {
@@ -47,7 +44,7 @@ pub(super) fn run(origin: Origin, background: Option<Child>) -> Result<ExitCode,
         }
         role = Role::Device(id);
     }
-    device.map_or(Ok(ExitCode::SUCCESS), |id| Err(left(id)))
+    audience.device.map_or(Ok(ExitCode::SUCCESS), |id| Err(left(id)))
 }
 
 /// Who hears what the servers say: at first whoever asked for the device.
@@ -55,15 +52,30 @@ struct Audience {
     /// There, until the device can be used.
     background: Option<Child>,
     is_in_background: bool,
+    /// The device that the servers speak of.
+    device: Option<u32>,
 }
 
 impl Audience {
-    fn tell(&mut self, line: &str, device: Option<u32>) -> Result<(), Failure> {
-        match device.and_then(|id| Some((self.background.take()?, id))) {
-            Some((child, id)) => child.go(line, id).map(drop),
-            None if self.is_in_background => Ok(()),
-            None => print(line),
+    fn new(background: Option<Child>) -> Self {
+        Self {
+            is_in_background: background.is_some(),
+            background,
+            device: None,
         }
+    }
+
+    /// Passes on what a server says: in the foreground until its end, in the background until the device can be used.
+    fn hear(&mut self, server: &mut Server) -> Result<(), Failure> {
+        while let Some(line) = server.line() {
+            self.device = self.device.or(device_of(&line));
+            match self.device.and_then(|id| Some((self.background.take()?, id))) {
+                Some((child, id)) => child.go(&line, id).map(drop)?,
+                None if self.is_in_background => {}
+                None => print(&line)?,
+            }
+        }
+        Ok(())
     }
 }
 
