@@ -2,6 +2,7 @@
 
 mod recovery;
 mod refused;
+mod target;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
@@ -9,15 +10,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use blkdev_ublk::{ErrorKind as Kind, Recovery, Server as Frontend, ServerConfig, block_path};
-use iomgr_core::Device;
+use blkdev_ublk::{Recovery, Server as Frontend, ServerConfig, block_path};
 use iomgr_core::manager::Registry;
 use iomgr_core::policy::Governor;
-use iomgr_core::stats::Figures;
 use serde::{Deserialize, Serialize};
 use tqueue::filter::FilterConfig;
 
+pub(crate) use self::refused::failed;
 use self::refused::not_added;
+pub use self::target::UblkTarget;
 use super::DiskExport;
 use super::board::end_policy;
 use super::doors::ControlDoor;
@@ -25,23 +26,10 @@ use super::end::{End, Stopper};
 use super::served::Served;
 use super::status::{NbdStatus, Status};
 use crate::control::{Control, ManagerStatus, Service};
-use crate::disk::{Disk, DiskInfo};
 use crate::error::{Error, ErrorKind};
-use crate::null::NullDevice;
-use crate::retry::RetryStatus;
-use crate::stats::Stats;
 use crate::ublk::record::{Record, RecordFile};
 use crate::ublk::target::TargetRecord;
 use crate::ublk::{in_use, ublk_name};
-
-/// What a `/dev/ublkbN` is made from.
-#[derive(Clone, Debug)]
-pub enum UblkTarget {
-    /// Nothing: requests end at once.
-    Null(Arc<NullDevice>),
-    /// A disk.
-    Disk(Disk),
-}
 
 /// How to serve it.
 #[derive(Clone, Debug)]
@@ -131,61 +119,6 @@ pub struct UblkServer {
 
 type Shared = Arc<Mutex<Option<Frontend>>>;
 type SharedRecord = Arc<Mutex<RecordFile>>;
-
-impl UblkTarget {
-    fn device(&self) -> Arc<dyn Device> {
-        match self {
-            Self::Null(device) => Arc::clone(device) as Arc<dyn Device>,
-            Self::Disk(disk) => Arc::new(disk.clone()),
-        }
-    }
-
-    /// What it is.
-    pub fn info(&self) -> DiskInfo {
-        match self {
-            Self::Null(device) => device.info(),
-            Self::Disk(disk) => disk.info(),
-        }
-    }
-
-    fn end_retries(&self) {
-        if let Self::Disk(disk) = self {
-            disk.end_retries();
-        }
-    }
-
-    pub(super) fn retry_status(&self) -> Option<RetryStatus> {
-        match self {
-            Self::Disk(disk) => Some(disk.retry_status()),
-            Self::Null(_) => None,
-        }
-    }
-
-    pub(super) fn stats(&self) -> Stats {
-        Stats::new(&self.figures())
-    }
-
-    pub(super) fn since(&self) -> Instant {
-        match self {
-            Self::Null(device) => device.since(),
-            Self::Disk(disk) => disk.since(),
-        }
-    }
-
-    pub(super) fn figures(&self) -> [Figures; 4] {
-        match self {
-            Self::Null(device) => device.figures(),
-            Self::Disk(disk) => disk.figures(),
-        }
-    }
-
-    fn close(&self) -> Result<(), Error> {
-        match self {
-            Self::Null(_) => Ok(()),
-            Self::Disk(disk) => disk.close(),
-        }
-    }
-}
 
 impl UblkOptions {
     /// What can be told to be wrong before anything is opened; [`UblkServer::start`] asks it, too.
@@ -483,27 +416,4 @@ impl UblkStatus {
 
 fn lock(frontend: &Shared) -> MutexGuard<'_, Option<Frontend>> {
     frontend.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// An error of the frontend's, with the way out where there is one without ublk.
-pub(crate) fn failed(error: blkdev_ublk::Error) -> Error {
-    const NBD: &str = "`iomgr serve IMAGE` serves an image over NBD, which needs no driver and no privilege";
-    let (kind, hint) = match error.kind() {
-        Kind::Config => (ErrorKind::InvalidOption, None),
-        Kind::NoDriver | Kind::Denied | Kind::Unsupported | Kind::BadKernel => (ErrorKind::Server, Some(NBD)),
-        Kind::Taken | Kind::Full | Kind::NotFound => {
-            (ErrorKind::Server, Some("`iomgr list --ublk` shows those there are"))
-        }
-        _ => (ErrorKind::Server, None),
-    };
-    let what = error.to_string();
-    let cause = error.into_source();
-    let mut error = Error::new(kind, what);
-    if let Some(hint) = hint {
-        error = error.hint(hint);
-    }
-    match cause {
-        Some(cause) => error.because(cause),
-        None => error,
-    }
 }
