@@ -32,7 +32,7 @@ const SCRIPT: &str = include_str!("ublk/script.sh");
 
 const ROUNDS: u32 = 3;
 /// Requests of one measurement.
-const COUNT: u32 = 20_000;
+const COUNT: u32 = 10_000;
 
 const LOADS: [Load; 4] = [load("read", 1), load("read", 32), load("write", 1), load("write", 32)];
 
