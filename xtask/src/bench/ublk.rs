@@ -6,6 +6,7 @@
 //! | figure | counted by |
 //! |---|---|
 //! | instructions | the guest's clock |
+//! | those of the server, the kernel's for it included | `/proc`, by the same clock |
 //! | switches | `/proc`, for all threads of the server |
 //! | enters, allocations | the kernel's trace events, for the same; in rounds of their own, as that takes instructions |
 //!

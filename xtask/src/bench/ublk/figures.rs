@@ -34,7 +34,7 @@ impl Figures<'_> {
 
     /// Everything that was counted, as Markdown.
     pub(super) fn table(&self, loads: &[Load], targets: &[Target]) -> String {
-        let head = "| load | device | server | instructions | enters | switches | allocations |\n|---|---|---|---|---|---|---|\n";
+        let head = "| load | device | server | instructions | of them the server's | enters | switches | allocations |\n|---|---|---|---|---|---|---|---|\n";
         let rows = loads
             .iter()
             .flat_map(|&load| targets.iter().map(move |&target| self.row(load, target)));
@@ -47,10 +47,11 @@ impl Figures<'_> {
             figure => format!("{figure:.digits$}"),
         };
         format!(
-            "| {load} | {} | {} | {} | {} | {} | {} |\n",
+            "| {load} | {} | {} | {} | {} | {} | {} | {} |\n",
             target.device(),
             target.server,
             figure("instructions", 0),
+            figure("server", 0),
             figure("enters", 2),
             figure("switches", 2),
             figure("allocations", 2),

@@ -51,8 +51,14 @@ load() {
     instructions=$(($(echo "$line" | cut -d';' -f$field) * 1000000))
 }
 
+# Lets every tag's buffer be used once: the first use is the kernel's work, for other servers before they serve.
+warm_up() { fio --name=warm-up --filename=$dev --direct=1 --ioengine=io_uring --rw=randread --bs=4k --io_size=16m --iodepth=128 --minimal >/dev/null; }
+
 # Of all threads of the server, whether they gave the processor up or it was taken from them.
 switches() { cat /proc/$server/task/*/status | awk '/ctxt_switches/ { sum += $2 } END { print sum }'; }
+
+# Of all threads of the server, how many nanoseconds they have had the processor.
+busy() { cat /proc/$server/task/*/schedstat | awk '{ sum += $1 } END { printf "%.0f\n", sum }'; }
 
 # How often the server's threads came by the events of a kind, since they are counted.
 calls() {
@@ -65,6 +71,9 @@ calls() {
 watch() { echo hist:keys=common_pid >$tracing/events/$1/trigger; }
 unwatch() { echo '!hist:keys=common_pid' >$tracing/events/$1/trigger; }
 
+# tell LOAD FIGURE TOTAL
+tell() { echo "${1%:*} ${1#*:} $target $2 $3"; }
+
 # figure LOAD NAME EVENTS…: how often the server did that under a load.
 figure() {
     load=$1 name=$2 total=0
@@ -73,7 +82,7 @@ figure() {
     load ${load%:*} ${load#*:}
     for event; do total=$((total + $(calls $event))); done
     for event; do unwatch $event || exit; done
-    echo "${load%:*} ${load#*:} $target $name $total"
+    tell $load $name $total
 }
 
 storage >/tmp/log 2>&1 || { cat /tmp/log >&2; exit 1; }
@@ -87,12 +96,13 @@ done
 
 for round in $(seq $rounds); do
     for target in $targets; do
-        add $target >&2 || exit
+        add $target >&2 && warm_up || exit
         for load in $loads; do
-            [ -z "$server" ] || before=$(switches)
+            [ -z "$server" ] || switches=$(switches) busy=$(busy)
             load ${load%:*} ${load#*:}
-            echo "${load%:*} ${load#*:} $target instructions $instructions"
-            [ -z "$server" ] || echo "${load%:*} ${load#*:} $target switches $(($(switches) - before))"
+            tell $load instructions $instructions
+            [ -z "$server" ] || tell $load server $(($(busy) - busy))
+            [ -z "$server" ] || tell $load switches $(($(switches) - switches))
         done
         if [ $round = $rounds ] && [ -n "$server" ]; then
             for load in $loads; do
