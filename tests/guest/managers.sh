@@ -23,6 +23,31 @@ freed_by_unset() {
     iomgr manager unset && wait $waiting && [ $seen = 0 ]
 }
 
+# Five seconds at 400 requests a second: within five percent of 2000.
+rate_is_kept() {
+    iomgr manager set throttle --iops 400 --device disk >/dev/null || return 1
+    requests=$(($(reads --time_based --runtime=5 | cut -d';' -f6) / 4))
+    echo "$requests requests"
+    iomgr manager unset && [ $requests -ge 1900 ] && [ $requests -le 2100 ]
+}
+
+# A verified load goes on while one manager follows the other.
+swapped_under_load() {
+    within fio --name=load --filename="$dev" --ioengine=io_uring --direct=1 --rw=randwrite --bs=4k --iodepth=32 --size=64M \
+        --verify=crc32c --verify_fatal=1 --minimal >/tmp/fio.out 2>&1 &
+    load=$! swaps=0
+    while kill -0 $load 2>/dev/null; do
+        for policy in 'throttle --iops 5000 --device disk' wfq turn 'latency --protect disk --target 5ms' deadline 'limit --max 4' none; do
+            within iomgr manager set $policy >/dev/null && swaps=$((swaps + 1))
+        done
+    done
+    wait $load || { cat /tmp/fio.out && return 1; }
+    echo "$swaps swaps"
+    [ $swaps -ge 14 ]
+}
+
+nothing_is_pending() { [ "$(iomgr status --json | sed -n 's/^ *"pending": *\([0-9]*\).*/\1/p')" = 0 ]; }
+
 # A verified load goes on through a pause, in which the image is copied.
 paused_under_load() {
     within fio --name=load --filename="$dev" --ioengine=io_uring --direct=1 --rw=randwrite --bs=4k --iodepth=16 --size=16M \
@@ -45,6 +70,9 @@ check 'iomgr list shows the device' says "$dev" iomgr list
 check 'iomgr manager set throttle' says 'disk: iops 1' iomgr manager set throttle --iops 1 --device disk
 check 'requests that wait are let go by iomgr manager unset' freed_by_unset
 check 'iomgr manager show counts them' says 'manager: none' iomgr manager show
+check 'a throttled rate is kept within five percent' rate_is_kept
+check 'managers follow one another under a verified load' swapped_under_load
+check 'and have lost no request' nothing_is_pending
 check 'iomgr pause, a copy, and on' paused_under_load
 check 'iomgr pause' says 'disk: paused' iomgr pause disk
 check 'iomgr list shows that' says 'paused' iomgr list
