@@ -81,7 +81,7 @@ outlives() {
     load=$!
     becomes written || return 1
     "$@" && serve /tmp/disk.vhd && within nbd-link reconnect 0 /tmp/nbd && wait $load || { cat /tmp/fio.out && return 1; }
-    within cp -r /bin /mnt/u/tree && within umount /mnt/u
+    within cp /bin/busybox /mnt/u/copy && within cmp /bin/busybox /mnt/u/copy && within umount /mnt/u
 }
 
 written() { [ "$(awk "{ print \$5 }" /sys/block/nbd0/stat)" -gt 100 ]; }

@@ -8,8 +8,8 @@ use crate::tally::{Skip, Tally};
 struct Seen {
     ended_well: usize,
     failed: usize,
-    /// The runner's last word on it.
-    exit: Option<u8>,
+    /// Did the script's exit status say what its lines say? What comes after it is the runner's.
+    ended: Option<Result<(), String>>,
 }
 
 /// Counts the lines of each script; one that ended otherwise than they say has failed as well, and so has one that did not come.
@@ -36,18 +36,20 @@ fn judge_script(name: &str, text: &str, outcome: &Outcome) -> Tally {
         } else if line.starts_with("not ok ") {
             seen.failed += 1;
         } else if let Some(exit) = line.strip_prefix("== exit ") {
-            seen.exit = exit.parse().ok();
+            let expected = u8::from(seen.failed > 0).to_string();
+            let agrees = exit == expected;
+            seen.ended = Some(match agrees {
+                true => Ok(()),
+                false => Err(format!("ended with {exit}, not with {expected}")),
+            });
         }
     }
     (tally.ended_well, tally.failed) = (seen.ended_well, seen.failed);
-    let expected = u8::from(seen.failed > 0);
-    match seen.exit {
+    match seen.ended {
         None => tally.add(failure(name, &format!("did not end: the guest ended by {outcome:?}"))),
-        Some(exit) if exit != expected => {
-            tally.add(failure(name, &format!("ended with {exit}, not with {expected}")));
-        }
-        Some(_) if seen.ended_well + seen.failed == 0 => tally.add(failure(name, "tested nothing")),
-        Some(_) => {}
+        Some(Err(otherwise)) => tally.add(failure(name, &otherwise)),
+        Some(Ok(())) if seen.ended_well + seen.failed == 0 => tally.add(failure(name, "tested nothing")),
+        Some(Ok(())) => {}
     }
     tally
 }
@@ -95,6 +97,8 @@ mod tests {
         assert_eq!(sum("ok a\n", "== exit 1\n"), "1 passed, 1 failed, 0 skipped");
         assert_eq!(sum("ok a\n", ""), "1 passed, 1 failed, 0 skipped");
         assert_eq!(sum("", "== exit 0\n"), "0 passed, 1 failed, 0 skipped");
+        let left = "== exit 0\nnot ok x leaves nothing behind\n";
+        assert_eq!(sum("ok a\n", left), "1 passed, 1 failed, 0 skipped");
     }
 
     #[test]
