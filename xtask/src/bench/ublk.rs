@@ -35,7 +35,13 @@ const ROUNDS: u32 = 3;
 /// Requests of one measurement.
 const COUNT: u32 = 10_000;
 
-const LOADS: [Load; 4] = [load("read", 1), load("read", 32), load("write", 1), load("write", 32)];
+const LOADS: [Load; 5] = [
+    load("random-read", 1),
+    load("random-read", 32),
+    load("random-write", 1),
+    load("random-write", 32),
+    load("sequential-write", 32),
+];
 
 const fn load(pattern: &'static str, depth: u32) -> Load {
     Load { pattern, depth }

@@ -4,7 +4,7 @@ use super::COUNT;
 use super::bounds::Bound;
 use crate::bench::report::median;
 
-/// Requests of 4 KiB at random places, so many at a time.
+/// Requests of 4 KiB, so many at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Load {
     pub(super) pattern: &'static str,
@@ -61,7 +61,7 @@ impl Figures<'_> {
 
 impl std::fmt::Display for Load {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}, depth {}", self.pattern, self.depth)
+        write!(f, "{}, depth {}", self.pattern.replace('-', " "), self.depth)
     }
 }
 

@@ -1,4 +1,4 @@
-# ublk devices of iomgr and of rublk, and the kernel's loop devices: 4 KiB requests at random places, by direct I/O.
+# ublk devices of iomgr and of rublk, and the kernel's loop devices: 4 KiB requests by direct I/O.
 # usage: ublk.sh ROUNDS COUNT 'PATTERN:DEPTH…' 'TARGET…' 'LIBC ADDRESS…'
 # A TARGET is SERVER-STORAGE; the ADDRESSes are those of the C library's functions that allocate.
 # prints `PATTERN DEPTH TARGET FIGURE TOTAL`, for COUNT requests each
@@ -43,10 +43,11 @@ del() {
 # The ninth field of fio's line is the milliseconds of all reads, the fiftieth those of all writes.
 load() {
     case $1 in
-        read) field=9 ;;
-        write) field=50 ;;
+        random-read) how='--rw=randread --norandommap' field=9 ;;
+        random-write) how='--rw=randwrite --norandommap' field=50 ;;
+        sequential-write) how=--rw=write field=50 ;;
     esac
-    line=$(fio --name=load --filename=$dev --direct=1 --ioengine=io_uring --rw=rand$1 --norandommap --bs=4k \
+    line=$(fio --name=load --filename=$dev --direct=1 --ioengine=io_uring $how --bs=4k \
         --io_size=$((count * 4))k --iodepth=$2 --gtod_reduce=1 --minimal) || exit
     instructions=$(($(echo "$line" | cut -d';' -f$field) * 1000000))
 }
