@@ -52,8 +52,8 @@ load() {
     instructions=$(($(echo "$line" | cut -d';' -f$field) * 1000000))
 }
 
-# Lets every tag's buffer be used once: the first use is the kernel's work, for other servers before they serve.
-warm_up() { fio --name=warm-up --filename=$dev --direct=1 --ioengine=io_uring --rw=randread --bs=4k --io_size=16m --iodepth=128 --minimal >/dev/null; }
+# Lets every tag's buffer be filled once: to find memory for it is the kernel's work, for other servers before they serve.
+warm_up() { fio --name=warm-up --filename=$dev --direct=1 --ioengine=io_uring --rw=randwrite --bs=4k --io_size=16m --iodepth=128 --minimal >/dev/null; }
 
 # Of all threads of the server, whether they gave the processor up or it was taken from them.
 switches() { cat /proc/$server/task/*/status | awk '/ctxt_switches/ { sum += $2 } END { print sum }'; }
