@@ -59,7 +59,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with_all = ["callgrind", "readme", "tapdisk", "pairs", "secs", "merging", "icount"])]
     hooks: bool,
     /// Only count what requests take of ublk devices, likewise, beside rublk's and the kernel's loop devices (some minutes);
-    /// with --readme its tables go there
+    /// with --readme the figures go there
     #[arg(long, conflicts_with_all = ["callgrind", "tapdisk", "pairs", "secs", "merging", "icount", "hooks"])]
     ublk: bool,
     /// Only time sequential writes through tqueue beside fio's

@@ -114,16 +114,15 @@ fn count(setup: &Setup, product: &str, has_rublk: bool) -> Result<String> {
 fn judge(text: &str, rublk: std::result::Result<std::path::PathBuf, String>, readme: bool) -> Result {
     let figures = Figures(text);
     let bounds = LOADS.map(|load| bounds::of(load, &figures, rublk.is_ok())).concat();
-    let tables = format!(
+    let table = format!(
         "Counted by `cargo xtask bench --ublk`: medians of {ROUNDS} rounds of {COUNT} requests in a guest with one processor, fio's and the\n\
-         kernel's instructions included; rublk {}.\n\n{}\n{}",
+         kernel's instructions included; rublk {}.\n\n{}",
         rublk::VERSION,
         figures.table(&LOADS, &TARGETS),
-        verdicts(&bounds)
     );
-    println!("\n{tables}");
+    println!("\n{table}\n{}", verdicts(&bounds));
     if readme {
-        into_readme("bench-ublk", &tables)?;
+        into_readme("bench-ublk", &table)?;
     }
     let broken = bounds.iter().filter(|bound| bound.is_broken()).count();
     match (broken, rublk) {
