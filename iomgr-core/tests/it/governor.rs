@@ -54,7 +54,10 @@ fn parameters_change_in_place_and_the_policy_remembers() {
     set(&governor, &throttle(2, None));
     assert!(Arc::ptr_eq(&reigning, &governor.registry().current()));
     assert!(start_all(&mut intake, at(400)).is_empty(), "one was taken");
-    assert!(start_all(&mut intake, at(690)).is_empty(), "0.4 are paid at the old rate");
+    assert!(
+        start_all(&mut intake, at(690)).is_empty(),
+        "0.4 are paid at the old rate"
+    );
     let next = start_all(&mut intake, at(700));
     assert_eq!(next.len(), 1, "and the rest at the new one");
     free_all(&mut intake, started, at(700));

@@ -114,7 +114,8 @@ fn tell(command: Command, attributes: Vec<Nlattr<Attribute, Buffer>>) -> Result<
         .version(1)
         .attrs(attributes)
         .build()?;
-    let answers = router.send::<_, _, u16, Genlmsghdr<Command, Attribute>>(family, NlmF::ACK, NlPayload::Payload(message))?;
+    let answers =
+        router.send::<_, _, u16, Genlmsghdr<Command, Attribute>>(family, NlmF::ACK, NlPayload::Payload(message))?;
     for answer in answers {
         answer?;
     }
