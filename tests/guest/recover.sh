@@ -233,6 +233,19 @@ another_image() {
         mv /tmp/fence.away /tmp/fence.img && within iomgr recover "$(id)" && goes_on_by_hand
 }
 
+waits() { iomgr manager show --json | grep -q '"class_until": [1-9]'; }
+
+# Requests that a policy holds do not hold up the old server's end.
+handed_over_waiting() {
+    within iomgr manager set throttle --iops 1 || return 1
+    direct --rw=randwrite --bs=4k --iodepth=8 --number_ios=200 --size=8M &
+    load=$!
+    becomes waits && upgraded && becomes waits
+    status=$?
+    within iomgr manager unset
+    wait $load && [ $status = 0 ]
+}
+
 manager() { iomgr manager show | sed '/^requests/,$d'; }
 
 # manager_stays COMMAND…: the device has the same one before and after.
@@ -257,6 +270,7 @@ check 'another image in its place is refused' another_image
 check 'a manager is set' within iomgr manager set throttle --iops 5000
 check 'the manager is the same when recovered' manager_stays killed_and_recovered
 check 'the manager is the same when handed over' manager_stays upgraded
+check 'what waits for a manager is handed over as well' handed_over_waiting
 check 'of two recoveries one goes on' one_recovers
 check 'a size that has not changed' within iomgr resize "$(id)"
 truncate -s 32M /tmp/fence.img
