@@ -190,7 +190,7 @@ impl Serve {
         let mut options = self.server_options(activation::take()?);
         // Before an image is made.
         options.check()?;
-        let frontend = Frontend::choose(self.frontend, self.only_nbd(&options), vbd::check_ublk)?;
+        let frontend = self.choose(&options)?;
         let manager = Manager::from_env();
         let opened = images::open(&images, &self.disk_options(role), self.create)?;
         let origins: Vec<_> = opened.iter().map(|opened| opened.origin).collect();
@@ -224,7 +224,7 @@ impl Serve {
         refuse_another_manager()?;
         let options = self.server_options(Inherited::default());
         options.check()?;
-        match Frontend::choose(self.frontend, self.only_nbd(&options), vbd::check_ublk)? {
+        match self.choose(&options)? {
             Frontend::Ublk => ublk::supervise(),
             Frontend::Nbd(_) => supervise::anew(),
         }
@@ -238,6 +238,11 @@ impl Serve {
         serve(server, caught, &Manager::from_env(), |server| ublk::tell(server, json))
     }
 
+    fn choose(&self, options: &ServerOptions) -> Result<Frontend, Failure> {
+        let ublk = || vbd::check_ublk(&block::options(options));
+        Frontend::choose(self.frontend, self.only_nbd(options), ublk)
+    }
+
     /// What was asked for that a block device has not.
     fn only_nbd(&self, options: &ServerOptions) -> Option<&'static str> {
         let asked = [
@@ -245,7 +250,10 @@ impl Serve {
             ("--description", !self.description.is_empty()),
             ("--socket", self.socket.is_some()),
             ("--listen", !self.listen.is_empty()),
-            ("a passed socket", !options.inherited.nbd.is_empty()),
+            (
+                "a passed socket",
+                !options.inherited.nbd.is_empty() || options.inherited.control.is_some(),
+            ),
             ("a limit of clients", options.limits != limits()),
             ("--run", self.run.is_some()),
             ("--engine sync", matches!(self.engine, Engine::Sync)),

@@ -46,7 +46,10 @@ swapped_under_load() {
     [ $swaps -ge 14 ]
 }
 
-nothing_is_pending() { [ "$(iomgr status --json | sed -n 's/^ *"pending": *\([0-9]*\).*/\1/p')" = 0 ]; }
+nothing_is_pending() {
+    iomgr status --json >/tmp/status
+    grep '"pending"' /tmp/status && ! grep '"pending": *[1-9]' /tmp/status
+}
 
 # A verified load goes on through a pause, in which the image is copied.
 paused_under_load() {

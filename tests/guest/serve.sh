@@ -37,6 +37,17 @@ is_nbd_because() {
     [ "$(served 'why not ublk')" = "$why" ] && within iomgr stop disk
 }
 
+is_nbd_for_nobody() {
+    mkdir -p /etc && grep -qs nobody /etc/passwd || echo 'nobody:x:65534:65534::/:/bin/sh' >>/etc/passwd
+    mkdir -p /tmp/nobody && chown nobody /tmp/nobody && chmod 666 /dev/ublk-control
+    su nobody -s /bin/sh -c 'IOMGR_RUNTIME_DIR=/tmp/nobody/run iomgr serve /tmp/nobody/disk.vhd --create 1M' >/tmp/said 2>&1 &
+    becomes grep -q '^to end it' /tmp/said
+    chmod 600 /dev/ublk-control
+    cat /tmp/said
+    [ "$(served 'why not ublk')" = 'this user may not add ublk devices' ] &&
+        IOMGR_RUNTIME_DIR=/tmp/nobody/run within iomgr stop disk
+}
+
 by_signal() { kill -TERM "$(cat /tmp/pid)"; }
 
 check 'it makes a block device' is_a_block_device
@@ -56,6 +67,9 @@ check '--supervise: iomgr stop ends all' ends_by within iomgr stop "ublkb${dev#/
 check '--frontend nbd' is_nbd_because '' --frontend nbd
 check '--listen is for NBD' is_nbd_because '--listen is for NBD alone' --listen localhost:0
 check 'both cannot be' refused 2 '--frontend ublk: --listen is for NBD alone' iomgr serve /tmp/disk.vhd --frontend ublk --listen localhost:0
+check 'more than a block device can have' is_nbd_because '8 times 1024 buffers of 524288 bytes are more than 2 GiB; choose fewer queues, a smaller depth or smaller buffers' \
+    --queues 8 --depth 1024
+check 'by a user without privilege, whom udev lets talk to the driver' is_nbd_for_nobody
 mv /dev/ublk-control /dev/hidden
 check 'without the driver' is_nbd_because 'no /dev/ublk-control: the kernel has no ublk driver, or it is not loaded (`modprobe ublk_drv`)'
 mv /dev/hidden /dev/ublk-control

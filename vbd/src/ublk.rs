@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use blkdev_ublk::{Attributes, Control, DeviceInfo, Params, block_path};
 use iomgr_core::{Errno, SECTOR_BYTES, SectorCount};
+use rustix::thread::{CapabilitySet, capabilities};
 use serde::Serialize;
 
 use crate::control::ControlClient;
 use crate::error::{Error, ErrorKind};
 use crate::runtime::runtime_dir;
-use crate::server::failed;
+use crate::server::{UblkOptions, failed};
 use crate::socket::remove_dead;
 use record::{Record, RecordFile};
 
@@ -71,16 +72,29 @@ pub fn ublk_features() -> Result<Vec<UblkFeature>, Error> {
     Ok(blkdev_ublk::Features::all_named().map(feature).collect())
 }
 
-/// Can this process add ublk devices?
+/// Can this process add a ublk device that is served so?
 ///
 /// # Errors
-/// Why not: there is no driver, it is not for this process, it is too old, or the kernel is known to break.
-pub fn check_ublk() -> Result<(), Error> {
+/// Why not: there is no driver, it is not for this process, it is too old, the kernel is known to break, or the options do not
+/// suit it.
+pub fn check_ublk(options: &UblkOptions) -> Result<(), Error> {
+    options.check()?;
     blkdev_ublk::check_kernel()
         .and_then(|()| Control::open())
         .and_then(|mut control| control.features())
         .map_err(failed)?;
-    Ok(())
+    check_privilege(options)
+}
+
+/// The driver would say so only when it is asked for a device.
+fn check_privilege(options: &UblkOptions) -> Result<(), Error> {
+    let ours = capabilities(None).map_err(|errno| {
+        Error::new(ErrorKind::Server, "this process's capabilities cannot be read").because(std::io::Error::from(errno))
+    })?;
+    if options.unprivileged || ours.effective.contains(CapabilitySet::SYS_ADMIN) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Server, "this user may not add ublk devices").hint("be root, or have CAP_SYS_ADMIN"))
 }
 
 /// All ublk devices, by number.

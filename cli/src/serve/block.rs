@@ -12,17 +12,21 @@ use crate::failure::Failure;
 use crate::output::{print, print_json_line};
 use crate::ublk;
 
-/// Returns when the block device can be used.
-pub(super) fn start(opened: &Opened, options: &ServerOptions) -> Result<UblkServer, Failure> {
-    let depth = u16::try_from(options.depth).unwrap_or(u16::MAX);
-    let options = UblkOptions {
+/// What of `serve`'s options is a block device's.
+pub(super) fn options(options: &ServerOptions) -> UblkOptions {
+    UblkOptions {
         queues: options.threads,
-        depth,
+        depth: u16::try_from(options.depth).unwrap_or(u16::MAX),
         control: options.control.clone(),
         filters: options.filters.clone(),
         ..UblkOptions::default()
-    };
-    Ok(UblkServer::start(UblkTarget::Disk(opened.disk.clone()), &options)?)
+    }
+}
+
+/// Returns when the block device can be used.
+pub(super) fn start(opened: &Opened, options: &ServerOptions) -> Result<UblkServer, Failure> {
+    let target = UblkTarget::Disk(opened.disk.clone());
+    Ok(UblkServer::start(target, &self::options(options))?)
 }
 
 /// Says so on stdout.
