@@ -67,7 +67,7 @@ check '--supervise: iomgr stop ends all' ends_by within iomgr stop "ublkb${dev#/
 check '--frontend nbd' is_nbd_because '' --frontend nbd
 check '--listen is for NBD' is_nbd_because '--listen is for NBD alone' --listen localhost:0
 check 'both cannot be' refused 2 '--frontend ublk: --listen is for NBD alone' iomgr serve /tmp/disk.vhd --frontend ublk --listen localhost:0
-check 'more than a block device can have' is_nbd_because '8 times 1024 buffers of 524288 bytes are more than 2 GiB; choose fewer queues, a smaller depth or smaller buffers' \
+check 'more than a block device can have' is_nbd_because '8 times 1024 buffers of 524288 bytes are more than 2 GiB; choose fewer queues, a smaller depth or buffer' \
     --queues 8 --depth 1024
 check 'by a user without privilege, whom udev lets talk to the driver' is_nbd_for_nobody
 mv /dev/ublk-control /dev/hidden
