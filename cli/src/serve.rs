@@ -232,10 +232,12 @@ impl Serve {
 
     /// Serves a block device whose server has died.
     fn go_on(&self, id: u32, json: bool) -> Result<ExitCode, Failure> {
-        let caught = signals::catch()?;
-        let server = ublk::recover(id)?;
-        let _pidfile = self.pidfile.as_deref().map(PidFile::write).transpose()?;
-        serve(server, caught, &Manager::from_env(), |server| ublk::tell(server, json))
+        let there = ublk::Origin::TakenOver;
+        let server = ublk::begin(|| ublk::recover(id), there, None)?;
+        let pidfile = self.pidfile.as_deref().map(PidFile::write).transpose();
+        let _pidfile = there.heed(pidfile.map_err(Failure::from))?;
+        there.heed(ublk::tell(&server, json))?;
+        until_end(server, &Manager::from_env())
     }
 
     fn choose(&self, options: &ServerOptions) -> Result<Frontend, Failure> {
@@ -349,6 +351,11 @@ fn serve<S: Service>(
         stopper.stop();
     })?;
     tell(&server)?;
+    until_end(server, manager)
+}
+
+/// The rest of it.
+fn until_end<S: Service>(server: S, manager: &Manager) -> Result<ExitCode, Failure> {
     manager.ready(&server);
     let ended = manager.wait(&server);
     manager.stopping();

@@ -54,8 +54,19 @@ fn cannot(error: io::Error) -> Failure {
 
 /// Were we started with `signal` ignored?
 fn is_ignored(signal: i32) -> bool {
+    is_in("SigIgn:", signal)
+}
+
+/// Does `signal` call a handler?
+#[cfg(test)]
+pub(crate) fn is_caught(signal: i32) -> bool {
+    is_in("SigCgt:", signal)
+}
+
+/// Is `signal` in the set that the kernel shows under this name?
+fn is_in(set: &str, signal: i32) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = status.lines().find_map(|line| line.strip_prefix(set));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }

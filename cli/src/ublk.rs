@@ -72,6 +72,19 @@ pub(crate) enum Origin {
     TakenOver,
 }
 
+impl Origin {
+    /// What was tried when the server had started. It gives a new device up, and never one that has users.
+    pub(crate) fn heed<T>(self, tried: Result<T, Failure>) -> Result<Option<T>, Failure> {
+        match tried {
+            Err(failure) if self == Self::TakenOver => {
+                note(&format!("warning: {failure}; the device is served all the same"));
+                Ok(None)
+            }
+            tried => tried.map(Some),
+        }
+    }
+}
+
 /// How long a supervised server waits for the last writes of the one before.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -106,29 +119,44 @@ fn serve_here(
     child: Option<Child>,
     json: bool,
 ) -> Result<ExitCode, Failure> {
-    // What is made from here on is taken away again, whenever a signal comes.
-    let caught = signals::catch()?;
-    let server = start()?;
-    let stopper = server.stopper();
-    caught.handle(ABANDONED, move |_| {
-        note("closing: finishing what is in flight; once more to end at once");
-        stopper.stop();
-    })?;
+    let server = begin(start, origin, child.as_ref())?;
     let told = match child {
         Some(child) => child.go(&ready(&server, json), server.id()).map(Some),
         None => tell(&server, json).map(|()| None),
     };
-    let log = match told {
-        Err(failure) if origin == Origin::TakenOver => {
-            note(&format!("warning: {failure}; the device is served all the same"));
-            None
-        }
-        told => told?,
-    };
+    let log = origin.heed(told)?.flatten();
     server.wait();
     server.stop()?;
     log.map_or(Ok(()), |log| log.remove())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Starts a server that a signal ends, and its device with it.
+///
+/// That holds of what is made from the first moment on. A device that was there has users: until it is served, a signal ends
+/// this process and nothing else, as long as `start` may wait; one that was kept would end the device as soon as it goes on.
+pub(crate) fn begin(
+    start: impl FnOnce() -> Result<UblkServer, Failure>,
+    origin: Origin,
+    child: Option<&Child>,
+) -> Result<UblkServer, Failure> {
+    let early = match origin {
+        Origin::Made => Some(signals::catch()?),
+        Origin::TakenOver => None,
+    };
+    let server = start()?;
+    if let Some(child) = child {
+        // Ctrl-C was for whoever waits there, and would now be for the device.
+        child.leave_terminal();
+    }
+    let caught = early.map_or_else(signals::catch, Ok);
+    let stopper = server.stopper();
+    let first = move |_| {
+        note("closing: finishing what is in flight; once more to end at once");
+        stopper.stop();
+    };
+    origin.heed(caught.and_then(|caught| caught.handle(ABANDONED, first)))?;
+    Ok(server)
 }
 
 /// Says that the device can be used.
@@ -157,4 +185,33 @@ pub(crate) fn event(server: &UblkServer) -> serde_json::Value {
         "control": server.control().to_string_lossy(),
         "device": server.target().info(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One after the other: what is caught once, this process catches to its end.
+    #[test]
+    fn a_signal_ends_who_waits_for_a_device_that_stays() {
+        let is_caught = |origin| {
+            let mut seen = None;
+            let start = || {
+                seen = Some(signals::is_caught(signal_hook::consts::SIGTERM));
+                Err(Failure::new("no server"))
+            };
+            begin(start, origin, None).unwrap_err();
+            seen.unwrap()
+        };
+        assert!(!is_caught(Origin::TakenOver));
+        assert!(is_caught(Origin::Made));
+    }
+
+    #[test]
+    fn a_device_that_was_there_is_served_whatever_fails_beside_it() {
+        let failed = || Err::<(), _>(Failure::new("nobody listens"));
+        assert!(Origin::Made.heed(failed()).is_err());
+        assert_eq!(Origin::TakenOver.heed(failed()).unwrap(), None);
+        assert_eq!(Origin::TakenOver.heed(Ok(1)).unwrap(), Some(1));
+    }
 }

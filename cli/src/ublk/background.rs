@@ -75,7 +75,7 @@ fn exit_code(status: ExitStatus) -> u8 {
 
 /// That we are the child.
 #[derive(Debug)]
-pub(super) struct Child(());
+pub(crate) struct Child(());
 
 /// Where a server in the background logs.
 #[derive(Debug)]
@@ -90,15 +90,20 @@ impl Child {
         Some(Self(()))
     }
 
+    /// From now on the terminal's signals are not for this process.
+    pub(super) fn leave_terminal(&self) {
+        // It fails only in the leader of a group, which has no terminal to leave.
+        let _leads_already = rustix::process::setsid();
+    }
+
     /// Leaves the terminal and the folder, sends what is logged from now on to a file, and says `line` to the parent.
     ///
     /// # Errors
     /// Nobody reads the line: whoever wanted the device has gone.
     pub(super) fn go(self, line: &str, id: u32) -> Result<Log, Failure> {
         let log = Log::make(id)?;
+        self.leave_terminal();
         let attempt = || -> io::Result<()> {
-            // It fails only in the leader of a group, which has no terminal to leave.
-            let _leads_already = rustix::process::setsid();
             std::env::set_current_dir("/")?;
             let null = File::open("/dev/null")?;
             let mut out = io::stdout().lock();
