@@ -290,6 +290,12 @@ impl FakeDriver {
         });
     }
 
+    /// Waits until a tag is where it is waited for.
+    pub(crate) fn wait_tag(&self, id: u32, tag: usize, is_there: impl Fn(&Stage) -> bool) {
+        self.0
+            .wait(|state| is_there(&state.device(id).ok()?.tags[tag].stage).then_some(()));
+    }
+
     /// Stops a device, as another process would.
     pub(crate) fn stop_from_outside(&self, id: u32) {
         self.0.lock().device(id).unwrap().is_dirty = false;

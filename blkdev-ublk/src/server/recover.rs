@@ -84,12 +84,17 @@ impl Server {
 
     /// Has the threads end, and lets go of the device.
     pub(super) fn leave(&mut self) -> Result<(), Error> {
-        if let Some(leave) = &self.leave {
-            leave.ask();
-        }
+        self.ask_to_leave();
         let left = self.join(Stage::Gone);
         self.source = None;
         left
+    }
+
+    /// From now on the threads begin nothing more, and end when what they began has ended.
+    pub(crate) fn ask_to_leave(&self) {
+        if let Some(leave) = &self.leave {
+            leave.ask();
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use iomgr_core::test_utils::MemDevice;
 
 use super::rig::Rig;
 use crate::abi::{ControlOp, DeviceState};
-use crate::fake::Habits;
+use crate::fake::{Habits, Stage};
 use crate::{ErrorKind, Features, IoOp, Recovery, Server, ServerConfig};
 
 fn quiescing() -> Habits {
@@ -64,17 +64,16 @@ fn what_comes_to_a_server_that_leaves_is_the_next_one_s() {
     rig.device.hold();
     let begun = rig.driver.send_write(0, 0, &[1; 512]);
     rig.device.wait_submitted(2);
-    let (driver, device) = (rig.driver.clone(), rig.device.clone());
-    let leaving = std::thread::spawn(move || {
-        server.hand_over().unwrap();
-        drop(server);
-    });
-    let later = driver.send_write(0, 8, &[2; 512]);
-    device.release();
-    leaving.join().unwrap();
+    server.ask_to_leave();
+    let later = rig.driver.send_write(0, 8, &[2; 512]);
+    rig.driver.wait_tag(0, later, |stage| matches!(stage, Stage::Served(_)));
+    rig.device.release();
+    server.hand_over().unwrap();
+    assert_eq!(rig.device.submitted(), 2, "the old server has begun nothing more");
+    drop(server);
     let next = rig.recover(rig.config()).unwrap();
     for tag in [begun, later] {
-        driver.answer(0, tag).unwrap();
+        rig.driver.answer(0, tag).unwrap();
     }
     assert_eq!(rig.driver.request(0, IoOp::Read, 8, 1).unwrap(), [2; 512]);
     rig.end_recovered(next);
