@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use blkdev_ublk::{Attributes, Control, DeviceInfo, Params, block_path};
+use blkdev_ublk::{Attributes, Control, DeviceInfo, ErrorKind as Ublk, Params, block_path};
 use iomgr_core::{Errno, SECTOR_BYTES, SectorCount};
 use rustix::thread::{CapabilitySet, capabilities};
 use serde::Serialize;
@@ -129,10 +129,16 @@ pub fn delete_idle_ublk_device(id: u32) -> Result<(), Error> {
     let mut control = Control::open().map_err(failed)?;
     control.info(id).map_err(failed)?;
     match control.stop_unless_open(id) {
-        Err(error) if error.kind() == blkdev_ublk::ErrorKind::Busy => Err(in_use(id)),
-        // It cannot tell, or there is nothing to open.
+        Err(error) if error.kind() == Ublk::Busy => Err(in_use(id)),
+        Err(error) if !means_unused(error.kind()) => Err(failed(error)),
         _ => delete_ublk_device(id),
     }
+}
+
+/// Has the kernel nothing against the end of a device that it was to stop only if nobody has it open? It cannot tell, or there
+/// is nothing to open.
+fn means_unused(refusal: Ublk) -> bool {
+    matches!(refusal, Ublk::Unsupported | Ublk::NotFound)
 }
 
 /// The user and the group that a device belongs to, if it was made without privilege.
@@ -148,7 +154,7 @@ fn owner(info: &DeviceInfo) -> Option<(u32, u32)> {
 
 /// Is a device there which waits for its next server, now that its last one is dead?
 pub fn ublk_waits_for_server(id: u32) -> Result<bool, Error> {
-    use blkdev_ublk::{DeviceState, ErrorKind as Ublk, Features};
+    use blkdev_ublk::{DeviceState, Features};
     match Control::open().and_then(|mut control| control.info(id)) {
         Ok(info) => Ok(info.features.contains(Features::USER_RECOVERY) && info.state != DeviceState::Dead),
         Err(error) if error.kind() == Ublk::NotFound => Ok(false),
@@ -269,5 +275,21 @@ fn device(info: DeviceInfo, params: Option<Params>) -> UblkDevice {
         read_only: has(Attributes::READ_ONLY),
         owner: owner(&info),
         features: info.features.iter_names().map(|(name, _)| name.to_owned()).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Above all where the kernel does not answer in time, somebody may use the device.
+    #[test]
+    fn only_a_kernel_that_cannot_tell_leaves_it_to_us() {
+        for refusal in [Ublk::Unsupported, Ublk::NotFound] {
+            assert!(means_unused(refusal), "{refusal:?}");
+        }
+        for refusal in [Ublk::Busy, Ublk::TimedOut, Ublk::Denied, Ublk::Os, Ublk::Queue] {
+            assert!(!means_unused(refusal), "{refusal:?}");
+        }
     }
 }
