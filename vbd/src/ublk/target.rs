@@ -55,6 +55,9 @@ struct FileIdentity {
     number: u64,
     /// Numbers are used again.
     born_ns: Option<u64>,
+    /// So are those of block devices; this is never. None of files, and before Linux 5.15.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    disk_seq: Option<u64>,
 }
 
 impl TargetRecord {
@@ -127,7 +130,7 @@ impl DiskRecord {
             },
         };
         // Before the lock is waited for, and again when it is held.
-        let is_same = || FileIdentity::at(&path).map(|file| file == self.file);
+        let is_same = || FileIdentity::at(&path).map(|file| file.is(&self.file));
         let another =
             || refuse("is not the image that the device was added with; put that back, or delete the device".into());
         if !is_same()? {
@@ -179,12 +182,97 @@ impl FileIdentity {
                 device: 0,
                 number: meta.rdev(),
                 born_ns: None,
+                disk_seq: disk_seq(Path::new("/sys"), meta.rdev()),
             },
             false => Self {
                 device: meta.dev(),
                 number: meta.ino(),
                 born_ns: meta.created().ok().and_then(nanoseconds),
+                disk_seq: None,
             },
+        }
+    }
+
+    /// Is it the same, as far as both tell?
+    fn is(&self, other: &Self) -> bool {
+        let (here, there) = (self.disk_seq.or(other.disk_seq), other.disk_seq.or(self.disk_seq));
+        (self.device, self.number, self.born_ns, here) == (other.device, other.number, other.born_ns, there)
+    }
+}
+
+/// The how many-th disk of this kernel's it is: a loop device that gets another file is another one.
+fn disk_seq(sys: &Path, number: u64) -> Option<u64> {
+    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+    let folder = sys.join(format!("dev/block/{major}:{minor}"));
+    // A partition's is its disk's, whose folder it lies in.
+    let read = |name| std::fs::read_to_string(folder.join(name)).ok();
+    let text = read("diskseq").or_else(|| read("../diskseq"))?;
+    text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_disk_is_known_by_its_sequence_number_and_a_partition_by_its_disk_s() {
+        let sys = tempfile::tempdir().unwrap();
+        let disk = sys.path().join("devices/block/loop0");
+        let by_number = sys.path().join("dev/block");
+        fs::create_dir_all(disk.join("loop0p1")).unwrap();
+        fs::create_dir_all(&by_number).unwrap();
+        symlink(&disk, by_number.join("7:0")).unwrap();
+        symlink(disk.join("loop0p1"), by_number.join("259:300")).unwrap();
+        let [whole, part] = [(7, 0), (259, 300)].map(|(major, minor)| rustix::fs::makedev(major, minor));
+        let seq = |number| disk_seq(sys.path(), number);
+        assert_eq!((seq(whole), seq(part)), (None, None), "before Linux 5.15");
+        fs::write(disk.join("diskseq"), "23\n").unwrap();
+        assert_eq!((seq(whole), seq(part)), (Some(23), Some(23)));
+        fs::write(disk.join("diskseq"), "many\n").unwrap();
+        assert_eq!(seq(whole), None);
+    }
+
+    #[test]
+    fn another_disk_of_the_same_number_is_another() {
+        let number = rustix::fs::makedev(7, 0);
+        let loop0 = |disk_seq| FileIdentity {
+            device: 0,
+            number,
+            born_ns: None,
+            disk_seq,
+        };
+        assert!(loop0(Some(1)).is(&loop0(Some(1))));
+        assert!(!loop0(Some(2)).is(&loop0(Some(1))));
+        // What one of them does not tell.
+        assert!(loop0(None).is(&loop0(Some(1))) && loop0(Some(1)).is(&loop0(None)) && loop0(None).is(&loop0(None)));
+        let other = FileIdentity {
+            number: number + 1,
+            ..loop0(Some(1))
+        };
+        assert!(!other.is(&loop0(Some(1))));
+    }
+
+    /// Of every block device of this machine that has one, as the kernel shows it elsewhere.
+    #[test]
+    fn what_this_kernel_tells_is_found() {
+        let Ok(disks) = fs::read_dir("/sys/block") else {
+            println!("skipped: no /sys/block here");
+            return;
+        };
+        for disk in disks.flatten().map(|entry| entry.path()) {
+            let [seq, number] = ["diskseq", "dev"].map(|name| fs::read_to_string(disk.join(name)).ok());
+            let (Some(seq), Some(number)) = (seq, number) else { continue };
+            let (major, minor) = number.trim().split_once(':').unwrap();
+            let number = rustix::fs::makedev(major.parse().unwrap(), minor.parse().unwrap());
+            let seq = seq.trim().parse().ok();
+            assert_eq!(disk_seq(Path::new("/sys"), number), seq, "{disk:?}");
+            let node = Path::new("/dev").join(disk.file_name().unwrap());
+            if fs::metadata(&node).is_ok_and(|meta| meta.rdev() == number) {
+                assert_eq!(FileIdentity::at(&node).unwrap().disk_seq, seq, "{node:?}");
+            }
         }
     }
 }
