@@ -214,10 +214,16 @@ given_up() {
         within iomgr recover "$(id)" && goes_on_by_hand
 }
 
-# Somebody else has the image: the fence.
+not_served_twice() {
+    kill -KILL "$(pid)"
+    refused 1 'waits for its next server' iomgr add /tmp/fence.img && refused 1 "recover $(id)" iomgr serve /tmp/fence.img &&
+        refused 1 'waits for its next server' iomgr serve /tmp/fence.img --frontend nbd && within iomgr recover "$(id)" && goes_on_by_hand
+}
+
+# Somebody else has the image, who cannot know of the device: the fence.
 waits_for_the_image() {
     kill -KILL "$(pid)"
-    iomgr serve /tmp/fence.img --socket /tmp/fence.sock >/tmp/fence.out 2>&1 &
+    IOMGR_RUNTIME_DIR=/tmp/elsewhere iomgr serve /tmp/fence.img --socket /tmp/fence.sock >/tmp/fence.out 2>&1 &
     holder=$!
     becomes [ -S /tmp/fence.sock ] && refused 1 "in use by process $holder (iomgr)" iomgr recover "$(id)" --timeout 2s
     status=$?
@@ -265,6 +271,7 @@ recovered dynamic.vhd -q 2
 truncate -s 16M /tmp/fence.img
 check 'fence: added' add /tmp/fence.img
 check 'a device that is served is not recovered' refused 1 'serves the device, and is well' iomgr recover "$(id)"
+check 'while it waits, its image is not served by another' not_served_twice
 check 'one that holds the image is waited for, and named' waits_for_the_image
 check 'another image in its place is refused' another_image
 check 'a manager is set' within iomgr manager set throttle --iops 5000

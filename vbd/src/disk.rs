@@ -20,6 +20,7 @@ use crate::pause::PauseStatus;
 use crate::retry::{RetryPolicy, RetryStatus};
 use crate::stable::{Behind, Stable, StableQueue, Witness};
 use crate::stats::Stats;
+use crate::ublk::check_not_waiting;
 
 /// Does the host's page cache hold the image's bytes?
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,6 +134,7 @@ impl Disk {
             );
             return Err(Error::new(ErrorKind::InvalidOption, what).at(path));
         }
+        check_not_waiting(&next.info())?;
         next.make_durable()?;
         change.vacate(|queues| queues.wait(timeout))?;
         change.occupy(next);

@@ -38,6 +38,7 @@ use crate::generation::Shared;
 use crate::origin::Origin;
 use crate::retry::RetryPolicy;
 use crate::stable::{Attendance, Change, Stable};
+use crate::ublk::check_not_waiting;
 use keeper::Keeper;
 
 /// Who resumes waits no longer for somebody else's lock: others wait for them, the server's end for one.
@@ -268,6 +269,8 @@ impl Change<'_> {
         open: impl FnOnce(&Origin) -> Result<Shared, Error>,
     ) -> Result<(), Error> {
         let next = open(&pause.was.origin).and_then(|next| pause.accept(next));
+        // Meanwhile it may have been another server's, which is dead by now.
+        let next = next.and_then(|next| check_not_waiting(&next.info()).map(|()| next));
         let next = next.and_then(|next| next.make_durable().map(|()| next));
         let next = next.and_then(|next| self.announce(next)).map_err(stays_paused)?;
         let (info, paused_for) = (next.info(), pause.since.elapsed());

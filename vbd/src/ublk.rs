@@ -3,6 +3,7 @@
 pub(crate) mod record;
 pub(crate) mod target;
 mod users;
+mod waiting;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -20,6 +21,7 @@ use crate::runtime::runtime_dir;
 use crate::server::{UblkOptions, failed};
 use crate::socket::remove_dead;
 use record::{Record, RecordFile};
+pub(crate) use waiting::check_not_waiting;
 
 /// A feature of the driver.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -20,6 +20,7 @@ use iomgr_core::{Device, Waker};
 use super::options::{self, DiskExport, ServerOptions};
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind};
+use crate::ublk::check_not_waiting;
 
 /// See the module.
 #[derive(Debug)]
@@ -141,9 +142,10 @@ impl Board {
     }
 }
 
-/// Makes a disk known to the managers, and an export of it.
+/// Makes a disk known to the managers, and an export of it, if nobody else has still to write to its image.
 fn introduce(export: DiskExport, registry: &Registry) -> Result<Export, Error> {
     let DiskExport { disk, description } = export;
+    check_not_waiting(&disk.info())?;
     let managed = registry
         .attach(disk.name())
         .map_err(|error| Error::new(ErrorKind::Server, "the manager refuses the disk").because(error))?;

@@ -26,8 +26,8 @@ pub use options::{DiskExport, ServerOptions};
 pub use served::DiskEntry;
 pub(crate) use served::Served;
 pub use status::{ConnectionStatus, DeviceStatus, LimitsStatus, NbdStatus, Status};
-pub(crate) use ublk::failed;
 pub use ublk::{UblkOptions, UblkServer, UblkStatus, UblkTarget};
+pub(crate) use ublk::{failed, server_of};
 
 use crate::control::Control;
 use crate::disk::Disk;

@@ -16,6 +16,7 @@ use iomgr_core::policy::Governor;
 use serde::{Deserialize, Serialize};
 use tqueue::filter::FilterConfig;
 
+pub(crate) use self::recovery::server_of;
 pub(crate) use self::refused::failed;
 use self::refused::not_added;
 pub use self::target::UblkTarget;
@@ -29,7 +30,7 @@ use crate::control::{Control, ManagerStatus, Service};
 use crate::error::{Error, ErrorKind};
 use crate::ublk::record::{Record, RecordFile};
 use crate::ublk::target::TargetRecord;
-use crate::ublk::{in_use, ublk_name};
+use crate::ublk::{check_not_waiting, in_use, ublk_name};
 
 /// How to serve it.
 #[derive(Clone, Debug)]
@@ -131,6 +132,7 @@ impl UblkServer {
     /// Adds a block device, and serves it; returns when it can be used.
     pub fn start(target: UblkTarget, options: &UblkOptions) -> Result<Self, Error> {
         options.check()?;
+        check_not_waiting(&target.info())?;
         let (governor, end) = (Governor::new(Registry::new()), End::new());
         let config = config(&target, &governor, options, &end)?;
         let mark = config.mark;

@@ -11,6 +11,7 @@
 //! - What is read is input like any other: it must be a small regular file of this user's that nobody else may write, of this
 //!   boot, and about this very device and image. The driver keeps the device's mark, which no other device has.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -76,6 +77,11 @@ fn state_name(id: u32) -> String {
     format!("{}.state", ublk_name(id))
 }
 
+fn id_of(name: &OsStr) -> Option<u32> {
+    let id = name.to_str()?.strip_prefix("ublkb")?.strip_suffix(".state")?;
+    id.parse().ok().filter(|&id| OsStr::new(&state_name(id)) == name)
+}
+
 impl Record {
     pub(crate) fn new(
         id: u32,
@@ -103,6 +109,22 @@ impl Record {
         read(&file)
             .and_then(|bytes| Self::parse(&bytes, id))
             .map_err(|what| Error::new(ErrorKind::Server, what).at(&path))
+    }
+
+    /// Those in the runtime folder that can be believed. The others recover no device.
+    pub(crate) fn all() -> Vec<Self> {
+        Self::all_in(&runtime_dir())
+    }
+
+    pub(super) fn all_in(folder: &Path) -> Vec<Self> {
+        // Often there is no folder.
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let found = entries.filter_map(|entry| {
+            let id = id_of(&entry.file_name())?;
+            let bytes = read(&open(&entry.path()).ok()?).ok()?;
+            Self::parse(&bytes, id).ok()
+        });
+        found.collect()
     }
 
     /// Reads what was written for a device of this boot.

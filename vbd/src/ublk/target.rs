@@ -80,6 +80,14 @@ impl TargetRecord {
         DiskRecord::of(info, retry).map(Self::Disk)
     }
 
+    /// Is it written to this image?
+    pub(crate) fn writes_to(&self, image: &Path) -> bool {
+        match self {
+            Self::Null { .. } => false,
+            Self::Disk(disk) => !disk.read_only && FileIdentity::at(image).is_ok_and(|file| file.is(&disk.file)),
+        }
+    }
+
     /// Opens it again. An image is locked first: that is granted when the last write of the server that died has landed.
     pub(crate) fn open(&self, lock_timeout: Duration) -> Result<UblkTarget, Error> {
         match self {
@@ -264,7 +272,9 @@ mod tests {
         };
         for disk in disks.flatten().map(|entry| entry.path()) {
             let [seq, number] = ["diskseq", "dev"].map(|name| fs::read_to_string(disk.join(name)).ok());
-            let (Some(seq), Some(number)) = (seq, number) else { continue };
+            let (Some(seq), Some(number)) = (seq, number) else {
+                continue;
+            };
             let (major, minor) = number.trim().split_once(':').unwrap();
             let number = rustix::fs::makedev(major.parse().unwrap(), minor.parse().unwrap());
             let seq = seq.trim().parse().ok();

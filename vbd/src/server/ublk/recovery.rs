@@ -149,7 +149,7 @@ fn options(known: &Record, info: &DeviceInfo) -> Result<UblkOptions, Error> {
 }
 
 /// The process that serves a device and is well.
-fn server_of(known: &Record) -> Option<u32> {
+pub(crate) fn server_of(known: &Record) -> Option<u32> {
     let status = ControlClient::connect(&known.control, ANSWER_MAX).ok()?.status().ok()?;
     status
         .ublk
