@@ -69,6 +69,8 @@ pub(crate) struct Habits {
     pub(crate) hides_processors: bool,
     /// So many times it has not noticed yet that a server is gone.
     pub(crate) busy_recoveries: u32,
+    /// Meanwhile somebody deletes the device, and another with this mark gets its number.
+    pub(crate) replaced_by: Option<u64>,
     /// Idle tags do not come back in time.
     pub(crate) quiesces_late: bool,
     /// Who serves has CAP_SYS_ADMIN.
@@ -93,6 +95,7 @@ impl Default for Habits {
             processors: Vec::new(),
             hides_processors: false,
             busy_recoveries: 0,
+            replaced_by: None,
             quiesces_late: false,
             is_root: true,
             udev_looks: 0,

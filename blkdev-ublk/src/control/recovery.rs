@@ -22,13 +22,21 @@ const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 impl Control {
-    /// Has the kernel forget the last server, as soon as that has gone; not after `patience`.
-    pub(crate) fn start_recovery(&mut self, id: u32, patience: Duration) -> Result<(), Error> {
+    /// What the device is, if it is the one with that mark and can be recovered, now or when its server is gone.
+    pub(crate) fn recoverable(&mut self, id: u32, mark: u64) -> Result<DeviceInfo, Error> {
+        let info = self.info(id)?;
+        check_identity(&info, mark)?;
+        check_recoverable(&info)?;
+        Ok(info)
+    }
+
+    /// Has the kernel forget the last server, as soon as that has gone; not after `patience`. Meanwhile the device may be
+    /// deleted, and another get its number.
+    pub(crate) fn start_recovery(&mut self, id: u32, mark: u64, patience: Duration) -> Result<(), Error> {
         let deadline = Instant::now() + patience;
         let mut pause = PAUSE_MIN;
         loop {
-            let info = self.info(id)?;
-            check_recoverable(&info)?;
+            let info = self.recoverable(id, mark)?;
             let is_left = matches!(info.state, DeviceState::Quiesced | DeviceState::FailIo);
             // A command that is given up here may be obeyed later, and nobody could take up what it began: so it has time.
             let begun = is_left.then(|| self.run(ControlOp::StartRecovery, id, 0, STOP, &mut []));
@@ -59,6 +67,19 @@ impl Control {
             Err(Errno::BUSY | Errno::INTR) => Ok(false),
             Err(errno) => Err(about(id, "QUIESCE_DEV", errno)),
         }
+    }
+}
+
+fn check_identity(info: &DeviceInfo, mark: u64) -> Result<(), Error> {
+    match info.mark == mark {
+        true => Ok(()),
+        false => Err(Error::new(
+            ErrorKind::Config,
+            format!(
+                "ublk device {} is not the one that is to be recovered: that was deleted, and another has its number",
+                info.id
+            ),
+        )),
     }
 }
 

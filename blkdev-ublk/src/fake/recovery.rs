@@ -87,7 +87,7 @@ impl Device {
 impl Shared {
     pub(super) fn start_recovery(&self, id: u32) -> Result<(), Errno> {
         let mut state = self.lock();
-        let busy = state.habits.busy_recoveries;
+        let (busy, replaced_by) = (state.habits.busy_recoveries, state.habits.replaced_by);
         state.habits.busy_recoveries = busy.saturating_sub(1);
         let device = state.device(id)?;
         if !device.has(Features::USER_RECOVERY) || !device.was_ready {
@@ -95,6 +95,7 @@ impl Shared {
         }
         let is_left = matches!(device.info.state, DeviceState::Quiesced | DeviceState::FailIo);
         if device.is_open || !is_left || busy > 0 {
+            device.info.mark = replaced_by.unwrap_or(device.info.mark);
             return Err(Errno::BUSY);
         }
         device.forget_server();

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::made::{check_mode, mode};
 use super::{Server, Stage, watchdog};
-use crate::abi::{Attributes, DeviceInfo, DeviceState, Params};
+use crate::abi::{Attributes, DeviceState, Params};
 use crate::config::ServerConfig;
 use crate::driver::Driver;
 use crate::kernel::KernelDriver;
@@ -43,12 +43,11 @@ impl Server {
     ) -> Result<Self, Error> {
         config.check()?;
         let mut control = Control::on(driver)?;
-        let info = control.info(id)?;
-        check_identity(&info, &config)?;
+        let info = control.recoverable(id, config.mark)?;
         check_mode(mode(&config), &info)?;
         check_fit(&control.params(id)?, &config)?;
         let watchdog = watchdog(&config)?;
-        control.start_recovery(id, patience)?;
+        control.start_recovery(id, config.mark, patience)?;
         let mut server = Self::new(control, info, watchdog, Stage::Adopted);
         server.serve(driver, config)?;
         server.control.end_recovery(id)?;
@@ -100,16 +99,6 @@ impl Server {
 
 fn refuse(what: String) -> Error {
     Error::new(ErrorKind::Config, what)
-}
-
-fn check_identity(info: &DeviceInfo, config: &ServerConfig) -> Result<(), Error> {
-    match info.mark == config.mark {
-        true => Ok(()),
-        false => Err(refuse(format!(
-            "ublk device {} is not the one that is to be recovered: that was deleted, and another has its number",
-            info.id
-        ))),
-    }
 }
 
 /// What users were told must hold still.

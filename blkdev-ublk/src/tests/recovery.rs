@@ -82,6 +82,24 @@ fn a_kernel_that_has_not_noticed_yet_is_asked_again() {
     rig.end_recovered(server);
 }
 
+/// Its number is not the device.
+#[test]
+fn one_that_is_replaced_while_it_is_waited_for_is_left_alone() {
+    let habits = Habits {
+        busy_recoveries: 1,
+        replaced_by: Some(78),
+        ..Habits::default()
+    };
+    let rig = Rig::of(MemDevice::new("disk", 1 << 20), habits);
+    let _tag = rig.killed(rig.config());
+    let refused = rig.recover(rig.config()).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Config);
+    assert!(refused.to_string().contains("another has its number"), "{refused}");
+    let asked = commands(&rig).into_iter().filter(|op| *op == ControlOp::StartRecovery);
+    assert_eq!(asked.count(), 1);
+    rig.driver.assert_content();
+}
+
 #[test]
 fn a_device_that_is_served_is_not_recovered() {
     let rig = Rig::new();
