@@ -110,8 +110,8 @@ pub(crate) struct Device {
     pub(crate) info: DeviceInfo,
     pub(crate) params: Option<Params>,
     pub(crate) was_stopped: bool,
-    /// Was every tag fetched by its last server?
-    pub(crate) was_ready: bool,
+    /// Queues of which its last server fetched every tag.
+    pub(crate) queues_ready: usize,
     /// A new server may come in.
     pub(crate) is_recovering: bool,
     /// New requests wait for the next server.
@@ -310,6 +310,11 @@ impl FakeDriver {
         let mut state = self.0.lock();
         let users = &mut state.device(id).unwrap().users;
         *users = if opens { *users + 1 } else { *users - 1 };
+    }
+
+    /// Refuses the fetch of this tag of this queue from now on, or of none.
+    pub(crate) fn refuse_tag(&self, tag: Option<(u16, u16)>) {
+        self.0.lock().habits.bad_tag = tag;
     }
 
     /// Waits for a state.

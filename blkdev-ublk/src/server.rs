@@ -1,9 +1,9 @@
 //! A device's life, as its owner sees it: added, started, served, stopped, deleted.
 //!
 //! ```text
-//!  ADD_DEV ─► SET_PARAMS ─► threads: map, fetch every tag ─► START_DEV ─► /dev/ublkbN
-//!                                                                             │
-//!  DEL_DEV ◄── close /dev/ublkcN ◄── threads end ◄── every tag aborted ◄── STOP_DEV
+//!  ADD_DEV ─► SET_PARAMS ─► threads ready ─► open /dev/ublkcN ─► fetch every tag ─► START_DEV ─► /dev/ublkbN
+//!                                                                                                    │
+//!               DEL_DEV ◄── close /dev/ublkcN ◄── threads end ◄── every tag aborted ◄───────────── STOP_DEV
 //! ```
 //!
 //! A device that outlives its server is taken over by the next: `recover`.
@@ -63,11 +63,11 @@ const LOOK_AFTER: Duration = Duration::from_millis(50);
 /// How far a device is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// It is there, and has no threads yet.
+    /// It is there, and nobody has it open.
     Added,
-    /// It was there before, and its recovery has begun: it stays, whatever becomes of that.
+    /// It was there before: it stays, whatever becomes of its recovery.
     Adopted,
-    /// It has threads, perhaps not all, and is not started.
+    /// Threads fetch its tags, and it is not started.
     Starting,
     /// Its threads serve.
     Serving,
@@ -132,7 +132,8 @@ impl Server {
         compare(&wanted, &server.info)?;
         server.await_ownership(driver)?;
         server.tell_params(&config)?;
-        server.serve(driver, config)?;
+        server.prepare(&config)?;
+        server.open(driver)?;
         Ok(server)
     }
 
@@ -231,22 +232,27 @@ impl Server {
         self.take_down()
     }
 
-    /// Opens the device, and starts a thread for each of its queues; every tag is fetched then.
-    fn serve(&mut self, driver: &dyn Driver, config: ServerConfig) -> Result<(), Error> {
-        let source = driver.open(self.info.id)?;
-        self.source = Some(Arc::clone(&source));
+    /// Starts a thread for each of its queues, and has them make all that they need, but for the device.
+    fn prepare(&mut self, config: &ServerConfig) -> Result<(), Error> {
         let (reports_in, reports) = unbounded();
         self.threads = Threads::new(reports);
-        let plans = plans(&config, self, &source, &reports_in)?;
+        let plans = plans(config, self, &reports_in)?;
         self.leave = plans.first().map(|plan| Arc::clone(&plan.leave));
         for (plan, cpus) in plans.into_iter().zip(self.affinities()) {
             let name = format!("ublk-{}-{}", self.info.id, plan.index);
-            if self.stage == Stage::Added {
-                self.stage = Stage::Starting;
-            }
-            self.threads.start(name, WorkerPlan { cpus, ..plan })?;
+            self.threads.prepare(name, WorkerPlan { cpus, ..plan })?;
         }
         Ok(())
+    }
+
+    /// Opens the device, and has the threads fetch every tag.
+    fn open(&mut self, driver: &dyn Driver) -> Result<(), Error> {
+        let source = driver.open(self.info.id)?;
+        self.source = Some(Arc::clone(&source));
+        if self.stage == Stage::Added {
+            self.stage = Stage::Starting;
+        }
+        self.threads.open(&source)
     }
 
     /// Has what the page cache holds written, as long as there is somebody to write it.
@@ -356,12 +362,7 @@ fn watchdog(config: &ServerConfig) -> Result<Arc<Watchdog>, Error> {
 }
 
 /// What each queue's thread is made from.
-fn plans(
-    config: &ServerConfig,
-    server: &Server,
-    source: &Arc<dyn CharDevice>,
-    reports: &Sender<Report>,
-) -> Result<Vec<WorkerPlan>, Error> {
+fn plans(config: &ServerConfig, server: &Server, reports: &Sender<Report>) -> Result<Vec<WorkerPlan>, Error> {
     let info = &server.info;
     let wakes: Result<Vec<_>, _> = (0..info.queues).map(|_| EventWake::new()).collect();
     let wakes = wakes.map_err(|errno| Error::new(ErrorKind::Os, "eventfd").caused_by(errno))?;
@@ -375,7 +376,6 @@ fn plans(
         queue: config.queue_config(info.depth, info.buffer_bytes),
         device: Arc::clone(&config.device),
         managed: Arc::clone(&config.managed),
-        source: Arc::clone(source),
         depth: info.depth,
         buffer_bytes: info.buffer_bytes,
         zero_copy: config.zero_copy,

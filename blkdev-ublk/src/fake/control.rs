@@ -123,7 +123,7 @@ impl State {
         let device = Device {
             params: None,
             was_stopped: false,
-            was_ready: false,
+            queues_ready: 0,
             is_recovering: false,
             is_canceling: false,
             is_dirty: true,

@@ -52,6 +52,9 @@ impl FakeChar {
             return Err(Error::new(ErrorKind::Busy, "another process serves this device"));
         }
         opened.is_open = true;
+        if opened.queues_ready > 0 {
+            state.accuse("a device is opened whose last server was not forgotten");
+        }
         drop(state);
         Ok(Self(Reference::take(shared, device)))
     }
@@ -64,10 +67,6 @@ impl CharDevice for FakeChar {
         let device = state.device(self.0.device).unwrap();
         assert!(index < device.info.queues, "there is no queue {index}");
         assert_eq!(device.info.depth, depth, "the server has as many tags as there are");
-        if device.was_ready {
-            state.accuse("a device is mapped whose last server was not forgotten");
-        }
-        let device = state.device(self.0.device).unwrap();
         let place = device.place(index);
         let file = |tag: &super::Tag| io.add_file(&tag.event.file()).unwrap();
         let files = device.tags[place.clone()].iter().map(file).collect();
@@ -172,7 +171,10 @@ impl QueuePort for FakeQueue {
         });
         let mut state = self.reference.shared.lock();
         let device = state.device(self.reference.device).unwrap();
-        device.was_ready = device.tags.iter().all(|tag| tag.stage == Stage::Fetched);
+        let place = device.place(self.index);
+        if device.tags[place].iter().all(|tag| tag.stage == Stage::Fetched) {
+            device.queues_ready += 1;
+        }
         drop(state);
         self.wait(io, tag, token)
     }

@@ -58,7 +58,7 @@ impl Device {
             tag.event.take();
             tag.stage = Stage::Idle;
         }
-        self.was_ready = false;
+        self.queues_ready = 0;
         self.is_canceling = false;
         self.is_recovering = true;
     }
@@ -90,7 +90,7 @@ impl Shared {
         let (busy, replaced_by) = (state.habits.busy_recoveries, state.habits.replaced_by);
         state.habits.busy_recoveries = busy.saturating_sub(1);
         let device = state.device(id)?;
-        if !device.has(Features::USER_RECOVERY) || !device.was_ready {
+        if !device.has(Features::USER_RECOVERY) || device.queues_ready == 0 {
             return Err(Errno::INVAL);
         }
         let is_left = matches!(device.info.state, DeviceState::Quiesced | DeviceState::FailIo);

@@ -38,8 +38,8 @@ pub(crate) use start::{WorkerPlan, run_worker};
 /// Said by a queue thread.
 #[derive(Debug)]
 pub(crate) enum Report {
-    /// All tags are fetched: the device can be started. Or why not, and the thread has ended.
-    Started(Result<(), Error>),
+    /// It has taken the step that it was asked for: it is ready for the device; then, all tags are fetched. Or why not.
+    Done(Result<(), Error>),
     /// The kernel has stopped the device, and everything is closed; or it failed.
     Ended(Result<(), Error>),
 }

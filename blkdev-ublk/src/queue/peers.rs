@@ -3,8 +3,7 @@
 //!
 //! Nobody needs to see to that order: the first goes on, also when the kernel wants nothing more of it, until the others have left.
 
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
 
 use iomgr_core::{Errno, Wake};
@@ -14,7 +13,9 @@ use tqueue::EventWake;
 #[derive(Debug)]
 struct Peers {
     /// Queues besides the first that have not left.
-    others: AtomicU16,
+    others: Mutex<u16>,
+    /// The last of them has left.
+    left: Condvar,
     /// Wakes the first.
     first: Arc<EventWake>,
     complained: Once,
@@ -32,7 +33,8 @@ impl Place {
     /// A place for each of `count` queues; `first` wakes the first.
     pub(crate) fn all(count: u16, first: &Arc<EventWake>) -> impl Iterator<Item = Self> + use<> {
         let peers = Arc::new(Peers {
-            others: AtomicU16::new(count.saturating_sub(1)),
+            others: Mutex::new(count.saturating_sub(1)),
+            left: Condvar::new(),
             first: Arc::clone(first),
             complained: Once::new(),
         });
@@ -45,7 +47,17 @@ impl Place {
 
     /// Does nobody need this queue any more?
     pub(super) fn may_close(&self) -> bool {
-        !self.is_first || self.peers.others.load(Ordering::Acquire) == 0
+        !self.is_first || *self.peers.others() == 0
+    }
+
+    /// Waits until nobody needs this queue any more.
+    pub(super) fn await_others(&self) {
+        if !self.is_first {
+            return;
+        }
+        let others = self.peers.others();
+        let gone = self.peers.left.wait_while(others, |others| *others > 0);
+        drop(gone.unwrap_or_else(PoisonError::into_inner));
     }
 
     /// This queue has failed and will never be closed; so the first will not be, either.
@@ -66,9 +78,18 @@ impl Drop for Place {
         if self.is_first || self.stays || thread::panicking() {
             return;
         }
-        if self.peers.others.fetch_sub(1, Ordering::AcqRel) == 1 {
+        let mut others = self.peers.others();
+        *others -= 1;
+        if *others == 0 {
+            self.peers.left.notify_all();
             self.peers.first.wake();
         }
+    }
+}
+
+impl Peers {
+    fn others(&self) -> MutexGuard<'_, u16> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -90,6 +111,7 @@ mod tests {
         assert!(!first.may_close());
         drop(third);
         assert!(first.may_close());
+        first.await_others();
     }
 
     #[test]

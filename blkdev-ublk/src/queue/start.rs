@@ -1,18 +1,24 @@
 //! How a queue thread comes to be, and what is left when it ends.
+//!
+//! ```text
+//!  ready: ring, memory, the device behind ── /dev/ublkcN is opened ─► map, fetch every tag ─► live
+//! ```
+//!
+//! What can fail for want of memory or of anything else of this process comes before the driver hears of the thread.
 
 use std::sync::Arc;
 use std::thread;
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 use iomgr_core::manager::{HookMeter, HookWatch, Intake, ManagedDevice};
-use iomgr_core::{Device, Lane, OpQueue, Owner, QueueContext, Timestamp, Wake, Waker};
+use iomgr_core::{Device, FileSlot, Lane, OpQueue, Owner, QueueContext, Timestamp, Wake, Waker};
 use rustix::thread::CpuSet;
 use tqueue::{EventWake, Queue};
 
 use super::tags::{FrontOp, Tags};
 use super::{Gauges, Leave, Place, Report, Worker, no_room, not_fetched, queue_failed};
 use crate::config::no_zero_copy;
-use crate::driver::CharDevice;
+use crate::driver::{CharDevice, QueuePort};
 use crate::{Error, ErrorKind, affinity};
 
 /// What a queue thread is made from, on its thread.
@@ -20,7 +26,6 @@ use crate::{Error, ErrorKind, affinity};
 pub(crate) struct WorkerPlan {
     pub(crate) device: Arc<dyn Device>,
     pub(crate) managed: Arc<ManagedDevice>,
-    pub(crate) source: Arc<dyn CharDevice>,
     pub(crate) index: u16,
     pub(crate) count: u16,
     pub(crate) place: Place,
@@ -38,25 +43,79 @@ pub(crate) struct WorkerPlan {
     pub(crate) watch: Arc<HookWatch>,
 }
 
-/// The whole life of a queue thread.
-pub(crate) fn run_worker(plan: WorkerPlan) {
+/// A queue thread that has all it needs, but the device.
+struct Ready {
+    plan: WorkerPlan,
+    queue: Queue,
+    lane: Lane,
+    tags: Tags,
+    wake_file: FileSlot,
+}
+
+/// The whole life of a queue thread, which gets the device by `door` when it is ready; or never, and then it ends.
+pub(crate) fn run_worker(plan: WorkerPlan, door: &Receiver<Arc<dyn CharDevice>>) {
     // Declared first, so that it speaks last: everything is closed by then, also after a panic.
     let mut last_words = LastWords {
         reports: plan.reports.clone(),
         on_end: plan.on_end.clone(),
         result: None,
     };
-    last_words.result = Some(match plan.start() {
-        Ok(mut worker) => {
-            // Also if a tag is missing: the others' commands end when the device is stopped, and not before.
-            last_words.say(Report::Started(worker.fetch_all()));
-            worker.live()
+    last_words.result = Some(match plan.prepare() {
+        Ok(ready) => {
+            last_words.say(Report::Done(Ok(())));
+            match door.recv() {
+                Ok(source) => ready.open(&*source, &last_words),
+                Err(_) => ready.close(),
+            }
         }
         Err(error) => {
-            last_words.say(Report::Started(Err(error)));
+            last_words.say(Report::Done(Err(error)));
             Ok(())
         }
     });
+}
+
+impl Ready {
+    /// Serves the device, to its end.
+    fn open(mut self, source: &dyn CharDevice, words: &LastWords) -> Result<(), Error> {
+        match source.open_queue(self.plan.index, self.plan.depth, &mut self.queue) {
+            Ok(port) => {
+                let mut worker = self.worker(port);
+                // Also if a tag is missing: the others' commands end when the device is stopped, and not before.
+                words.say(Report::Done(worker.fetch_all()));
+                worker.live()
+            }
+            Err(error) => {
+                words.say(Report::Done(Err(error)));
+                self.close()
+            }
+        }
+    }
+
+    fn worker(self, port: Box<dyn QueuePort>) -> Worker {
+        let plan = self.plan;
+        Worker {
+            queue: self.queue,
+            lane: self.lane,
+            port,
+            tags: self.tags,
+            wake: plan.wake,
+            wake_file: self.wake_file,
+            place: plan.place,
+            leave: plan.leave,
+            gauges: plan.gauges,
+            hooks: HookMeter::new(&plan.watch, thread::current().name().unwrap_or("ublk")),
+            now: Timestamp::ZERO,
+        }
+    }
+
+    /// Nothing was served.
+    fn close(mut self) -> Result<(), Error> {
+        self.plan.place.await_others();
+        self.lane.close(&mut self.queue);
+        self.tags.free(&mut self.queue);
+        Ok(())
+    }
 }
 
 /// Tells how a thread ended.
@@ -122,7 +181,7 @@ impl Worker {
 }
 
 impl WorkerPlan {
-    fn start(self) -> Result<Worker, Error> {
+    fn prepare(self) -> Result<Ready, Error> {
         // Before there is memory, which comes from where the thread runs.
         if let Some(Err(errno)) = self.cpus.as_ref().map(affinity::keep_to) {
             self.place.complain(errno);
@@ -134,20 +193,13 @@ impl WorkerPlan {
             .add_file(&self.wake.file())
             .map_err(|errno| Error::new(ErrorKind::Queue, "the waker cannot be registered").caused_by(errno))?;
         let tags = self.tags(&mut queue)?;
-        let port = self.source.open_queue(self.index, self.depth, &mut queue)?;
         let lane = self.lane(&mut queue)?;
-        Ok(Worker {
+        Ok(Ready {
             queue,
             lane,
-            port,
             tags,
-            wake: self.wake,
             wake_file,
-            place: self.place,
-            leave: self.leave,
-            gauges: self.gauges,
-            hooks: HookMeter::new(&self.watch, thread::current().name().unwrap_or("ublk")),
-            now: Timestamp::ZERO,
+            plan: self,
         })
     }
 

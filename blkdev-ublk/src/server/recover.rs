@@ -2,12 +2,15 @@
 //!
 //! ```text
 //!  old server:  QUIESCE_DEV, where the kernel has it ─► what was begun ends ─► image closed ─► process ends
-//!  new server:  image locked ─► START_USER_RECOVERY ─► threads: map, fetch every tag ─► END_USER_RECOVERY
+//!  new server:  image locked ─► threads ready ─► START_USER_RECOVERY ─► open /dev/ublkcN, fetch every tag ─► END_USER_RECOVERY
 //! ```
 //!
 //! # Contract
 //! - The caller has opened, and so locked, what is served, before the driver hears of the new server.
-//! - A recovery that fails leaves the device as it was: quiesced, for the next to try.
+//! - A recovery that fails before `START_USER_RECOVERY` has not touched the device. What could fail for want of memory, of
+//!   threads, or of the image comes before; after it only the device is opened and mapped, and its tags are fetched.
+//! - One that fails, or is killed, after it leaves the device waiting for the next, if the tags of one queue at least were fetched. If
+//!   not, drivers before Linux 6.15 take up no other, and the device can only be deleted.
 
 use std::time::Duration;
 
@@ -47,9 +50,10 @@ impl Server {
         check_mode(mode(&config), &info)?;
         check_fit(&control.params(id)?, &config)?;
         let watchdog = watchdog(&config)?;
-        control.start_recovery(id, config.mark, patience)?;
         let mut server = Self::new(control, info, watchdog, Stage::Adopted);
-        server.serve(driver, config)?;
+        server.prepare(&config)?;
+        server.control.start_recovery(id, config.mark, patience)?;
+        server.open(driver)?;
         server.control.end_recovery(id)?;
         server.info.state = DeviceState::Live;
         server.stage = Stage::Serving;

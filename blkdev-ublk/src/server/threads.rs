@@ -1,12 +1,14 @@
-//! The queue threads of a device, as its owner sees them: started one after the other, heard, waited for.
+//! The queue threads of a device, as its owner sees them: made ready and given the device one after the other, heard, waited for.
 
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::ServerStats;
+use crate::driver::CharDevice;
 use crate::queue::{Gauges, Report, WorkerPlan, run_worker};
 use crate::{Error, ErrorKind};
 
@@ -15,6 +17,8 @@ use crate::{Error, ErrorKind};
 pub(super) struct Threads {
     threads: Vec<JoinHandle<()>>,
     gauges: Vec<Arc<Gauges>>,
+    /// Those that are ready wait here for the device; one whose door goes away ends.
+    doors: Vec<Sender<Arc<dyn CharDevice>>>,
     reports: Receiver<Report>,
     /// How many have ended.
     ended: usize,
@@ -29,6 +33,7 @@ impl Threads {
         Self {
             threads: Vec::new(),
             gauges: Vec::new(),
+            doors: Vec::new(),
             reports,
             ended: 0,
             failure: None,
@@ -36,16 +41,34 @@ impl Threads {
         }
     }
 
-    /// Starts one, and waits until every tag of its queue is fetched.
-    pub(super) fn start(&mut self, name: String, plan: WorkerPlan) -> Result<(), Error> {
+    /// Starts one, and waits until it has all it needs but the device.
+    pub(super) fn prepare(&mut self, name: String, plan: WorkerPlan) -> Result<(), Error> {
         let gauges = Arc::clone(&plan.gauges);
-        let thread = thread::Builder::new().name(name).spawn(|| run_worker(plan));
+        let (door, device) = bounded(1);
+        let thread = thread::Builder::new()
+            .name(name)
+            .spawn(move || run_worker(plan, &device));
         let thread = thread.map_err(|error| Error::new(ErrorKind::Os, "thread").caused_by(error))?;
         self.threads.push(thread);
         self.gauges.push(gauges);
+        self.doors.push(door);
+        self.await_step()
+    }
+
+    /// Gives the device to all of them, one after the other, each when every tag of the one before is fetched.
+    pub(super) fn open(&mut self, source: &Arc<dyn CharDevice>) -> Result<(), Error> {
+        for door in mem::take(&mut self.doors) {
+            // Of a thread that is not there any more, the reports tell.
+            let _gone = door.send(Arc::clone(source));
+            self.await_step()?;
+        }
+        Ok(())
+    }
+
+    fn await_step(&mut self) -> Result<(), Error> {
         while !self.has_failed {
             match self.reports.recv() {
-                Ok(Report::Started(result)) => return result,
+                Ok(Report::Done(result)) => return result,
                 Ok(Report::Ended(result)) => self.hear(result),
                 Err(_) => self.hear(Err(silent())),
             }
@@ -61,8 +84,10 @@ impl Threads {
         self.ended > 0
     }
 
-    /// Waits until all have ended. If one has failed it waits no longer: the others go on until the process ends.
+    /// Waits until all have ended; those that have no device yet do so now. If one has failed it waits no longer: the others go
+    /// on until the process ends.
     pub(super) fn join(&mut self) -> Result<(), Error> {
+        self.doors.clear();
         while !self.has_failed && self.ended < self.gauges.len() {
             match self.reports.recv() {
                 Ok(report) => self.take(report),

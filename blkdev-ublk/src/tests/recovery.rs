@@ -169,14 +169,64 @@ fn a_cache_that_users_do_not_know_of_is_refused() {
     assert!(refused.to_string().contains("never is"), "{refused}");
 }
 
-/// The kernel takes up no recovery of which nothing came; the device is neither started nor deleted.
+/// A device of two queues, left by its server.
+fn left(rig: &Rig) {
+    let mut server = rig.start_queues(2).unwrap();
+    server.hand_over().unwrap();
+    drop(server);
+    rig.driver.wait_state(0, DeviceState::Quiesced);
+}
+
+/// What a server needs of its own process and of the image it has before the driver hears of it: it may fail, or be killed, as
+/// often as it likes.
 #[test]
-fn a_recovery_that_fails_leaves_the_device() {
+fn a_recovery_that_fails_in_preparing_has_not_touched_the_device() {
+    let rig = Rig::new();
+    left(&rig);
+    for queue in [0, 1] {
+        rig.device.break_queue(queue);
+        assert_eq!(rig.recover(rig.config()).unwrap_err().kind(), ErrorKind::Device);
+        assert!(!commands(&rig).contains(&ControlOp::StartRecovery));
+        assert_eq!(rig.device.open_queues(), 0, "what was ready is closed again");
+    }
+    rig.device.break_queue(9);
+    let server = rig.recover(rig.config()).unwrap();
+    rig.driver.write(0, 8, &[8; 512]).unwrap();
+    rig.end(server);
+}
+
+/// Its threads wait for the old server's end with all that they need, and end when that does not come.
+#[test]
+fn a_recovery_that_waits_in_vain_closes_what_it_has() {
+    let rig = Rig::new();
+    let server = rig.start_queues(2).unwrap();
+    let refused = Server::recover_on(&rig.driver, 0, rig.config(), Duration::ZERO).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Busy);
+    assert_eq!(rig.device.open_queues(), 2);
+    rig.end(server);
+}
+
+/// The kernel takes up a recovery that had begun to serve.
+#[test]
+fn a_recovery_that_fails_at_a_later_queue_leaves_the_device() {
+    let rig = Rig::new();
+    left(&rig);
+    rig.driver.refuse_tag(Some((1, 0)));
+    assert_eq!(rig.recover(rig.config()).unwrap_err().kind(), ErrorKind::Os);
+    rig.driver.refuse_tag(None);
+    let server = rig.recover(rig.config()).unwrap();
+    rig.driver.write(0, 8, &[8; 512]).unwrap();
+    rig.end(server);
+}
+
+/// But none of which nothing came; the device is neither started nor deleted.
+#[test]
+fn a_recovery_that_fetches_nothing_is_the_last() {
     let rig = Rig::new();
     let _tag = rig.killed(rig.config());
-    rig.device.break_queue(0);
-    assert_eq!(rig.recover(rig.config()).unwrap_err().kind(), ErrorKind::Device);
-    rig.device.break_queue(9);
+    rig.driver.refuse_tag(Some((0, 0)));
+    assert_eq!(rig.recover(rig.config()).unwrap_err().kind(), ErrorKind::Os);
+    rig.driver.refuse_tag(None);
     let refused = rig.recover(rig.config()).unwrap_err();
     assert!(refused.to_string().contains("cannot take up: delete it"), "{refused}");
     assert_eq!(rig.driver.ids(), [0]);
