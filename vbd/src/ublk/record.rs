@@ -215,8 +215,9 @@ impl RecordFile {
     }
 
     fn remove_dead_at(path: &Path) {
-        let Ok(file) = open(path) else { return };
+        // First: what is opened then lies there until it is removed.
         let Ok(_folder) = FolderLock::of(path) else { return };
+        let Ok(file) = open(path) else { return };
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
             // Somebody else may have been faster.
             let _gone = fs::remove_file(path);

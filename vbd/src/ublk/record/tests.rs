@@ -1,5 +1,8 @@
+use std::mem::MaybeUninit;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::inotify;
 
 use super::*;
 use crate::disk::{Disk, DiskOptions};
@@ -134,6 +137,30 @@ fn what_a_dead_server_left_is_cleaned_up_and_a_living_one_s_is_not() {
     drop(file);
     RecordFile::remove_dead_at(&place.state());
     assert!(!place.state().exists());
+}
+
+/// A new device gets the number while somebody cleans up after the old one.
+#[test]
+fn a_record_that_comes_meanwhile_is_not_cleaned_up() {
+    let place = Place::new();
+    let (mut file, record) = place.write();
+    file.own(false);
+    drop(file);
+    let folder = FolderLock::of(&place.state()).unwrap();
+    let opened = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
+    inotify::add_watch(&opened, place.0.path(), inotify::WatchFlags::OPEN).unwrap();
+    let mut space = [MaybeUninit::uninit(); 1024];
+    let mut opened = inotify::Reader::new(opened, &mut space);
+    let state = place.state();
+    let cleaner = thread::spawn(move || RecordFile::remove_dead_at(&state));
+    // It waits for the folder, or is about to.
+    while !opened.next().unwrap().events().contains(inotify::ReadFlags::ISDIR) {}
+    let draft = place.state().with_extension("draft");
+    let _new = write_locked(&draft, &record).unwrap();
+    fs::rename(&draft, place.state()).unwrap();
+    drop(folder);
+    cleaner.join().unwrap();
+    assert!(place.state().exists());
 }
 
 #[test]
