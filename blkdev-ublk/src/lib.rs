@@ -59,4 +59,4 @@ pub use error::{Error, ErrorKind};
 pub use features::{Conflict, Features, KernelVersion};
 pub use list::device_ids;
 pub use release::{check_kernel, is_bad_release, parse_release};
-pub use server::{Server, ServerStats};
+pub use server::{CarefulStop, Server, ServerStats};

@@ -18,6 +18,7 @@
 //! - Whatever fails on the way in is taken back; but a device that was there before stays.
 //! - When a thread fails, the others go on until the process ends: nothing can be waited for any more.
 
+mod careful;
 mod made;
 mod owner;
 mod recover;
@@ -25,12 +26,14 @@ mod threads;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, Sender, unbounded};
 use rustix::thread::CpuSet;
 use tqueue::{EventWake, Watchdog};
 
+pub use self::careful::CarefulStop;
 use self::made::{compare, wanted};
 use self::threads::Threads;
 use crate::abi::{DeviceInfo, Params};
@@ -54,6 +57,8 @@ pub struct Server {
     watchdog: Arc<Watchdog>,
     /// Tells the threads to leave the device to another server.
     leave: Option<Arc<Leave>>,
+    /// Was it stopped by a [`CarefulStop`]?
+    is_asked: Arc<AtomicBool>,
     stage: Stage,
 }
 
@@ -156,6 +161,7 @@ impl Server {
             threads: Threads::new(crossbeam_channel::never()),
             watchdog,
             leave: None,
+            is_asked: Arc::default(),
             stage,
         }
     }
@@ -194,8 +200,11 @@ impl Server {
             return Ok(());
         }
         if self.has_ended() {
-            // Nothing asked it to here: whoever stopped it deletes it.
-            return self.join(Stage::Gone);
+            // Whoever stopped it deletes it.
+            return self.join(match self.is_asked.load(Ordering::Acquire) {
+                true => Stage::Ended,
+                false => Stage::Gone,
+            });
         }
         if self.stage == Stage::Adopted {
             return self.leave();
@@ -211,18 +220,6 @@ impl Server {
             self.stage = Stage::Failed;
             return Err(error);
         }
-        self.join(Stage::Ended)
-    }
-
-    /// The same, but not while anybody has the block device open.
-    ///
-    /// # Errors
-    /// `Busy`, and the device is served as before. `Unsupported` before Linux 7.0, likewise.
-    pub fn stop_unless_open(&mut self) -> Result<(), Error> {
-        if self.stage != Stage::Serving || self.has_ended() {
-            return self.stop();
-        }
-        self.control.stop_unless_open(self.info.id)?;
         self.join(Stage::Ended)
     }
 

@@ -68,6 +68,24 @@ fn a_device_that_another_process_stops_is_left_to_it() {
     rig.manager.assert_over();
 }
 
+/// Also if somebody here wished to, and could not.
+#[test]
+fn a_careful_stop_that_was_refused_does_not_count() {
+    let habits = Habits {
+        features: Features::SAFE_STOP_DEV | Habits::default().features,
+        ..Habits::default()
+    };
+    let rig = Rig::of(MemDevice::new("disk", 1 << 20), habits);
+    let mut server = rig.start().unwrap();
+    rig.driver.use_block_device(0, true);
+    server.careful_stop().stop_on(&rig.driver).unwrap_err();
+    rig.driver.stop_from_outside(0);
+    rig.ends.wait();
+    server.stop().unwrap();
+    server.delete().unwrap();
+    assert!(!rig.driver.log().contains(&ControlOp::Delete));
+}
+
 /// With a thread gone `STOP_DEV` would wait for ever: it is not asked for, and the end of the process does the rest.
 #[test]
 fn a_thread_that_panics_is_told_and_waits_for_nobody() {

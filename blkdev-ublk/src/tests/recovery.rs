@@ -340,17 +340,18 @@ fn flags_of_recovery_that_were_dropped_are_missed() {
 #[test]
 fn a_device_that_is_open_is_not_stopped_by_the_careful() {
     let rig = Rig::of(MemDevice::new("disk", 1 << 20), new_kernel());
-    let mut server = rig.start().unwrap();
+    let server = rig.start().unwrap();
+    let careful = server.careful_stop();
     rig.driver.use_block_device(0, true);
-    assert_eq!(server.stop_unless_open().unwrap_err().kind(), ErrorKind::Busy);
+    assert_eq!(careful.stop_on(&rig.driver).unwrap_err().kind(), ErrorKind::Busy);
     rig.driver.write(0, 0, &[1; 512]).unwrap();
     rig.driver.use_block_device(0, false);
-    server.stop_unless_open().unwrap();
-    server.delete().unwrap();
-    rig.assert_clean();
+    careful.stop_on(&rig.driver).unwrap();
+    // It is the server that deletes it.
+    rig.end(server);
     let old = Rig::new();
-    let mut server = old.start().unwrap();
-    let refused = server.stop_unless_open().unwrap_err();
+    let server = old.start().unwrap();
+    let refused = server.careful_stop().stop_on(&old.driver).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unsupported);
     assert!(refused.to_string().contains("takes Linux 7.0"), "{refused}");
     old.driver.write(0, 0, &[1; 512]).unwrap();

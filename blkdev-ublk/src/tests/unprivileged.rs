@@ -55,8 +55,9 @@ fn any_control_device_finds_out_that_the_path_is_wanted() {
 #[test]
 fn an_old_driver_cannot_tell_here_either_who_has_it_open() {
     let rig = rig(false, 0);
-    let mut server = Server::start_on(&rig.driver, config(&rig)).unwrap();
-    assert_eq!(server.stop_unless_open().unwrap_err().kind(), ErrorKind::Unsupported);
+    let server = Server::start_on(&rig.driver, config(&rig)).unwrap();
+    let refused = server.careful_stop().stop_on(&rig.driver).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unsupported);
     rig.end(server);
 }
 
