@@ -146,6 +146,12 @@ impl Disk {
         self.stable.tell_of_images(Witness::new(witness));
     }
 
+    /// From now on nobody pauses it, or puts another image behind it: that is the next server's. False: it is paused, or about
+    /// to be.
+    pub(crate) fn keep_image(&self) -> bool {
+        self.stable.keep_image()
+    }
+
     /// What opening had to say, besides errors.
     pub fn warnings(&self) -> Vec<String> {
         match self.stable.behind() {

@@ -48,8 +48,8 @@ pub(crate) struct Stable {
     turn: AtomicU64,
     /// Taken to move the door, and by queues to pass it. Inside [`changing`](Self::changing).
     door: Mutex<()>,
-    /// One change at a time of what is behind the disk. It may last, so no queue ever takes it.
-    changing: Mutex<()>,
+    /// One change at a time of what is behind the disk. It may last, so no queue ever takes it. Are there to be no more?
+    changing: Mutex<bool>,
     /// By queue. The innermost lock.
     seats: Mutex<BTreeMap<u16, Waker>>,
     stats: Mutex<Vec<QueueStats>>,
@@ -89,7 +89,7 @@ pub(crate) enum Behind {
 #[derive(Debug)]
 pub(crate) struct Change<'a> {
     stable: &'a Stable,
-    _alone: MutexGuard<'a, ()>,
+    is_last: MutexGuard<'a, bool>,
 }
 
 impl Stable {
@@ -141,8 +141,17 @@ impl Stable {
     pub(crate) fn change(&self) -> Change<'_> {
         Change {
             stable: self,
-            _alone: self.changing.lock().unwrap_or_else(PoisonError::into_inner),
+            is_last: self.changing.lock().unwrap_or_else(PoisonError::into_inner),
         }
+    }
+
+    /// There are to be no more changes. False: there is no image, or somebody changes something right now, which may last.
+    pub(crate) fn keep_image(&self) -> bool {
+        let Ok(mut is_last) = self.changing.try_lock() else {
+            return false;
+        };
+        *is_last = self.image().is_some();
+        *is_last
     }
 
     /// From now on nobody waits: what is to be tried again ends, and so does what a pause holds.
@@ -213,6 +222,9 @@ impl Change<'_> {
         let old = self.image()?;
         if self.stable.retries.are_over() {
             return Err(self.refused("is being closed"));
+        }
+        if *self.is_last {
+            return Err(self.refused("is being handed over to another server"));
         }
         self.stable.move_door();
         let closed = match have_left(&old.attendance) {

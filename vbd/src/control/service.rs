@@ -35,6 +35,11 @@ pub(crate) trait Service: Send + Sync {
     /// Another manager is current, or it has other parameters.
     fn manager_changed(&self) {}
 
+    /// May it end as one that is not needed any more? If so, it will.
+    fn check_stop(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Makes the block device go away, unless somebody has it open.
     fn stop_idle(&self) -> Result<(), Error> {
         Err(Error::new(ErrorKind::Unsupported, "this server serves no block device"))

@@ -26,7 +26,10 @@ impl Session {
         let mut answer = ControlAnswer::ok();
         match verb {
             Verb::Status(_) => answer.status = Some(service.status()),
-            Verb::Stop(_) => answer.stopping = true,
+            Verb::Stop(_) => {
+                service.check_stop()?;
+                answer.stopping = true;
+            }
             Verb::StopIdle(_) => {
                 service.stop_idle()?;
                 answer.stopping = true;

@@ -1,12 +1,12 @@
 //! A disk as a `/dev/ublkbN`: the ublk frontend, the manager registry, the control socket, and an orderly end.
 
+mod fate;
 mod recovery;
 mod refused;
 mod target;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use iomgr_core::policy::Governor;
 use serde::{Deserialize, Serialize};
 use tqueue::filter::FilterConfig;
 
+use self::fate::{Decision, Fate};
 pub(crate) use self::recovery::server_of;
 pub(crate) use self::refused::failed;
 use self::refused::not_added;
@@ -113,8 +114,8 @@ pub struct UblkServer {
     control: Control,
     /// For the next server, if there is to be one.
     record: Option<SharedRecord>,
-    /// Does it end by leaving the device to the next server?
-    is_leaving: Arc<AtomicBool>,
+    /// What becomes of the device at its end.
+    fate: Decision,
     end: End,
 }
 
@@ -160,7 +161,7 @@ impl UblkServer {
         record: Option<SharedRecord>,
         options: &UblkOptions,
     ) -> Result<Self, Error> {
-        let (frontend, is_leaving) = (Shared::default(), Arc::new(AtomicBool::new(false)));
+        let (frontend, fate) = (Shared::default(), Decision::default());
         let source = Source {
             frontend: Arc::clone(&frontend),
             target: target.clone(),
@@ -170,7 +171,7 @@ impl UblkServer {
             filters: options.filters.iter().map(ToString::to_string).collect(),
             started: Instant::now(),
             stopper: end.stopper(),
-            is_leaving: Arc::clone(&is_leaving),
+            fate: fate.clone(),
             record: record.clone(),
         };
         Ok(Self {
@@ -181,7 +182,7 @@ impl UblkServer {
             governor,
             control: Control::start(door, Arc::new(source))?,
             record,
-            is_leaving,
+            fate,
             end,
         })
     }
@@ -241,7 +242,7 @@ impl UblkServer {
         let Some(mut frontend) = lock(&self.frontend).take() else {
             return Ok(());
         };
-        if self.is_leaving.load(Ordering::Acquire) {
+        if self.fate.at_the_end() == Fate::Leave {
             return self.leave(frontend);
         }
         // Nobody waits at the end for storage that may come back.
@@ -303,7 +304,7 @@ struct Source {
     filters: Vec<String>,
     started: Instant,
     stopper: Stopper,
-    is_leaving: Arc<AtomicBool>,
+    fate: Decision,
     record: Option<SharedRecord>,
 }
 
@@ -362,15 +363,22 @@ impl Service for Source {
         }
     }
 
+    fn check_stop(&self) -> Result<(), Error> {
+        self.fate.make(Fate::Delete, &self.path)
+    }
+
     fn stop_idle(&self) -> Result<(), Error> {
         use blkdev_ublk::ErrorKind as Ublk;
-        let mut frontend = lock(&self.frontend);
-        match frontend.as_mut().map_or(Ok(()), Frontend::stop_unless_open) {
+        let _trial = self.fate.attempt(Fate::Delete, &self.path)?;
+        // It lasts as long as what is in flight. Others look at the frontend meanwhile, and may end it.
+        let careful = lock(&self.frontend).as_ref().map(Frontend::careful_stop);
+        match careful.map_or(Ok(()), |careful| careful.stop_unless_open()) {
             // The kernel cannot tell.
-            Err(error) if error.kind() == Ublk::Unsupported => Ok(()),
-            Err(error) if error.kind() == Ublk::Busy => Err(in_use(self.id)),
-            stopped => stopped.map_err(failed),
+            Err(error) if error.kind() == Ublk::Unsupported => {}
+            Err(error) if error.kind() == Ublk::Busy => return Err(in_use(self.id)),
+            stopped => stopped.map_err(failed)?,
         }
+        self.check_stop()
     }
 
     fn hand_over(&self) -> Result<(), Error> {
@@ -382,14 +390,21 @@ impl Service for Source {
             );
             return Err(Error::new(ErrorKind::Unsupported, what));
         }
-        if self.target.info().paused.is_some() {
-            let what = "is paused, and what waits for its image cannot be handed over";
+        self.promise_to_leave()
+    }
+}
+
+impl Source {
+    /// Nothing comes in between any more: no pause, no other end.
+    fn promise_to_leave(&self) -> Result<(), Error> {
+        let _trial = self.fate.attempt(Fate::Leave, &self.path)?;
+        if !self.target.keep_image() {
+            let what = "is paused, or about to be, and what waits for its image cannot be handed over";
             return Err(Error::new(ErrorKind::State, what)
                 .at(&self.path)
                 .hint("resume it first"));
         }
-        self.is_leaving.store(true, Ordering::Release);
-        Ok(())
+        self.fate.make(Fate::Leave, &self.path)
     }
 }
 
@@ -418,4 +433,74 @@ impl UblkStatus {
 
 fn lock(frontend: &Shared) -> MutexGuard<'_, Option<Frontend>> {
     frontend.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{Disk, DiskOptions};
+    use crate::pause::{PauseOptions, ResumeOptions};
+
+    fn source(disk: &Disk) -> Source {
+        Source {
+            frontend: Shared::default(),
+            target: UblkTarget::Disk(disk.clone()),
+            governor: Governor::new(Registry::new()),
+            id: 0,
+            path: block_path(0),
+            filters: Vec::new(),
+            started: Instant::now(),
+            stopper: End::new().stopper(),
+            fate: Decision::default(),
+            record: None,
+        }
+    }
+
+    fn disk() -> (tempfile::TempDir, Disk) {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("a.img");
+        std::fs::write(&image, [0; 4096]).unwrap();
+        let disk = Disk::open(&image, &DiskOptions::default()).unwrap();
+        (dir, disk)
+    }
+
+    #[test]
+    fn who_has_promised_to_hand_over_is_neither_paused_nor_stopped() {
+        let (_dir, disk) = disk();
+        let source = source(&disk);
+        source.promise_to_leave().unwrap();
+        let paused = disk.pause(PauseOptions::default()).unwrap_err();
+        assert_eq!(paused.kind(), ErrorKind::State);
+        assert!(paused.to_string().contains("handed over"), "{paused}");
+        assert!(disk.info().paused.is_none());
+        for stopped in [source.check_stop(), source.stop_idle()] {
+            assert_eq!(stopped.unwrap_err().kind(), ErrorKind::State);
+        }
+        assert_eq!(source.fate.at_the_end(), Fate::Leave);
+    }
+
+    #[test]
+    fn who_is_being_stopped_hands_nothing_over() {
+        for stop in [Source::check_stop, Source::stop_idle] {
+            let (_dir, disk) = disk();
+            let source = source(&disk);
+            stop(&source).unwrap();
+            assert_eq!(source.promise_to_leave().unwrap_err().kind(), ErrorKind::State);
+            assert_eq!(source.fate.at_the_end(), Fate::Delete);
+        }
+    }
+
+    #[test]
+    fn a_pause_that_is_on_or_on_its_way_comes_first() {
+        let (_dir, disk) = disk();
+        let source = source(&disk);
+        let change = disk.stable.change();
+        source.promise_to_leave().unwrap_err();
+        drop(change);
+        disk.pause(PauseOptions::default()).unwrap();
+        let refused = source.promise_to_leave().unwrap_err();
+        assert!(refused.to_string().contains("is paused"), "{refused}");
+        disk.resume(&ResumeOptions::default()).unwrap();
+        source.promise_to_leave().unwrap();
+    }
 }

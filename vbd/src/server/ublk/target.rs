@@ -43,6 +43,14 @@ impl UblkTarget {
         }
     }
 
+    /// From now on nobody takes its image away. False: somebody has.
+    pub(super) fn keep_image(&self) -> bool {
+        match self {
+            Self::Disk(disk) => disk.keep_image(),
+            Self::Null(_) => true,
+        }
+    }
+
     pub(in crate::server) fn retry_status(&self) -> Option<RetryStatus> {
         match self {
             Self::Disk(disk) => Some(disk.retry_status()),
