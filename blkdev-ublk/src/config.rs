@@ -69,6 +69,17 @@ impl Recovery {
         };
         needed | helpful & known
     }
+
+    /// What a device was made with that has these features.
+    pub(crate) fn of(features: Features) -> Self {
+        if !features.contains(Features::USER_RECOVERY) {
+            return Self::Off;
+        }
+        match features.contains(Features::USER_RECOVERY_REISSUE) {
+            true => Self::Reissue,
+            false => Self::Fail,
+        }
+    }
 }
 
 /// A device is open to so many.

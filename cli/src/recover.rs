@@ -23,7 +23,8 @@ const EXAMPLES_UPGRADE: &str = "\
 Examples:
   iomgr upgrade 0            serve /dev/ublkb0 by this program, instead of an older one
 
-The old server ends what it has begun, flushes and closes the image, and ends; requests wait meanwhile, and none fails.";
+The old server ends what it has begun, flushes and closes the image, and ends; requests wait meanwhile, and none fails.
+A device that was added with --recovery fail or off is refused: use `iomgr del` and `iomgr add` for it.";
 
 /// Go on with a ublk device whose server has died
 #[derive(Args, Debug)]

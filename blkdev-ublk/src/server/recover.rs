@@ -20,7 +20,7 @@ use crate::abi::{Attributes, DeviceState, Params};
 use crate::config::ServerConfig;
 use crate::driver::Driver;
 use crate::kernel::KernelDriver;
-use crate::{Control, Error, ErrorKind, Features};
+use crate::{Control, Error, ErrorKind, Features, Recovery};
 
 /// How long idle tags may take to come back. Requests wait meanwhile.
 const QUIESCE_MAX: Duration = Duration::from_secs(5);
@@ -64,13 +64,17 @@ impl Server {
     /// process: only its end lets the next server in.
     ///
     /// # Errors
-    /// `Unsupported`, if the device was not made to outlive its server: it goes on. What a thread failed of.
+    /// `Unsupported`, if the device was not made to outlive its server, or not with all its requests: it goes on. What a thread
+    /// failed of.
     pub fn hand_over(&mut self) -> Result<(), Error> {
-        if !self.outlives_server() {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("ublk device {} was not made to outlive its server", self.info.id),
-            ));
+        let lacks = match self.recovery() {
+            Recovery::Reissue => None,
+            Recovery::Fail => Some("to keep the requests that its server has when that ends"),
+            Recovery::Off => Some("to outlive its server"),
+        };
+        if let Some(lacks) = lacks {
+            let what = format!("ublk device {} was not made {lacks}", self.info.id);
+            return Err(Error::new(ErrorKind::Unsupported, what));
         }
         if self.info.features.contains(Features::QUIESCE)
             && let Err(error) = self.control.quiesce(self.info.id, QUIESCE_MAX)
@@ -80,9 +84,13 @@ impl Server {
         self.leave()
     }
 
-    /// Does the device stay when its server is gone?
-    pub fn outlives_server(&self) -> bool {
-        self.info.features.contains(Features::USER_RECOVERY)
+    /// What becomes of the device when its server is gone.
+    pub fn recovery(&self) -> Recovery {
+        Recovery::of(self.info.features)
+    }
+
+    pub(super) fn outlives_server(&self) -> bool {
+        self.recovery() != Recovery::Off
     }
 
     /// Has the threads end, and lets go of the device.

@@ -79,15 +79,19 @@ fn what_comes_to_a_server_that_leaves_is_the_next_one_s() {
     rig.end_recovered(next);
 }
 
+/// All of it would fail, or what comes while it leaves: the kernel keeps only what it may send again.
 #[test]
 fn a_device_that_needs_its_server_is_not_handed_over() {
-    let rig = Rig::new();
-    let config = ServerConfig {
-        recovery: Recovery::Off,
-        ..rig.config()
-    };
-    let mut server = Server::start_on(&rig.driver, config).unwrap();
-    assert_eq!(server.hand_over().unwrap_err().kind(), ErrorKind::Unsupported);
-    rig.driver.write(0, 0, &[1; 512]).unwrap();
-    rig.end(server);
+    for recovery in [Recovery::Off, Recovery::Fail] {
+        let rig = Rig::new();
+        let config = ServerConfig {
+            recovery,
+            ..rig.config()
+        };
+        let mut server = Server::start_on(&rig.driver, config).unwrap();
+        assert_eq!(server.recovery(), recovery);
+        assert_eq!(server.hand_over().unwrap_err().kind(), ErrorKind::Unsupported);
+        rig.driver.write(0, 0, &[1; 512]).unwrap();
+        rig.end(server);
+    }
 }

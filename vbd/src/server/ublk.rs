@@ -19,7 +19,7 @@ use tqueue::filter::FilterConfig;
 use self::fate::{Decision, Fate};
 pub(crate) use self::recovery::server_of;
 pub(crate) use self::refused::failed;
-use self::refused::not_added;
+use self::refused::{check_hand_over, not_added};
 pub use self::target::UblkTarget;
 use super::DiskExport;
 use super::board::end_policy;
@@ -382,14 +382,8 @@ impl Service for Source {
     }
 
     fn hand_over(&self) -> Result<(), Error> {
-        let outlives = lock(&self.frontend).as_ref().is_some_and(Frontend::outlives_server);
-        if !outlives {
-            let what = format!(
-                "{} was added with --recovery off: it goes away with its server",
-                self.path.display()
-            );
-            return Err(Error::new(ErrorKind::Unsupported, what));
-        }
+        let recovery = lock(&self.frontend).as_ref().map_or(Recovery::Off, Frontend::recovery);
+        check_hand_over(self.id, recovery)?;
         self.promise_to_leave()
     }
 }
