@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use clap::{ArgGroup, Args};
 use serde_json::json;
 use vbd::{
-    ControlClient, ErrorKind, check_ublk_unused, delete_idle_ublk_device, delete_ublk_device, ublk_control,
-    ublk_devices,
+    ErrorKind, check_ublk_unused, delete_idle_ublk_device, delete_ublk_device, ublk_devices, ublk_loses_cache,
+    ublk_server,
 };
 
 use crate::failure::Failure;
@@ -82,23 +82,23 @@ impl Del {
     /// Its server is asked, if it is one of ours: it says how that went. Else, or if it has died, the driver does it.
     fn delete_idle(&self, id: u32) -> Result<(), vbd::Error> {
         check_ublk_unused(id)?;
-        match self.server(id) {
-            Some(mut server) => server.stop_idle(),
-            None => delete_idle_ublk_device(id),
+        match ublk_server(id, self.timeout) {
+            Ok((mut server, _)) => server.stop_idle(),
+            Err(_) => delete_idle_ublk_device(id),
         }
     }
 
     fn delete_anyway(&self, id: u32) -> Result<(), vbd::Error> {
-        match self.server(id) {
-            Some(mut server) => server.stop(),
-            None => delete_ublk_device(id),
+        let error = match ublk_server(id, self.timeout) {
+            Ok((mut server, _)) => return server.stop(),
+            Err(error) => error,
+        };
+        if ublk_loses_cache(id)? {
+            note(&format!(
+                "warning: /dev/ublkb{id}: {error}; the driver alone stops it, and what its users have not synced is lost"
+            ));
         }
-    }
-
-    fn server(&self, id: u32) -> Option<ControlClient> {
-        let mut server = ControlClient::connect(&ublk_control(id), self.timeout).ok()?;
-        let status = server.status().ok()?;
-        status.ublk.is_some_and(|ublk| ublk.id == id).then_some(server)
+        delete_ublk_device(id)
     }
 }
 

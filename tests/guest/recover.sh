@@ -298,7 +298,7 @@ check 'without recovery: deleted right after it was killed' deleted_after_kill /
 check 'waiting: added' add /tmp/fence.img
 check 'deleted while requests wait for a server' deleted_while_requests_wait
 check 'off: added' add null --size 16M --recovery off
-check 'off: not handed over' refused 1 'not added by this program with recovery' iomgr upgrade "$(id)"
+check 'off: not handed over' refused 1 'added with --recovery off' iomgr upgrade "$(id)"
 check 'off: deleted' del
 check "added and deleted $times times" added_and_deleted
 check 'of two servers one gets the number' one_wins

@@ -88,7 +88,8 @@ pub use stats::{Direction, DirectionStats, LatencyStats, Stats};
 pub use tools::{ImageInfo, check, info, repair};
 pub use ublk::{
     UblkDevice, UblkFeature, check_ublk, check_ublk_unused, delete_idle_ublk_device, delete_ublk_device,
-    grow_ublk_device, ublk_control, ublk_devices, ublk_features, ublk_log, ublk_owner, ublk_waits_for_server,
+    grow_ublk_device, ublk_devices, ublk_features, ublk_log, ublk_loses_cache, ublk_owner, ublk_server,
+    ublk_waits_for_server,
 };
 
 // What composes the stack, for who builds on this crate alone.

@@ -1,6 +1,7 @@
 //! ublk devices, whoever serves them: what there is, what the driver can do, and an end.
 
 pub(crate) mod record;
+pub(crate) mod server;
 pub(crate) mod target;
 mod users;
 mod waiting;
@@ -15,12 +16,12 @@ use iomgr_core::{Errno, SECTOR_BYTES, SectorCount};
 use rustix::thread::{CapabilitySet, capabilities};
 use serde::Serialize;
 
-use crate::control::ControlClient;
 use crate::error::{Error, ErrorKind};
 use crate::runtime::runtime_dir;
 use crate::server::{UblkOptions, failed};
 use crate::socket::remove_dead;
-use record::{Record, RecordFile};
+use record::RecordFile;
+pub use server::ublk_server;
 pub(crate) use waiting::check_not_waiting;
 
 /// A feature of the driver.
@@ -164,6 +165,15 @@ pub fn ublk_waits_for_server(id: u32) -> Result<bool, Error> {
     }
 }
 
+/// Is a device there whose page cache is lost if it is stopped by the driver alone? It is live, and outlives its server.
+pub fn ublk_loses_cache(id: u32) -> Result<bool, Error> {
+    use blkdev_ublk::{DeviceState, Features};
+    let info = Control::open()
+        .and_then(|mut control| control.info(id))
+        .map_err(failed)?;
+    Ok(info.features.contains(Features::USER_RECOVERY) && info.state == DeviceState::Live)
+}
+
 /// Why a device is not stopped.
 pub(crate) fn in_use(id: u32) -> Error {
     Error::new(ErrorKind::Locked, "is open: somebody uses it, who would get errors")
@@ -179,12 +189,10 @@ pub fn grow_ublk_device(id: u32, timeout: Duration) -> Result<(u64, u64), Error>
     let mut control = Control::open().map_err(failed)?;
     let before = control.params(id).map_err(failed)?.size.0 * SECTOR_BYTES;
     // The server looks at its image, and from then on lets requests through up to its end.
-    let status = ControlClient::connect(&Record::read(id)?.control, timeout)?.status()?;
-    let disk = status
-        .devices
-        .first()
-        .filter(|_| status.ublk.is_some_and(|ublk| ublk.id == id));
-    let disk = disk.ok_or_else(|| Error::new(ErrorKind::Control, format!("this server does not serve device {id}")))?;
+    let (_server, status) = ublk_server(id, timeout)?;
+    let disk = status.devices.first();
+    let disk =
+        disk.ok_or_else(|| Error::new(ErrorKind::Control, format!("its server names no disk of device {id}")))?;
     let after = disk.info.size_bytes;
     if after != before {
         control
@@ -215,7 +223,7 @@ pub fn ublk_log(id: u32) -> PathBuf {
 }
 
 /// Where the server of a device is reached, if it was not told otherwise.
-pub fn ublk_control(id: u32) -> PathBuf {
+pub(crate) fn ublk_control(id: u32) -> PathBuf {
     runtime_dir().join(format!("{}.ctl", ublk_name(id)))
 }
 

@@ -1,14 +1,29 @@
 //! ublk devices where there is no driver: each verb says so at once, and names the way out.
 
+use std::fs::Permissions;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::thread;
+
+use serde_json::{Value, json};
 
 use crate::run::{Ended, Place};
 
-/// Runs it; `None` on a machine that has the driver, whose devices are left alone.
+/// Is there none? On a machine that has one, its devices are left alone.
 #[allow(clippy::print_stdout, reason = "why a test is skipped is said where tests say it")]
-fn without_driver(args: &[&str]) -> Option<Ended> {
+fn is_there_no_driver() -> bool {
     if Path::new("/dev/ublk-control").exists() {
         println!("skipped: there is a ublk driver here; the tests in the guest use it");
+        return false;
+    }
+    true
+}
+
+/// Runs it; `None` on a machine that has the driver.
+fn without_driver(args: &[&str]) -> Option<Ended> {
+    if !is_there_no_driver() {
         return None;
     }
     let place = Place::new();
@@ -86,4 +101,116 @@ fn what_cannot_be_is_refused_before_anything_is_tried() {
     ] {
         assert_eq!(place.run(args).code, Some(2), "{args:?}");
     }
+}
+
+/// A server of device 7, as far as its control socket shows: it ends when it is asked to, and tells by what verb.
+fn play_server(control: &Path) -> thread::JoinHandle<String> {
+    let listener = UnixListener::bind(control).unwrap();
+    thread::spawn(move || {
+        loop {
+            if let Some(verb) = answer(listener.accept().unwrap().0) {
+                return verb;
+            }
+        }
+    })
+}
+
+/// Answers a client to its end; the verb that ended the server.
+fn answer(client: UnixStream) -> Option<String> {
+    let status = json!({
+        "pid": 1, "version": "0", "uri": "/dev/ublkb7", "uptime_s": 1.0, "manager": "none", "pending": 0, "devices": [],
+        "nbd": {"connections": 0, "connections_total": 0, "in_flight": 0, "requests_total": 0},
+        "ublk": {"id": 7, "path": "/dev/ublkb7", "queues": 1, "depth": 1, "buffer_bytes": 4096, "in_flight": 0,
+            "requests_total": 0, "enters_total": 0, "sqes_total": 0},
+    });
+    for line in BufReader::new(&client).lines() {
+        let request: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        let verb = request["verb"].as_str().unwrap();
+        let is_end = verb != "status";
+        let answer = match is_end {
+            true => json!({"v": 1, "ok": true, "stopped": true}),
+            false => json!({"v": 1, "ok": true, "status": status}),
+        };
+        writeln!(&client, "{answer}").unwrap();
+        if is_end {
+            return Some(verb.to_owned());
+        }
+    }
+    None
+}
+
+/// Also one that was told its control socket: the driver alone would lose what the page cache holds.
+#[test]
+fn the_server_of_a_device_is_found_by_its_record() {
+    if !is_there_no_driver() {
+        return;
+    }
+    for (args, verb, words) in [
+        (["del", "-n", "7"].as_slice(), "stop-idle", "/dev/ublkb7: deleted"),
+        (&["del", "-n", "7", "--force"], "stop", "/dev/ublkb7: deleted"),
+        (
+            &["upgrade", "7", "--foreground"],
+            "hand-over",
+            "the old server has ended",
+        ),
+    ] {
+        let place = Place::new();
+        // As `iomgr` makes it: a folder that others may write is refused.
+        place.ok(&["doctor"]);
+        let control = place.path("told.ctl");
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        let record = json!({
+            "v": 1, "boot_id": boot_id.trim(), "id": 7, "mark": 1, "control": control, "filters": [],
+            "target": {"null": {"name": "null", "size_bytes": 4096}},
+        });
+        place.write("run/ublkb7.state", record.to_string().as_bytes());
+        let private = Permissions::from_mode(0o600);
+        std::fs::set_permissions(place.path("run/ublkb7.state"), private).unwrap();
+        let server = play_server(&control);
+        let ended = place.run(args);
+        assert!(
+            (ended.stdout.clone() + &ended.stderr).contains(words),
+            "{args:?}: {ended:?}"
+        );
+        assert_eq!(server.join().unwrap(), verb);
+    }
+}
+
+/// One that does not outlive its server has no record.
+#[test]
+fn a_server_without_a_record_is_found_where_servers_are() {
+    if !is_there_no_driver() {
+        return;
+    }
+    for (args, verb, words) in [
+        (["del", "-n", "7"].as_slice(), "stop-idle", "/dev/ublkb7: deleted"),
+        (
+            &["upgrade", "7", "--foreground"],
+            "hand-over",
+            "the old server has ended",
+        ),
+    ] {
+        let place = Place::new();
+        place.ok(&["doctor"]);
+        let server = play_server(&place.runtime_dir().join("ublkb7.ctl"));
+        let ended = place.run(args);
+        assert!(
+            (ended.stdout.clone() + &ended.stderr).contains(words),
+            "{args:?}: {ended:?}"
+        );
+        assert_eq!(server.join().unwrap(), verb);
+    }
+}
+
+#[test]
+fn a_server_that_nobody_is_is_said_to_be() {
+    let place = Place::new();
+    let ended = place.run(&["upgrade", "7", "--foreground"]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(
+        ended
+            .stderr
+            .contains("no server of this program answers for ublk device 7"),
+        "{ended:?}"
+    );
 }

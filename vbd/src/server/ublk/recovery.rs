@@ -9,11 +9,11 @@ use iomgr_core::manager::Registry;
 use iomgr_core::policy::{Governor, ManagerConfig};
 
 use super::{End, SharedRecord, UblkOptions, UblkServer, UblkTarget, config, failed, lock};
-use crate::control::ControlClient;
 use crate::error::{Error, ErrorKind};
 use crate::server::board::end_policy;
 use crate::server::doors::ControlDoor;
 use crate::ublk::record::{Record, RecordFile};
+use crate::ublk::server::{ask, ublk_server};
 use crate::ublk::target::TargetRecord;
 use crate::ublk::ublk_name;
 
@@ -63,7 +63,7 @@ impl UblkServer {
     /// ended: the device waits for the next.
     pub fn upgrade(id: u32, patience: Duration) -> Result<Self, Error> {
         let deadline = Instant::now() + patience;
-        let asked = ControlClient::connect(&Record::read(id)?.control, patience)?.hand_over();
+        let asked = ublk_server(id, patience).and_then(|(mut server, _)| server.hand_over());
         asked.map_err(|error| match error.kind() {
             // It does not answer, perhaps in time.
             ErrorKind::Control => error.hint(format!("when the old server has ended, `iomgr recover {id}` goes on")),
@@ -150,11 +150,8 @@ fn options(known: &Record, info: &DeviceInfo) -> Result<UblkOptions, Error> {
 
 /// The process that serves a device and is well.
 pub(crate) fn server_of(known: &Record) -> Option<u32> {
-    let status = ControlClient::connect(&known.control, ANSWER_MAX).ok()?.status().ok()?;
-    status
-        .ublk
-        .is_some_and(|ublk| ublk.id == known.id)
-        .then_some(status.pid)
+    let (_server, status) = ask(&known.control, known.id, ANSWER_MAX).ok()?;
+    Some(status.pid)
 }
 
 fn left(deadline: Instant) -> Duration {
