@@ -196,8 +196,10 @@ impl Server {
     /// Then the device still exists for the driver, so that whoever waits for its end waits for what the caller closes next;
     /// [`delete`](Self::delete) it.
     pub fn stop(&mut self) -> Result<(), Error> {
-        if let Stage::Failed | Stage::Ended | Stage::Gone = self.stage {
-            return Ok(());
+        match self.stage {
+            Stage::Ended | Stage::Gone => return Ok(()),
+            Stage::Failed => return Err(self.left_behind()),
+            _ => {}
         }
         if self.has_ended() {
             // Whoever stopped it deletes it.
@@ -326,8 +328,7 @@ impl Server {
                 self.stage = Stage::Gone;
                 stopped.and(self.delete_it())
             }
-            Stage::Failed => stopped.and(Err(self.left_behind())),
-            Stage::Adopted | Stage::Starting | Stage::Serving | Stage::Gone => stopped,
+            Stage::Adopted | Stage::Starting | Stage::Serving | Stage::Failed | Stage::Gone => stopped,
         }
     }
 

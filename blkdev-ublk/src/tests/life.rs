@@ -95,6 +95,7 @@ fn a_thread_that_panics_is_told_and_waits_for_nobody() {
     rig.driver.send(0, IoOp::Write, 0, 1);
     rig.ends.wait();
     assert_eq!(server.stop().unwrap_err().kind(), ErrorKind::Panicked);
+    assert!(server.stop().is_err(), "asked twice, it is no better");
     let left = server.delete().unwrap_err().to_string();
     assert!(left.contains("left behind"), "{left}");
     let log = rig.driver.log();
