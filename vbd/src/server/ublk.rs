@@ -148,9 +148,10 @@ impl UblkServer {
             }
         };
         let server = Self::over((id, target), (governor, end), door, record, options)?;
-        frontend.show().map_err(failed)?;
+        let shown = frontend.show().map_err(failed);
+        // One that cannot be seen ends as others do: where it cannot be taken down, the next server will want the record.
         *lock(&server.frontend) = Some(frontend);
-        Ok(server)
+        shown.map(|()| server)
     }
 
     /// All but the frontend.
