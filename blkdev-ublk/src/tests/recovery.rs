@@ -347,6 +347,7 @@ fn a_device_that_is_open_is_not_stopped_by_the_careful() {
     rig.driver.write(0, 0, &[1; 512]).unwrap();
     rig.driver.use_block_device(0, false);
     careful.stop_on(&rig.driver).unwrap();
+    rig.ends.wait();
     // It is the server that deletes it.
     rig.end(server);
     let old = Rig::new();
