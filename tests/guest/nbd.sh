@@ -35,7 +35,7 @@ is_told() {
 sums() { (cd /mnt/u && find . -type f -name '[a-z]*' | sort | xargs md5sum); }
 
 populated() {
-    within mount -t "$1" $dev /mnt/u && within cp -r /bin /mnt/u/tree &&
+    within mount -t "$1" $dev /mnt/u && copy_tree /mnt/u/tree &&
         within fio --name=f --filename=/mnt/u/synced --rw=write --bs=4k --size=1M --fsync=16 --minimal >/dev/null &&
         sums >/tmp/before && within umount /mnt/u
 }

@@ -13,7 +13,7 @@ mkdir -p /mnt/u
 sums() { (cd "$1" && find . -type f | sort | xargs md5sum); }
 
 populate() {
-    within mount -t "$1" "$dev" /mnt/u && within cp -r /bin /mnt/u/tree &&
+    within mount -t "$1" "$dev" /mnt/u && copy_tree /mnt/u/tree &&
         within fio --name=f --filename=/mnt/u/synced --rw=write --bs=4k --size=1M --fsync=16 --minimal >/dev/null &&
         sums /mnt/u >/tmp/before
 }
