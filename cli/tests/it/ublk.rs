@@ -166,14 +166,19 @@ fn the_server_of_a_device_is_found_by_its_record() {
         place.write("run/ublkb7.state", record.to_string().as_bytes());
         let private = Permissions::from_mode(0o600);
         std::fs::set_permissions(place.path("run/ublkb7.state"), private).unwrap();
-        let server = play_server(&control);
-        let ended = place.run(args);
-        assert!(
-            (ended.stdout.clone() + &ended.stderr).contains(words),
-            "{args:?}: {ended:?}"
-        );
-        assert_eq!(server.join().unwrap(), verb);
+        assert_reaches(&place, args, &control, verb, words);
     }
+}
+
+/// The command asks the server with this control socket for the verb, and says these words.
+fn assert_reaches(place: &Place, args: &[&str], control: &Path, verb: &str, words: &str) {
+    let server = play_server(control);
+    let ended = place.run(args);
+    assert!(
+        (ended.stdout.clone() + &ended.stderr).contains(words),
+        "{args:?}: {ended:?}"
+    );
+    assert_eq!(server.join().unwrap(), verb);
 }
 
 /// One that does not outlive its server has no record.
@@ -192,13 +197,7 @@ fn a_server_without_a_record_is_found_where_servers_are() {
     ] {
         let place = Place::new();
         place.ok(&["doctor"]);
-        let server = play_server(&place.runtime_dir().join("ublkb7.ctl"));
-        let ended = place.run(args);
-        assert!(
-            (ended.stdout.clone() + &ended.stderr).contains(words),
-            "{args:?}: {ended:?}"
-        );
-        assert_eq!(server.join().unwrap(), verb);
+        assert_reaches(&place, args, &place.runtime_dir().join("ublkb7.ctl"), verb, words);
     }
 }
 
