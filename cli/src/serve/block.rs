@@ -95,21 +95,12 @@ impl<'a> Ready<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ready::sample;
     use super::*;
 
     fn ready(origin: Origin) -> Ready<'static> {
-        let disk = DiskInfo {
-            name: "demo".into(),
-            path: "demo.vhd".into(),
-            format: "vhd-dynamic".into(),
-            size_bytes: 1 << 30,
-            read_only: false,
-            cache: vbd::Cache::Writeback,
-            failed: false,
-            paused: None,
-        };
         Ready {
-            disk: (disk, origin),
+            disk: (sample("demo"), origin),
             filters: &[],
             id: 0,
             path: Path::new("/dev/ublkb0"),

@@ -180,26 +180,28 @@ pub(super) fn quote(text: &str) -> String {
     }
 }
 
+/// A disk to tell of.
+#[cfg(test)]
+pub(super) fn sample(name: &str) -> DiskInfo {
+    DiskInfo {
+        name: name.into(),
+        path: format!("{name}.vhd").into(),
+        format: "vhd-dynamic".into(),
+        size_bytes: 1 << 30,
+        read_only: false,
+        cache: vbd::Cache::Writeback,
+        failed: false,
+        paused: None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn disk(name: &str) -> DiskInfo {
-        DiskInfo {
-            name: name.into(),
-            path: format!("{name}.vhd").into(),
-            format: "vhd-dynamic".into(),
-            size_bytes: 1 << 30,
-            read_only: false,
-            cache: vbd::Cache::Writeback,
-            failed: false,
-            paused: None,
-        }
-    }
-
     fn ready() -> Ready<'static> {
         Ready {
-            disks: vec![(disk("demo"), Origin::Created)],
+            disks: vec![(sample("demo"), Origin::Created)],
             uris: vec!["nbd+unix:///?socket=/run/iomgr/demo.sock".into()],
             filters: Vec::new(),
             control: Path::new("/run/iomgr/demo.ctl"),
@@ -227,7 +229,7 @@ mod tests {
     #[test]
     fn several_disks() {
         let mut ready = ready();
-        ready.disks.push((disk("data"), Origin::Reused));
+        ready.disks.push((sample("data"), Origin::Reused));
         ready.uris = ["demo", "data"]
             .map(|name| format!("nbd+unix:///{name}?socket=/run/iomgr/demo.sock"))
             .into();
