@@ -187,34 +187,44 @@ impl Serve {
             Some(Role::Device(id)) => return self.go_on(id, json),
             _ => {}
         }
-        let mut options = self.server_options(activation::take()?);
+        let options = self.server_options(activation::take()?);
         // Before an image is made.
         options.check()?;
-        let frontend = self.choose(&options)?;
+        let frontend = match role {
+            // Clients look for it where the one before was.
+            Some(Role::Next) => Frontend::Nbd(None),
+            _ => self.choose(&options)?,
+        };
         let manager = Manager::from_env();
         let opened = images::open(&images, &self.disk_options(role), self.create)?;
-        let origins: Vec<_> = opened.iter().map(|opened| opened.origin).collect();
         // What is made from here on is taken away again, whenever a signal comes.
         let caught = signals::catch()?;
-        let why_nbd = match frontend {
-            Frontend::Ublk => {
-                let server = block::start(&opened[0], &options)?;
-                let _pidfile = options.pidfile.as_deref().map(PidFile::write).transpose()?;
-                let tell = |server: &_| block::tell(server, &opened[0], &options.filters, json);
-                return serve(server, caught, &manager, tell);
-            }
-            Frontend::Nbd(why) => why,
-        };
+        match frontend {
+            Frontend::Ublk => run_block(&opened[0], &options, caught, &manager, json),
+            Frontend::Nbd(why) => self.run_nbd(opened, options, caught, &manager, why.as_deref(), json),
+        }
+    }
+
+    fn run_nbd(
+        &self,
+        opened: Vec<Opened>,
+        mut options: ServerOptions,
+        caught: Caught,
+        manager: &Manager,
+        why_not_ublk: Option<&str>,
+        json: bool,
+    ) -> Result<ExitCode, Failure> {
+        let origins: Vec<_> = opened.iter().map(|opened| opened.origin).collect();
         // For the command alone, so that nobody else meets its sockets; removed last.
         let _folder = self.run.as_ref().map(|_| private_sockets(&mut options)).transpose()?;
         let server = Server::start_all(self.exports(opened), &options)?;
         match &self.run {
             Some(line) => {
                 manager.ready(&server);
-                command::run(server, line, caught, &manager)
+                command::run(server, line, caught, manager)
             }
-            None => serve(server, caught, &manager, |server| {
-                ready::tell(server, &origins, why_nbd.as_deref(), json)
+            None => serve(server, caught, manager, |server| {
+                ready::tell(server, &origins, why_not_ublk, json)
             }),
         }
     }
@@ -338,6 +348,20 @@ impl Serve {
     }
 }
 
+fn run_block(
+    opened: &Opened,
+    options: &ServerOptions,
+    caught: Caught,
+    manager: &Manager,
+    json: bool,
+) -> Result<ExitCode, Failure> {
+    let server = block::start(opened, options)?;
+    let _pidfile = options.pidfile.as_deref().map(PidFile::write).transpose()?;
+    serve(server, caught, manager, |server| {
+        block::tell(server, opened, &options.filters, json)
+    })
+}
+
 /// Serves until somebody asks for the end; `tell` says that it can be used.
 fn serve<S: Service>(
     server: S,
@@ -372,7 +396,7 @@ fn refuse_another_manager() -> Result<(), Failure> {
         None => Ok(()),
         Some(name) => Err(
             Failure::new(format!("--supervise: there is a service manager already ({name})"))
-                .hint("let that start the server again (Restart=on-abnormal)"),
+                .hint("over NBD, let that start the server again (Restart=on-abnormal); a block device waits for `iomgr recover`"),
         ),
     }
 }
