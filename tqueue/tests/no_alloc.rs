@@ -1,53 +1,15 @@
 //! After a queue was made, nothing allocates: not pushing, not submitting, not delivering.
-#![allow(unsafe_code, reason = "a counting allocator is unsafe by its trait")]
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
     reason = "what fails here fails the test, what is skipped says so"
 )]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 
 use iomgr_core::{Action, Errno, FileHandle, FileSlot, Full, Lease, Op, OpError, OpQueue, Owner, Token};
 use tqueue::{Config, EngineKind, ErrorKind, Features, Queue};
-
-thread_local! {
-    /// Allocations of a thread. The test's runner has its own, when it says that a test takes long.
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count() {
-    // A thread that is ending has no locals any more; it is none of ours.
-    let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-}
-
-struct Counting;
-
-// SAFETY: everything is handed to the system's allocator as it is.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps `GlobalAlloc`'s contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps `GlobalAlloc`'s contract.
-        unsafe { System.realloc(memory, layout, new_size) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps `GlobalAlloc`'s contract.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 /// Disk ops of a round; more than a queue takes at a time.
 const ROUND: u64 = 80;
@@ -222,17 +184,17 @@ fn check(load: &mut Load, unfiltered: bool) {
     let ops = if unfiltered { ops() } else { ops() / 10 };
     // Leases and the file are touched for the first time.
     load.run(ops / 10);
-    let before = (ALLOCATIONS.get(), resident_pages());
-    let tally = load.run(ops);
-    let after = (ALLOCATIONS.get(), resident_pages());
+    let (pages, mut tally) = (resident_pages(), Tally::default());
+    let allocations = allocation_counter::measure(|| tally = load.run(ops)).count_total;
+    let more_pages = resident_pages().saturating_sub(pages);
     let (info, counters) = (load.queue.info(), load.queue.counters());
-    assert_eq!(after.0 - before.0, 0, "allocations of {tally:?} on {info}");
-    assert!(after.1 < before.1 + 1024, "{before:?} {after:?} pages on {info}");
+    assert_eq!(allocations, 0, "allocations of {tally:?} on {info}");
+    assert!(more_pages < 1024, "{more_pages} more pages after {pages} on {info}");
     assert!(counters.merges > 0, "ops that are contiguous are merged");
     assert!(tally.handed_back > 0 && tally.never_started > 0, "{tally:?}");
     assert!(counters.deferrals > 0 || !unfiltered, "{counters:?}");
     assert!(counters.max_in_kernel <= u64::from(SIZE), "{counters:?}");
-    println!("{tally:?}, {} pages more, on {info}", after.1.saturating_sub(before.1));
+    println!("{tally:?}, {more_pages} pages more, on {info}");
 }
 
 /// Pages of memory that the process takes up; reads its file into a buffer that is there.
