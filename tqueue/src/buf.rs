@@ -12,10 +12,16 @@
 //! - [`Arena::bytes`] refuses memory that a held op writes to, [`Arena::bytes_mut`] memory that any op holds. So no Rust
 //!   reference ever meets the kernel in the same memory.
 //! - A `BufId` that was made up, or is out of date, names nothing. It is found out, not followed.
+//!
+//! Memory of others has a lease as well, while it is here: `foreign`.
 #![allow(
     unsafe_code,
     reason = "the arena is a mapping: references into it are made here, and only here"
 )]
+
+mod aligned;
+mod borrow;
+mod foreign;
 
 use std::ptr::NonNull;
 use std::slice;
@@ -23,6 +29,11 @@ use std::slice;
 use iomgr_core::{BufId, Data, DataHome, Lease};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
+pub use aligned::AlignedBuf;
+pub use borrow::{BORROWED_MAX, Borrowed};
+use foreign::Foreign;
+pub(crate) use foreign::PLACES_MAX;
 
 use crate::buddy::{Buddy, order_for};
 use crate::run::Run;
@@ -74,6 +85,18 @@ struct Slot {
     fillers: u32,
 }
 
+impl Slot {
+    const FREE: Self = Self {
+        state: State::Free,
+        order: 0,
+        generation: 0,
+        page: 0,
+        len: 0,
+        readers: 0,
+        fillers: 0,
+    };
+}
+
 /// The memory and who has which part of it.
 #[derive(Debug)]
 pub(crate) struct Arena {
@@ -88,6 +111,8 @@ pub(crate) struct Arena {
     slots: Box<[Slot]>,
     /// Indices of free slots; never grows past its capacity.
     vacant: Vec<u32>,
+    /// Memory of others.
+    foreign: Foreign,
     zeros: Run,
     window: Run,
     /// May the kernel reach the memory of held ops? Then engines get no references to it.
@@ -109,23 +134,15 @@ impl Arena {
             let context = format!("mapping {len} bytes for buffers (address space, overcommit or `ulimit -v`)");
             Error::new(ErrorKind::Memory, context, errno)
         })?;
-        let slot = Slot {
-            state: State::Free,
-            order: 0,
-            generation: 0,
-            page: 0,
-            len: 0,
-            readers: 0,
-            fillers: 0,
-        };
         Ok(Self {
             base,
             len,
             buddy: Buddy::new(border),
             large: Buddy::new(pages - border),
             border,
-            slots: vec![slot; pages as usize].into(),
+            slots: vec![Slot::FREE; pages as usize].into(),
             vacant: (0..pages).rev().collect(),
+            foreign: Foreign::new(pages, 0),
             zeros,
             window: window(border),
             shared,
@@ -190,6 +207,7 @@ impl Arena {
         let slot = &mut self.slots[index as usize];
         match access {
             Access::Reads => slot.readers += 1,
+            Access::Fills if slot.order == foreign::READ_ONLY => return None,
             Access::Fills => slot.fillers += 1,
         }
         Some((run, Some(Held { index, access })))
@@ -216,15 +234,19 @@ impl Arena {
     pub(crate) fn bytes_mut(&mut self, data: Data) -> Option<&mut [u8]> {
         let (index, run) = self.resolve(data)?;
         let slot = &self.slots[index as usize];
-        (slot.fillers == 0 && slot.readers == 0).then(|| self.slice_mut(run))
+        let is_writable = slot.order != foreign::READ_ONLY;
+        (is_writable && slot.fillers == 0 && slot.readers == 0).then(|| self.slice_mut(run))
     }
 
     /// Fills memory with zeros, whatever ops hold it; the caller keeps to parts that no op works on.
     pub(crate) fn fill_zeros(&mut self, data: Data) -> bool {
-        let Some((_, run)) = self.resolve(data) else {
+        let Some((index, run)) = self.resolve(data) else {
             return false;
         };
-        // SAFETY: the run lies inside the mapping, and no Rust reference to it exists (`&mut self`). Should an op that the
+        if self.slots[index as usize].order == foreign::READ_ONLY {
+            return false;
+        }
+        // SAFETY: the run lies inside the mapping or a foreign buffer, and no Rust reference to it exists (`&mut self`). Should an op that the
         // kernel runs work on these very bytes, each ends up as one or the other; nothing else depends on them.
         unsafe { self.address(run).write_bytes(0, run.len() as usize) };
         true
@@ -252,6 +274,9 @@ impl Arena {
 
     /// Where a held run is, for the kernel. Only the ring follows it.
     pub(crate) fn address(&self, run: Run) -> *mut u8 {
+        if run.start() >= foreign::START {
+            return self.foreign.address(run.start());
+        }
         let start = usize::try_from(run.start()).expect("inside the mapping");
         self.base.as_ptr().wrapping_add(start)
     }
@@ -281,6 +306,7 @@ impl Arena {
     /// From now on dropping the arena frees nothing: the kernel may be at work on it.
     pub(crate) fn leak(&mut self) {
         self.leaked = true;
+        self.foreign.leak();
     }
 
     /// Was anybody refused memory since the last call?
@@ -327,6 +353,9 @@ impl Arena {
         slot.state = State::Free;
         slot.generation = (slot.generation + 1) & ((1 << (32 - INDEX_BITS)) - 1);
         let (page, order) = (slot.page, slot.order);
+        if self.foreign.vacate(page) {
+            return;
+        }
         match page.checked_sub(self.border) {
             Some(page) => self.large.give(page, order),
             None => self.buddy.give(page, order),
@@ -335,8 +364,8 @@ impl Arena {
     }
 
     fn slice(&self, run: Run) -> &[u8] {
-        // SAFETY: a run lies inside the mapping (`resolve`), which is initialised (anonymous), lives as long as `self`, and
-        // is not written meanwhile: not by us (`&self`), nor by the kernel (callers checked that no op fills it).
+        // SAFETY: a run lies inside the mapping (`resolve`), which is initialised (anonymous) and lives as long as `self`, or
+        // inside a foreign buffer, which is so, too, and stays while its lease is live; and it is not written meanwhile: not by us (`&self`), nor by the kernel (callers checked that no op fills it).
         unsafe { slice::from_raw_parts(self.address(run), run.len() as usize) }
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::Error;
+use crate::buf::PLACES_MAX;
 use crate::filter::FilterConfig;
 
 /// How large a queue is and what runs it. Everything is allocated when the queue is made, from these numbers.
@@ -22,6 +23,9 @@ pub struct Config {
     /// Bytes of buffers besides, a multiple of 4096, for [`Queue::alloc_large`](crate::Queue::alloc_large) alone: what is leased
     /// from there is never in the way of what is leased by [`alloc`](iomgr_core::OpQueue::alloc), nor the other way round.
     pub large_bytes: usize,
+    /// Buffers of others that may be here at the same time, 1024 at most: [lent](crate::Queue::lend), or
+    /// [borrowed](crate::Queue::borrowed).
+    pub lent: u16,
     /// What runs the ops.
     pub engine: EngineKind,
     /// Features of the kernel that must not be used, so that tests can see the queue do without.
@@ -52,6 +56,7 @@ impl Default for Config {
             sends: 64,
             arena_bytes: 48 << 20,
             large_bytes: 0,
+            lent: 0,
             engine: EngineKind::Auto,
             mask: Features::empty(),
             files: 64,
@@ -86,6 +91,10 @@ impl Config {
         let whole_pages = self.arena_bytes.is_multiple_of(4096) && self.large_bytes.is_multiple_of(4096);
         if self.arena_bytes == 0 || !whole_pages || !(1 << 20..=4 << 30).contains(&bytes) {
             return bad("arena_bytes and large_bytes are 1 MiB to 4 GiB together, in pages of 4096 bytes");
+        }
+        let names = bytes / 4096 + usize::from(self.lent);
+        if self.lent > PLACES_MAX || names > 1 << 20 {
+            return bad("lent is 1024 at most, and no more than 2^20 together with the pages of buffers");
         }
         if !(1..=32768).contains(&self.files) {
             return bad("files is 1 to 32768");

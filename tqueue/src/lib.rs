@@ -105,6 +105,7 @@ pub mod test_utils;
 mod wake;
 mod watchdog;
 
+pub use buf::{AlignedBuf, BORROWED_MAX, Borrowed};
 pub use cancel::Cancelled;
 pub use config::{Config, EngineKind, Features, PlanLimits, QueueInfo};
 pub use control_ring::ControlRing;

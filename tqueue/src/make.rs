@@ -41,7 +41,7 @@ impl Queue {
                 Self::assemble(
                     config,
                     engine,
-                    Arena::new(config.arena_bytes, config.large_bytes, false)?,
+                    Arena::new(config.arena_bytes, config.large_bytes, false)?.with_places(config.lent),
                     notes,
                 )
             }
@@ -49,14 +49,14 @@ impl Queue {
     }
 
     fn on_ring(config: &Config, mut notes: Vec<String>) -> Result<Self, Error> {
-        let arena = Arena::new(config.arena_bytes, config.large_bytes, true)?;
+        let arena = Arena::new(config.arena_bytes, config.large_bytes, true)?.with_places(config.lent);
         let ring = Ring::new(config, &arena, &mut notes)?;
         Self::assemble(config, Engine::Ring(ring), arena, notes)
     }
 
     fn on_calls(config: &Config, notes: Vec<String>) -> Result<Self, Error> {
         let engine = SyncEngine::new(config);
-        let arena = Arena::new(config.arena_bytes, config.large_bytes, false)?;
+        let arena = Arena::new(config.arena_bytes, config.large_bytes, false)?.with_places(config.lent);
         Self::assemble(config, Engine::Sync(engine), arena, notes)
     }
 

@@ -3,7 +3,7 @@
 use iomgr_core::{Action, Data, Errno, FileHandle, FileSlot, Full, Lease, Op, OpError, OpQueue, Token};
 
 use crate::Queue;
-use crate::buf::{Access, Held};
+use crate::buf::{Access, AlignedBuf, Held};
 use crate::files::FileIndex;
 use crate::inflight::Work;
 
@@ -86,6 +86,18 @@ impl Queue {
     /// back as any lease does.
     pub fn alloc_large(&mut self, len: u32) -> Option<Lease> {
         self.arena.alloc_large(len)
+    }
+
+    /// Takes in a buffer, and leases all of it, or hands it back where there is no room for it ([`Config::lent`](crate::Config::lent)).
+    /// Such a lease works like any other; [`take_back`](Self::take_back) ends it, or [`free`](OpQueue::free), which drops the buffer as
+    /// soon as no op holds it.
+    pub fn lend(&mut self, buf: AlignedBuf) -> Result<Lease, AlignedBuf> {
+        self.arena.lend(buf)
+    }
+
+    /// Gives a buffer back that was [lent](Self::lend), or its lease while an op holds it.
+    pub fn take_back(&mut self, lease: Lease) -> Result<AlignedBuf, Lease> {
+        self.arena.take_back(lease)
     }
 
     /// Checks an op and takes hold of what it needs; else how it ends.
