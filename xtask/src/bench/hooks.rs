@@ -7,7 +7,7 @@
 //! The bound is for requests as they are served. The bare program shows what the hooks cost where nothing else does.
 
 use super::icount;
-use super::report::median;
+use super::report::{figures, median};
 use crate::scratch::Scratch;
 use crate::{Result, cmd};
 
@@ -87,7 +87,7 @@ fn judge(text: &str) -> Result {
     let mut is_above = false;
     for (way, max) in WAYS {
         for depth in DEPTHS {
-            let [with, without] = BUILDS.map(|(build, _)| median(&figures(text, depth, way, build)));
+            let [with, without] = BUILDS.map(|(build, _)| median(&figures(text, &format!("{depth} {way} {build}"))));
             let ratio = with / without;
             // No figures make no ratio.
             is_above |= ratio.is_nan() || max.is_some_and(|max| ratio > max);
@@ -99,13 +99,6 @@ fn judge(text: &str) -> Result {
         false => Ok(()),
         true => Err("the hooks take more instructions than they may".into()),
     }
-}
-
-/// What a request took, one figure for each round.
-fn figures(text: &str, depth: u32, way: &str, build: &str) -> Vec<f64> {
-    let start = format!("{depth} {way} {build} ");
-    let rest = text.lines().filter_map(|line| line.strip_prefix(&start));
-    rest.filter_map(|rest| rest.split(' ').next()?.parse().ok()).collect()
 }
 
 #[cfg(test)]

@@ -63,6 +63,14 @@ pub(super) fn between_marks(text: &str, name: &str, table: &str) -> Option<Strin
     Some(format!("{before}{begin}{table}{end}{after}"))
 }
 
+/// The figures in what a script printed: the first word behind `start` in each line that begins with it.
+pub(super) fn figures(text: &str, start: &str) -> Vec<f64> {
+    let rest = text
+        .lines()
+        .filter_map(|line| line.strip_prefix(start)?.strip_prefix(' '));
+    rest.filter_map(|rest| rest.split(' ').next()?.parse().ok()).collect()
+}
+
 /// The middle one; of an even number, the upper of the two.
 pub(super) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::report::median;
+use super::report::{figures, median};
 use crate::{Result, cmd};
 
 /// Runs them in turns; the shell is the guest's as well.
@@ -64,9 +64,11 @@ pub(super) fn judge(text: &str, loads: &[Load], unit: &str) -> Result {
     println!("\n| load | tqueue, {unit} per op | compared with | its {unit} | ratio |\n|---|---|---|---|---|");
     let mut above = 0;
     for load in loads {
-        let ours = figures(text, load, OURS);
+        // `PATTERN DEPTH PROGRAM FIGURE …`
+        let figures = |program| figures(text, &format!("{} {} {program}", load.pattern, load.depth));
+        let ours = figures(OURS);
         for rival in RIVALS {
-            let theirs = figures(text, load, rival.name);
+            let theirs = figures(rival.name);
             let ratios: Vec<_> = ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect();
             let ratio = median(&ratios);
             let is_bound = load.is_hard || !rival.is_tuned;
@@ -94,13 +96,6 @@ pub(super) fn judge(text: &str, loads: &[Load], unit: &str) -> Result {
     } else {
         Err(format!("{above} ratios are above their bounds").into())
     }
-}
-
-/// What a program took per op, one figure for each round: `PATTERN DEPTH PROGRAM FIGURE …`
-fn figures(text: &str, load: &Load, program: &str) -> Vec<f64> {
-    let start = format!("{} {} {program} ", load.pattern, load.depth);
-    let rest = text.lines().filter_map(|line| line.strip_prefix(&start));
-    rest.filter_map(|rest| rest.split(' ').next()?.parse().ok()).collect()
 }
 
 #[cfg(test)]
