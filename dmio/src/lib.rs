@@ -10,13 +10,23 @@
 //!            └─ TIMEOUT: notified once, the I/O goes on and still ends in one of the three
 //! ```
 //!
-//! **What is here today** is the vocabulary: [`Region`], [`RegionState`] and [`IoFlags`]. The client that runs such
-//! requests, with its bounce memory, its orphans (I/O that was cancelled and that the device still owes an answer for) and
-//! its hold on their sectors, is the subject of an issue of its own; nothing here does I/O yet.
+//! **What is here today** is the machine that decides, [`Machine`]: it does no I/O, has no memory, no thread and no clock, and
+//! tells its owner what to submit and what has happened. The client that runs it on a queue comes next.
 #![forbid(unsafe_code)]
 
+mod counters;
+mod error;
 mod flags;
+mod machine;
 mod region;
+mod wheel;
 
+pub use counters::{Counters, Occupancy};
+pub use error::{Error, ErrorKind};
 pub use flags::IoFlags;
-pub use region::{DeviceIndex, REGIONS_MAX, Region, RegionState, check_regions};
+pub use machine::{
+    CellId, Completed, DeviceConfig, Dump, Event, Generation, Io, Late, LegId, Machine, MachineConfig, MemoryKind,
+    RegionEvent, RequestId, Submission, ToCancel,
+};
+pub use region::{Cancelled, DeviceIndex, REGIONS_MAX, Reason, Region, RegionState};
+pub use wheel::{TICK_SHIFT, Wheel};
