@@ -19,6 +19,7 @@ mod error;
 mod flags;
 mod machine;
 mod region;
+mod slots;
 mod wheel;
 
 pub use counters::{Counters, Occupancy};

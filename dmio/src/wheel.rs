@@ -8,15 +8,18 @@
 //! ```
 //!
 //! A tick is 2^20 ns, about a millisecond, and eight levels reach to the end of time, so that no deadline is too far away. Each
-//! slot is a list that is linked through the keys; a bitmap of a level says which of its slots hold anything, and the first bit of
-//! the lowest level that has one is what comes next.
+//! slot is a list; a bitmap of a level says which of its slots hold anything, and the first bit of the lowest level that has one is
+//! what comes next. Deadlines of one tick are always in the same slot.
 //!
 //! # Contract
 //! - A deadline never expires early, and at most one tick late if [`Wheel::expire`] is called whenever [`Wheel::next`] says so.
+//! - Deadlines of one tick expire in the order in which they were armed.
 //! - [`Wheel::next`] may be earlier than any deadline, by which far ones move down: at most seven times for each.
 //! - Nothing allocates after [`Wheel::new`]. Disarming what is not armed does nothing.
 
 use iomgr_core::Timestamp;
+
+use crate::slots::{Links, List};
 
 /// log2 of the nanoseconds in a tick.
 pub const TICK_SHIFT: u32 = 20;
@@ -25,7 +28,6 @@ const SLOT_SHIFT: u32 = 6;
 const SLOTS: usize = 1 << SLOT_SHIFT;
 /// 2^64 ns are 2^44 ticks.
 const LEVELS: usize = 8;
-const NIL: u32 = u32::MAX;
 /// The slot of what is not armed.
 const NOWHERE: u16 = u16::MAX;
 
@@ -38,35 +40,30 @@ pub struct Wheel {
     levels: u8,
     /// Which slots of a level do.
     occupied: [u64; LEVELS],
-    /// The first key of each slot.
-    heads: [u32; LEVELS * SLOTS],
+    slots: [List; LEVELS * SLOTS],
+    links: Links,
+    /// For each key.
     entries: Vec<Entry>,
 }
 
-/// What there is for each key.
+/// A deadline.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     tick: u64,
-    prev: u32,
-    next: u32,
-    /// Index in `heads`.
+    /// Where it is.
     slot: u16,
 }
 
 impl Wheel {
     /// For keys below `keys`.
     pub fn new(keys: u32) -> Self {
-        let entry = Entry {
-            tick: 0,
-            prev: NIL,
-            next: NIL,
-            slot: NOWHERE,
-        };
+        let entry = Entry { tick: 0, slot: NOWHERE };
         Self {
             elapsed: 0,
             levels: 0,
             occupied: [0; LEVELS],
-            heads: [NIL; LEVELS * SLOTS],
+            slots: [List::EMPTY; LEVELS * SLOTS],
+            links: Links::new(keys),
             entries: vec![entry; keys as usize],
         }
     }
@@ -104,12 +101,14 @@ impl Wheel {
             && tick <= now
         {
             self.elapsed = tick;
-            let head = self.heads[level * SLOTS + slot];
-            if level == 0 {
-                self.unlink(head);
-                return Some(head);
+            while let Some(first) = self.slots[level * SLOTS + slot].front() {
+                self.unlink(first);
+                if level == 0 {
+                    return Some(first);
+                }
+                // The slot's time has come: what is in it goes to lower levels.
+                self.link(first);
             }
-            self.move_down(head);
         }
         self.elapsed = self.elapsed.max(now);
         None
@@ -127,17 +126,6 @@ impl Wheel {
         Some((level as usize, slot as usize, above | u64::from(slot) << shift))
     }
 
-    /// Finds new slots, on lower levels, for a list whose time has come.
-    fn move_down(&mut self, head: u32) {
-        let mut key = head;
-        while key != NIL {
-            let next = self.entries[key as usize].next;
-            self.unlink(key);
-            self.link(key);
-            key = next;
-        }
-    }
-
     #[expect(clippy::cast_possible_truncation, reason = "slots are far fewer than 2^16")]
     fn link(&mut self, key: u32) {
         let tick = self.entries[key as usize].tick;
@@ -145,31 +133,22 @@ impl Wheel {
         let level = (u64::BITS - 1 - differs.leading_zeros()) / SLOT_SHIFT;
         let slot = (tick >> (level * SLOT_SHIFT)) & (SLOTS as u64 - 1);
         let index = level as usize * SLOTS + slot as usize;
-        let next = std::mem::replace(&mut self.heads[index], key);
-        if let Some(next) = self.entries.get_mut(next as usize) {
-            next.prev = key;
-        }
-        let entry = &mut self.entries[key as usize];
-        (entry.prev, entry.next, entry.slot) = (NIL, next, index as u16);
+        self.slots[index].push_back(&mut self.links, key);
+        self.entries[key as usize].slot = index as u16;
         self.occupied[level as usize] |= 1 << slot;
         self.levels |= 1 << level;
     }
 
     fn unlink(&mut self, key: u32) {
-        let entry = &mut self.entries[key as usize];
-        let (prev, next) = (entry.prev, entry.next);
-        let index = usize::from(std::mem::replace(&mut entry.slot, NOWHERE));
-        if let Some(next) = self.entries.get_mut(next as usize) {
-            next.prev = prev;
-        }
-        match self.entries.get_mut(prev as usize) {
-            Some(prev) => prev.next = next,
-            None => self.heads[index] = next,
-        }
-        if self.heads[index] == NIL {
+        let index = usize::from(std::mem::replace(&mut self.entries[key as usize].slot, NOWHERE));
+        self.slots[index].remove(&mut self.links, key);
+        if self.slots[index].is_empty() {
             let level = index / SLOTS;
             self.occupied[level] &= !(1 << (index % SLOTS));
             self.levels &= !(u8::from(self.occupied[level] == 0) << level);
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

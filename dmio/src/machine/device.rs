@@ -5,7 +5,7 @@ use iomgr_core::{Errno, SectorCount, Timestamp};
 use super::Machine;
 use super::holds::Holds;
 use super::leg::Stage;
-use super::slots::List;
+use crate::slots::List;
 use crate::{DeviceIndex, Error, RegionState};
 
 /// What there is to know about a device.

@@ -36,7 +36,7 @@ mod holds;
 mod leg;
 mod quota;
 mod request;
-mod slots;
+mod self_check;
 mod start;
 mod submit;
 mod time;
@@ -58,7 +58,7 @@ use self::device::Device;
 use self::leg::Leg;
 use self::quota::Cells;
 use self::request::Request;
-use self::slots::{Links, List, Slots};
+use crate::slots::{Links, List, Slots};
 use crate::{Counters, DeviceIndex, Error, ErrorKind, IoFlags, Occupancy, REGIONS_MAX, Region, Wheel};
 
 /// What a machine is made for.

@@ -110,7 +110,7 @@ impl Request {
     }
 
     /// Does nobody need it any more?
-    fn is_forgotten(&self) -> bool {
+    pub(crate) fn is_forgotten(&self) -> bool {
         let busy = self.running | self.admitted | self.undelivered | self.timeouts | self.lates;
         self.handles == 0 && busy == 0 && self.debt == Debt::None
     }
