@@ -88,6 +88,18 @@ impl Leg {
         }
     }
 
+    /// Of no region.
+    pub(crate) fn vacant() -> Self {
+        let nowhere = Region {
+            device: DeviceIndex(0),
+            range: SectorRange::default(),
+        };
+        Self {
+            stage: Stage::Settled,
+            ..Self::new(0, 0, nowhere)
+        }
+    }
+
     /// Does its device owe an answer that nobody waits for?
     pub(crate) fn is_orphan(&self) -> bool {
         self.stage == Stage::Orphan

@@ -43,7 +43,7 @@ mod time;
 
 use std::time::Duration;
 
-use iomgr_core::{Operation, RequestFlags, SectorCount, SectorRange};
+use iomgr_core::{Operation, RequestFlags, SectorCount};
 
 pub use self::complete::Completed;
 pub use self::device::{DeviceConfig, Generation};
@@ -153,17 +153,13 @@ impl Machine {
         let cells = check::config(&config)?;
         let MachineConfig { requests, legs, .. } = config;
         let device = |config| Device::new(config, legs);
-        let nowhere = Region {
-            device: DeviceIndex(0),
-            range: SectorRange::default(),
-        };
         Ok(Self {
             min_ios: config.min_ios,
             orphans_max: config.orphans_max,
             max_size: config.max_size,
             devices: config.devices.into_iter().map(device).collect(),
             requests: Slots::new(requests, Request::VACANT),
-            legs: Slots::new(legs, Leg::new(0, 0, nowhere)),
+            legs: Slots::new(legs, Leg::vacant()),
             legs_of: vec![0; requests as usize * REGIONS_MAX],
             leg_links: Links::new(legs),
             ready: List::EMPTY,

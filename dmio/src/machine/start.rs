@@ -17,6 +17,7 @@ impl Machine {
     /// bounce memory.
     pub fn start(&mut self, now: Timestamp, io: &Io<'_>) -> Result<RequestId, Error> {
         self.check(io)?;
+        self.serve_waiting();
         if self.requests.free() == 0 || self.legs.free() < io.regions.len() {
             return Err(Error::new(
                 ErrorKind::Full,

@@ -47,6 +47,8 @@ impl Machine {
             let leg = self.leg_of(index, region);
             self.legs[leg].timed_out = now;
         }
-        self.tell(index);
+        if regions != 0 {
+            self.tell(index);
+        }
     }
 }

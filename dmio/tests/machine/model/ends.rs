@@ -1,0 +1,201 @@
+//! How regions go and end.
+
+use dmio::{Cancelled, DeviceIndex, IoFlags, MemoryKind, Reason, RegionState};
+use iomgr_core::{Errno, Timestamp};
+
+use super::{Key, Model, News, Place};
+
+impl Model {
+    pub(crate) fn arm(&mut self, now: Timestamp, request: usize) {
+        if let Some(timeout) = self.requests[request].timeout {
+            self.armed.retain(|(_, armed)| *armed != request);
+            self.armed
+                .push(((now + timeout).as_nanos().div_ceil(1 << dmio::TICK_SHIFT), request));
+        }
+    }
+
+    /// Memory and a place for these regions, or the queue.
+    pub(crate) fn ask_for_memory(&mut self, request: usize, keys: &[Key]) {
+        let is_free = self.requests[request].memory != MemoryKind::Bounce;
+        if is_free || keys.iter().all(|&key| self.has_room(self.device_of(key))) {
+            return self.admit(keys);
+        }
+        self.counters.quota_waits += 1;
+        for &key in keys {
+            self.part_mut(key).place = Place::Waiting;
+        }
+        self.waiting.push(request);
+    }
+
+    fn admit(&mut self, keys: &[Key]) {
+        // They have memory together, and go one after the other.
+        for &key in keys {
+            self.part_mut(key).place = Place::Held;
+        }
+        for &key in keys {
+            let held = self.held.clone();
+            if self.requests[key.0].op.is_write() && self.must_be_held(key, &held) {
+                self.counters.hold_waits += 1;
+                self.held.push(key);
+            } else {
+                self.part_mut(key).place = Place::Ready;
+                self.ready.push(key);
+            }
+        }
+    }
+
+    /// Goes through the queue: who can go goes, who cannot stands before those behind it on its devices.
+    pub(crate) fn serve_waiting(&mut self) {
+        let mut blocked = Vec::new();
+        for request in self.waiting.clone() {
+            let mut keys = self.running(request);
+            keys.retain(|&key| self.part(key).place == Place::Waiting);
+            let devices: Vec<_> = keys.iter().map(|&key| self.device_of(key)).collect();
+            let is_free =
+                |device: &DeviceIndex| self.ios(*device) < self.config.min_ios as usize && !blocked.contains(device);
+            if devices.iter().all(is_free) {
+                self.waiting.retain(|&waiting| waiting != request);
+                self.admit(&keys);
+            } else {
+                blocked.extend(devices);
+            }
+        }
+    }
+
+    /// Writes go that are held for nothing any more.
+    pub(crate) fn release_held(&mut self) {
+        let mut still = Vec::new();
+        for key in std::mem::take(&mut self.held) {
+            if self.must_be_held(key, &still) {
+                still.push(key);
+            } else {
+                self.part_mut(key).place = Place::Ready;
+                self.ready.push(key);
+            }
+        }
+        self.held = still;
+    }
+
+    /// The leg is nowhere any more.
+    pub(crate) fn settle(&mut self, key: Key) {
+        self.part_mut(key).place = Place::Gone;
+        self.part_mut(key).is_detached = false;
+        for list in [&mut self.held, &mut self.ready, &mut self.parked, &mut self.cancels] {
+            list.retain(|&other| other != key);
+        }
+        let waits = |&request: &usize| {
+            self.running(request)
+                .iter()
+                .any(|&key| self.part(key).place == Place::Waiting)
+        };
+        let waiting: Vec<_> = self.waiting.iter().copied().filter(waits).collect();
+        self.waiting = waiting;
+        self.release_held();
+        let is_back = self.requests[key.0].parts.iter().all(|part| !part.place.is_admitted());
+        if is_back && self.requests[key.0].owes_memory {
+            self.requests[key.0].owes_memory = false;
+            self.news.push((key.0, News::MemoryFree));
+        }
+    }
+
+    pub(crate) fn end(&mut self, now: Timestamp, key: Key, state: RegionState) {
+        let part = self.part_mut(key);
+        assert_eq!(part.state, None, "a region ends once");
+        (part.state, part.ended) = (Some(state), now);
+        if part.place == Place::Idle {
+            part.place = Place::Gone;
+        }
+        self.news.push((key.0, News::End(key.1)));
+        match state {
+            RegionState::Ok => self.counters.ok += 1,
+            RegionState::Error(_) => self.counters.failed += 1,
+            RegionState::Cancelled(how) => {
+                self.counters.cancelled += 1;
+                self.counters.never_started += u64::from(how.never_started);
+            }
+            RegionState::Timeout => panic!("that is no end"),
+        }
+        if self.running(key.0).is_empty() {
+            self.armed.retain(|(_, armed)| *armed != key.0);
+        }
+    }
+
+    pub(crate) fn fail_fast(&mut self, now: Timestamp, key: Key, errno: Errno) {
+        self.counters.failed_fast += 1;
+        self.end(now, key, RegionState::Error(errno));
+    }
+
+    pub(crate) fn give_up(&mut self, now: Timestamp, key: Key, reason: Reason) -> bool {
+        if self.part(key).state.is_some() || self.is_stuck(key) {
+            return false;
+        }
+        let never_started = self.part(key).place != Place::AtDevice;
+        if never_started {
+            self.settle(key);
+        } else {
+            self.part_mut(key).place = Place::Orphan;
+            self.cancels.push(key);
+        }
+        self.end(now, key, RegionState::Cancelled(Cancelled { reason, never_started }));
+        true
+    }
+
+    /// Gives up what is on a device, then has choices go on.
+    pub(crate) fn give_up_device(&mut self, now: Timestamp, device: DeviceIndex) -> u32 {
+        let keys: Vec<_> = self.keys_on(device);
+        let moved = keys
+            .iter()
+            .filter(|&&key| self.give_up(now, key, Reason::Device))
+            .count();
+        u32::try_from(moved).unwrap()
+    }
+
+    /// Ends what waits for a device.
+    pub(crate) fn fail_waiting(&mut self, now: Timestamp, device: DeviceIndex, errno: Errno) {
+        for key in self.keys_on(device) {
+            if matches!(
+                self.part(key).place,
+                Place::Waiting | Place::Held | Place::Ready | Place::Parked
+            ) {
+                self.settle(key);
+                self.fail_fast(now, key, errno);
+            }
+        }
+        self.advance_all(now);
+    }
+
+    pub(crate) fn time_passes(&mut self, now: Timestamp) {
+        let tick = now.as_nanos() >> dmio::TICK_SHIFT;
+        let mut due: Vec<_> = self.armed.iter().copied().filter(|(armed, _)| *armed <= tick).collect();
+        due.sort_by_key(|(tick, _)| *tick);
+        for (_, request) in due {
+            // The one before may have ended it.
+            if self
+                .armed
+                .iter()
+                .any(|(armed, about)| *about == request && *armed <= tick)
+            {
+                self.armed.retain(|(_, armed)| *armed != request);
+                self.time_is_up(now, request);
+            }
+        }
+    }
+
+    fn time_is_up(&mut self, now: Timestamp, request: usize) {
+        for key in self.active(request) {
+            if std::mem::replace(&mut self.part_mut(key).is_timed_out, true) {
+                continue;
+            }
+            if self.requests[request].flags.contains(IoFlags::CANCEL_ON_TIMEOUT) {
+                self.give_up(now, key, Reason::Timeout);
+            } else {
+                self.counters.timeouts += 1;
+                self.part_mut(key).timed_out = now;
+                self.news.push((request, News::Timeout(key.1)));
+            }
+        }
+        if self.requests[request].choice {
+            self.advance(now, request);
+        }
+    }
+}
