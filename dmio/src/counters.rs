@@ -24,7 +24,7 @@ pub struct Counters {
     pub late: u64,
     /// Candidates of a choice that started while an earlier one ran on.
     pub hedged: u64,
-    /// Requests that waited for bounce memory.
+    /// Regions that waited for bounce memory.
     pub quota_waits: u64,
     /// Writes that waited for another one, overlapping, to end.
     pub hold_waits: u64,

@@ -117,6 +117,10 @@ impl List {
         some(self.head)
     }
 
+    pub(crate) fn back(self) -> Option<u32> {
+        some(self.tail)
+    }
+
     pub(crate) fn is_empty(self) -> bool {
         self.head == NIL
     }
@@ -173,7 +177,7 @@ impl List {
     }
 
     pub(crate) fn pop_back(&mut self, links: &mut Links) -> Option<u32> {
-        let index = some(self.tail)?;
+        let index = self.back()?;
         self.remove(links, index);
         Some(index)
     }

@@ -30,13 +30,23 @@ impl Machine {
         self.device(device)?;
         self.devices[usize::from(device.0)].is_fenced |= fence;
         let mut given_up = 0;
-        for leg in 0..self.legs.capacity() {
-            if self.legs[leg].device == device {
-                given_up += u32::from(self.give_up(now, leg, Reason::Device));
-            }
-        }
+        self.for_each_leg_on(device, |machine, leg| {
+            given_up += u32::from(machine.give_up(now, leg, Reason::Device));
+        });
         self.advance_all(now);
         Ok(given_up)
+    }
+
+    /// Those that wait for memory come first, the last of them before the others, so that giving one up lets no other go.
+    pub(crate) fn for_each_leg_on(&mut self, device: DeviceIndex, mut f: impl FnMut(&mut Self, u32)) {
+        while let Some(leg) = self.devices[usize::from(device.0)].waiting.back() {
+            f(self, leg);
+        }
+        for leg in 0..self.legs.capacity() {
+            if self.legs[leg].device == device {
+                f(self, leg);
+            }
+        }
     }
 
     /// Gives up the region of a leg, if it runs and can be.

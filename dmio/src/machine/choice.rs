@@ -14,6 +14,8 @@ enum Turn {
     Go,
     /// Not now; it is asked again when the last one that runs has ended.
     Later,
+    /// Its device takes nothing.
+    Refused(Errno),
     /// Its end, before it began.
     Over(RegionState),
 }
@@ -25,15 +27,13 @@ impl Machine {
             let leg = self.leg_of(index, region);
             match self.turn(index, leg) {
                 Turn::Later => return,
-                Turn::Over(state) => {
-                    self.requests[index].next += 1;
-                    self.end(now, leg, state);
-                }
+                Turn::Refused(errno) => self.fail_fast(now, leg, errno),
+                Turn::Over(state) => self.end(now, leg, state),
                 Turn::Go => {
-                    self.requests[index].next += 1;
                     self.counters.hedged += u64::from(self.requests[index].active() != 0);
+                    self.requests[index].next += 1;
                     self.arm(now, index);
-                    return self.ask_for_memory(index, 1 << region);
+                    return self.admit(leg);
                 }
             }
         }
@@ -60,15 +60,14 @@ impl Machine {
 
     fn turn(&mut self, index: u32, leg: u32) -> Turn {
         if let Some(errno) = self.devices[usize::from(self.legs[leg].device.0)].refusal() {
-            self.counters.failed_fast += 1;
-            return Turn::Over(RegionState::Error(errno));
+            return Turn::Refused(errno);
         }
         let request = &self.requests[index];
         let is_alone = request.active() == 0;
         let has_memory = match request.memory {
             MemoryKind::None => true,
             MemoryKind::Lent { .. } => request.admitted == 0,
-            MemoryKind::Bounce => self.is_room_for(leg),
+            MemoryKind::Bounce => self.is_first(leg) && self.is_room_for(leg),
         };
         match request.memory {
             _ if has_memory => Turn::Go,

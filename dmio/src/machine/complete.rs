@@ -120,11 +120,12 @@ impl Machine {
         let (request, leg) = self.owner(index);
         leg.stage = Stage::Settled;
         request.admitted &= !leg.bit();
+        let (of, device) = (leg.request, leg.device);
         if request.admitted == 0 && request.debt == Debt::Owed {
             request.debt = Debt::Due;
-            let of = leg.request;
             self.tell(of);
         }
+        self.serve_waiting(device);
     }
 
     /// The region is over.

@@ -6,7 +6,7 @@ use super::Machine;
 use super::holds::Holds;
 use super::leg::Stage;
 use crate::slots::List;
-use crate::{DeviceIndex, Error, RegionState};
+use crate::{DeviceIndex, Error, Reason};
 
 /// What there is to know about a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,12 +45,8 @@ pub(crate) struct Device {
     pub(crate) parked: List,
     /// Requests that have bounce memory here.
     pub(crate) used: u32,
-    /// Legs whose requests wait for some.
-    pub(crate) waiting: u32,
-    /// The look at the queue in which somebody was found to wait for it.
-    pub(crate) blocked_at: u64,
-    /// The assignment that counted it last.
-    pub(crate) counted_at: u64,
+    /// Legs that wait for some.
+    pub(crate) waiting: List,
 }
 
 impl Device {
@@ -68,9 +64,7 @@ impl Device {
             held: List::EMPTY,
             parked: List::EMPTY,
             used: 0,
-            waiting: 0,
-            blocked_at: 0,
-            counted_at: 0,
+            waiting: List::EMPTY,
         }
     }
 
@@ -104,11 +98,9 @@ impl Machine {
     pub fn replace(&mut self, now: Timestamp, device: DeviceIndex, config: DeviceConfig) -> Result<Generation, Error> {
         config.check()?;
         self.device(device)?;
-        for leg in 0..self.legs.capacity() {
-            if self.legs[leg].device == device {
-                self.give_up(now, leg, crate::Reason::Device);
-            }
-        }
+        self.for_each_leg_on(device, |machine, leg| {
+            machine.give_up(now, leg, Reason::Device);
+        });
         let place = &mut self.devices[usize::from(device.0)];
         while let Some(hold) = place.holds.pop() {
             self.legs[hold.leg].holds = false;
@@ -149,14 +141,15 @@ impl Machine {
 
     /// Ends the regions that the device has not got yet.
     fn fail_waiting(&mut self, now: Timestamp, device: DeviceIndex, errno: Errno) {
-        for leg in 0..self.legs.capacity() {
-            let waits = [Stage::Waiting, Stage::Held, Stage::Ready, Stage::Parked].contains(&self.legs[leg].stage);
-            if waits && self.legs[leg].device == device {
-                self.counters.failed_fast += 1;
-                self.withdraw(now, leg);
-                self.end(now, leg, RegionState::Error(errno));
+        self.for_each_leg_on(device, |machine, leg| {
+            if matches!(
+                machine.legs[leg].stage,
+                Stage::Waiting | Stage::Held | Stage::Ready | Stage::Parked
+            ) {
+                machine.withdraw(now, leg);
+                machine.fail_fast(now, leg, errno);
             }
-        }
+        });
         self.advance_all(now);
     }
 }

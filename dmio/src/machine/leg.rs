@@ -15,7 +15,7 @@ pub struct LegId(pub u32);
 pub(crate) enum Stage {
     /// In no list: a candidate whose turn has not come.
     Idle,
-    /// Its request waits for memory.
+    /// In its device's list of legs that wait for memory.
     Waiting,
     /// In its device's list of writes that wait for others.
     Held,

@@ -128,14 +128,6 @@ pub struct Machine {
     ready: List,
     /// Orphans whose device is to be told.
     cancels: List,
-    /// Of `waiting`.
-    quota_links: Links,
-    /// Requests that wait for memory.
-    waiting: List,
-    /// Memory was given back since the waiting ones were looked at.
-    is_quota_freed: bool,
-    /// Distinguishes looks at devices, so that marks on them need no clearing.
-    stamp: u64,
     cells: Cells,
     /// Of `eventful`.
     event_links: Links,
@@ -164,10 +156,6 @@ impl Machine {
             leg_links: Links::new(legs),
             ready: List::EMPTY,
             cancels: List::EMPTY,
-            quota_links: Links::new(requests),
-            waiting: List::EMPTY,
-            is_quota_freed: false,
-            stamp: 0,
             cells: Cells::new(cells),
             event_links: Links::new(requests),
             eventful: List::EMPTY,

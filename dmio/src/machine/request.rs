@@ -32,7 +32,7 @@ pub(crate) struct Request {
     /// The next candidate of a choice.
     pub(crate) next: u8,
     pub(crate) choice: bool,
-    /// The bounce memory of a write holds its bytes.
+    /// The bounce memory of a write, while it has some, holds its bytes.
     pub(crate) is_filled: bool,
     pub(crate) op: Operation,
     pub(crate) request_flags: RequestFlags,

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::leg::{Leg, Stage};
-use super::request::{all, bits};
+use super::request::all;
 use super::{Machine, MemoryKind};
 use crate::slots::List;
 
@@ -23,10 +23,10 @@ impl Machine {
         for number in 0..self.devices.len() {
             self.check_holds(number);
             self.check_held(number);
+            self.check_waiting(number);
             self.check_counts(number);
         }
         self.check_cells();
-        self.check_waiting();
         self.check_counters();
     }
 
@@ -72,7 +72,6 @@ impl Machine {
 
     fn check_lists_of(&self, index: u32) {
         let request = &self.requests[index];
-        assert_eq!(self.quota_links.is_linked(index), request.waiting != 0, "{request:?}");
         assert_eq!(self.event_links.is_linked(index), request.has_news(), "{request:?}");
         let due = request.active() & !request.timed_out;
         let must_fire = due != 0 && request.timeout.is_some();
@@ -111,6 +110,9 @@ impl Machine {
         for (number, device) in (0..).zip(&self.devices) {
             let here = |leg: &Leg| leg.device.0 == number;
             self.check_list(device.held, "held", |leg| here(leg) && leg.stage == Stage::Held);
+            self.check_list(device.waiting, "waiting", |leg| {
+                here(leg) && leg.stage == Stage::Waiting
+            });
             self.check_list(device.parked, "parked", |leg| here(leg) && leg.stage == Stage::Parked);
             assert!(
                 device.parked.is_empty() || device.is_busy,
@@ -169,7 +171,6 @@ impl Machine {
         let legs = self.taken_legs().map(|leg| &self.legs[leg]);
         let here: Vec<_> = legs.filter(|leg| usize::from(leg.device.0) == number).collect();
         let count = |is: &dyn Fn(&Leg) -> bool| here.iter().filter(|leg| is(leg)).count();
-        assert_eq!(device.waiting as usize, count(&|leg| leg.stage == Stage::Waiting));
         assert_eq!(
             device.used as usize,
             count(&|leg| leg.is_counted),
@@ -211,15 +212,9 @@ impl Machine {
     }
 
     /// Nobody waits for memory who could have it.
-    fn check_waiting(&self) {
-        let mut blocked = HashSet::new();
-        for index in self.waiting.iter(&self.quota_links) {
-            let legs = bits(self.requests[index].waiting).map(|region| self.leg_of(index, region));
-            let devices: Vec<_> = legs.map(|leg| self.legs[leg].device).collect();
-            let is_full = |&device: &crate::DeviceIndex| self.devices[usize::from(device.0)].used == self.min_ios;
-            let must = devices.iter().any(|device| is_full(device) || blocked.contains(device));
-            assert!(must || self.is_quota_freed, "request {index} waits for nothing");
-            blocked.extend(devices);
+    fn check_waiting(&self, number: usize) {
+        if let Some(first) = self.devices[number].waiting.front() {
+            assert!(!self.is_room_for(first), "leg {first} waits for nothing");
         }
     }
 

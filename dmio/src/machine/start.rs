@@ -1,6 +1,6 @@
 //! How requests come in.
 
-use iomgr_core::Timestamp;
+use iomgr_core::{Errno, Timestamp};
 
 use super::leg::{Leg, Stage};
 use super::request::{Debt, Request, all, bits};
@@ -17,7 +17,6 @@ impl Machine {
     /// bounce memory.
     pub fn start(&mut self, now: Timestamp, io: &Io<'_>) -> Result<RequestId, Error> {
         self.check(io)?;
-        self.serve_waiting();
         if self.requests.free() == 0 || self.legs.free() < io.regions.len() {
             return Err(Error::new(
                 ErrorKind::Full,
@@ -77,16 +76,20 @@ impl Machine {
     fn launch(&mut self, now: Timestamp, index: u32) {
         for region in bits(self.requests[index].running) {
             let leg = self.leg_of(index, region);
-            if let Some(errno) = self.devices[usize::from(self.legs[leg].device.0)].refusal() {
-                self.counters.failed_fast += 1;
-                self.end(now, leg, RegionState::Error(errno));
+            match self.devices[usize::from(self.legs[leg].device.0)].refusal() {
+                None => self.admit(leg),
+                Some(errno) => self.fail_fast(now, leg, errno),
             }
         }
-        let running = self.requests[index].running;
-        if running != 0 {
+        if self.requests[index].running != 0 {
             self.arm(now, index);
-            self.ask_for_memory(index, running);
         }
+    }
+
+    /// Ends a region because its device takes nothing.
+    pub(crate) fn fail_fast(&mut self, now: Timestamp, leg: u32, errno: Errno) {
+        self.counters.failed_fast += 1;
+        self.end(now, leg, RegionState::Error(errno));
     }
 
     /// Counts the request's time from now.
@@ -97,11 +100,12 @@ impl Machine {
     }
 
     /// Sends a leg that has its memory on its way: to its device, or behind the writes that it overlaps.
-    pub(crate) fn dispatch(&mut self, index: u32, leg: u32) {
-        if self.requests[index].op.is_write() && !self.hold(leg) {
-            return;
+    pub(crate) fn dispatch(&mut self, index: u32) {
+        let (request, leg) = self.owner(index);
+        request.admitted |= leg.bit();
+        if !request.op.is_write() || self.hold(index) {
+            self.make_ready(index);
         }
-        self.make_ready(leg);
     }
 
     pub(crate) fn make_ready(&mut self, leg: u32) {

@@ -45,7 +45,6 @@ pub struct ToCancel {
 impl Machine {
     /// The next leg to hand to its device, until there is none.
     pub fn poll_submit(&mut self) -> Option<Submission> {
-        self.serve_waiting();
         while let Some(leg) = self.ready.pop_front(&mut self.leg_links) {
             let device = &mut self.devices[usize::from(self.legs[leg].device.0)];
             if !device.is_busy {

@@ -51,9 +51,6 @@ impl Watch for Model {
 
 impl Model {
     fn start(&mut self, now: Timestamp, io: &Io<'_>, result: Result<RequestId, ErrorKind>) {
-        if self.is_valid(io) {
-            self.serve_waiting();
-        }
         assert_eq!(self.verdict(io), result.map(|_| ()), "{io:?}");
         let Ok(id) = result else { return };
         assert_eq!(self.find(id), None, "a name is not used again");
@@ -68,6 +65,7 @@ impl Model {
             timed_out: Timestamp::ZERO,
             is_detached: false,
             is_indeterminate: false,
+            is_filled: false,
             answer: None,
         };
         self.requests.push(Request {
@@ -80,7 +78,6 @@ impl Model {
             parts: io.regions.iter().map(part).collect(),
             next: 0,
             handles: 1,
-            is_filled: false,
             owes_memory: false,
         });
         self.counters.requests += 1;
@@ -93,19 +90,17 @@ impl Model {
             return self.advance(now, request);
         }
         for key in self.keys_of(request) {
-            if let Some(errno) = self.refusal(self.device_of(key)) {
-                self.fail_fast(now, key, errno);
+            match self.refusal(self.device_of(key)) {
+                None => self.ask_for_memory(key),
+                Some(errno) => self.fail_fast(now, key, errno),
             }
         }
-        let running = self.running(request);
-        if !running.is_empty() {
+        if !self.running(request).is_empty() {
             self.arm(now, request);
-            self.ask_for_memory(request, &running);
         }
     }
 
     fn submit(&mut self, submission: Option<Submission>) {
-        self.serve_waiting();
         for key in self.ready.clone() {
             if self.device(self.device_of(key)).is_busy {
                 self.ready.retain(|&ready| ready != key);
@@ -131,7 +126,7 @@ impl Model {
 
     fn compare_submission(&mut self, key: Key, submission: Submission) {
         let part = self.part(key).clone();
-        let request = &mut self.requests[key.0];
+        let request = &self.requests[key.0];
         assert_eq!((submission.request, submission.region), (request.id, key.1));
         assert_eq!(
             (submission.device, submission.range),
@@ -139,9 +134,17 @@ impl Model {
         );
         assert_eq!((submission.generation, submission.op), (part.generation, request.op));
         assert_eq!(submission.cell.is_some(), request.memory == dmio::MemoryKind::Bounce);
-        let is_filled = request.op != Operation::Write || submission.cell.is_none();
-        let fill = !is_filled && !std::mem::replace(&mut request.is_filled, true);
-        assert_eq!(submission.fill, fill, "the first leg fills the cell");
+        let uses_cell = request.op == Operation::Write && submission.cell.is_some();
+        let mut shared = self.sharers(key);
+        assert_eq!(
+            submission.fill,
+            uses_cell && !part.is_filled,
+            "the first leg fills the cell"
+        );
+        shared.push(key);
+        shared
+            .into_iter()
+            .for_each(|key| self.part_mut(key).is_filled = uses_cell);
     }
 
     /// Whose leg of this number a device has.

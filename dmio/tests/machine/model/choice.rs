@@ -37,7 +37,7 @@ impl Model {
 
     fn go(&mut self, now: Timestamp, key: Key) {
         self.arm(now, key.0);
-        self.ask_for_memory(key.0, &[key]);
+        self.ask_for_memory(key);
     }
 
     fn next_candidate(&self, request: usize) -> Option<Key> {

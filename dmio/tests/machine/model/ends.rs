@@ -14,51 +14,41 @@ impl Model {
         }
     }
 
-    /// Memory and a place for these regions, or the queue.
-    pub(crate) fn ask_for_memory(&mut self, request: usize, keys: &[Key]) {
-        let is_free = self.requests[request].memory != MemoryKind::Bounce;
-        if is_free || keys.iter().all(|&key| self.has_room(self.device_of(key))) {
-            return self.admit(keys);
+    /// Memory and a place, or the queue for it.
+    pub(crate) fn ask_for_memory(&mut self, key: Key) {
+        let is_free = self.requests[key.0].memory != MemoryKind::Bounce;
+        let is_first = self.is_nobody_waiting(self.device_of(key));
+        if is_free || is_first && self.has_room_for(key) {
+            return self.admit(key);
         }
         self.counters.quota_waits += 1;
-        for &key in keys {
-            self.part_mut(key).place = Place::Waiting;
-        }
-        self.waiting.push(request);
+        self.part_mut(key).place = Place::Waiting;
+        self.waiting.push(key);
     }
 
-    fn admit(&mut self, keys: &[Key]) {
-        // They have memory together, and go one after the other.
-        for &key in keys {
+    fn admit(&mut self, key: Key) {
+        self.part_mut(key).is_filled = self.sharers(key).iter().any(|&other| self.part(other).is_filled);
+        if self.requests[key.0].op.is_write() && self.must_be_held(key, &self.held) {
+            self.counters.hold_waits += 1;
             self.part_mut(key).place = Place::Held;
-        }
-        for &key in keys {
-            let held = self.held.clone();
-            if self.requests[key.0].op.is_write() && self.must_be_held(key, &held) {
-                self.counters.hold_waits += 1;
-                self.held.push(key);
-            } else {
-                self.part_mut(key).place = Place::Ready;
-                self.ready.push(key);
-            }
+            self.held.push(key);
+        } else {
+            self.part_mut(key).place = Place::Ready;
+            self.ready.push(key);
         }
     }
 
-    /// Goes through the queue: who can go goes, who cannot stands before those behind it on its devices.
-    pub(crate) fn serve_waiting(&mut self) {
-        let mut blocked = Vec::new();
-        for request in self.waiting.clone() {
-            let mut keys = self.running(request);
-            keys.retain(|&key| self.part(key).place == Place::Waiting);
-            let devices: Vec<_> = keys.iter().map(|&key| self.device_of(key)).collect();
-            let is_free =
-                |device: &DeviceIndex| self.ios(*device) < self.config.min_ios as usize && !blocked.contains(device);
-            if devices.iter().all(is_free) {
-                self.waiting.retain(|&waiting| waiting != request);
-                self.admit(&keys);
-            } else {
-                blocked.extend(devices);
-            }
+    /// The first in a device's queue go while there is room.
+    fn serve_waiting(&mut self) {
+        let first = |device| self.waiting.iter().position(|&key| self.device_of(key) == device);
+        let devices = (0..self.devices.len()).map(|device| DeviceIndex(u16::try_from(device).unwrap()));
+        let mut firsts = devices
+            .filter_map(first)
+            .filter(|&first| self.has_room_for(self.waiting[first]));
+        if let Some(place) = firsts.next() {
+            let key = self.waiting.remove(place);
+            self.admit(key);
+            self.serve_waiting();
         }
     }
 
@@ -80,17 +70,17 @@ impl Model {
     pub(crate) fn settle(&mut self, key: Key) {
         self.part_mut(key).place = Place::Gone;
         self.part_mut(key).is_detached = false;
-        for list in [&mut self.held, &mut self.ready, &mut self.parked, &mut self.cancels] {
+        for list in [
+            &mut self.waiting,
+            &mut self.held,
+            &mut self.ready,
+            &mut self.parked,
+            &mut self.cancels,
+        ] {
             list.retain(|&other| other != key);
         }
-        let waits = |&request: &usize| {
-            self.running(request)
-                .iter()
-                .any(|&key| self.part(key).place == Place::Waiting)
-        };
-        let waiting: Vec<_> = self.waiting.iter().copied().filter(waits).collect();
-        self.waiting = waiting;
         self.release_held();
+        self.serve_waiting();
         let is_back = self.requests[key.0].parts.iter().all(|part| !part.place.is_admitted());
         if is_back && self.requests[key.0].owes_memory {
             self.requests[key.0].owes_memory = false;

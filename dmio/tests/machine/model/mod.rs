@@ -46,6 +46,8 @@ pub(crate) struct Part {
     timed_out: Timestamp,
     is_detached: bool,
     is_indeterminate: bool,
+    /// Its request's bytes are in memory that it shares.
+    is_filled: bool,
     answer: Option<(Timestamp, Result<(), Errno>)>,
 }
 
@@ -61,7 +63,6 @@ pub(crate) struct Request {
     /// The next candidate.
     next: usize,
     handles: u32,
-    is_filled: bool,
     /// The last end was told while orphans had the memory.
     owes_memory: bool,
 }
@@ -91,8 +92,8 @@ pub(crate) struct Model {
     devices: Vec<Device>,
     /// All that there ever were.
     requests: Vec<Request>,
-    /// Requests that wait for memory, in order.
-    waiting: Vec<usize>,
+    /// Legs that wait for memory, in order.
+    waiting: Vec<Key>,
     /// Writes that wait for others, in order.
     held: Vec<Key>,
     ready: Vec<Key>,
@@ -154,8 +155,12 @@ impl Model {
         remembered.flat_map(|request| self.keys_of(request))
     }
 
+    /// Those that wait first, from the last one on.
     fn keys_on(&self, device: DeviceIndex) -> Vec<Key> {
-        self.keys().filter(|&key| self.device_of(key) == device).collect()
+        let here = |&key: &Key| self.device_of(key) == device;
+        let waiting = self.waiting.iter().rev().copied();
+        let others = self.keys().filter(|key| !self.waiting.contains(key));
+        waiting.chain(others).filter(here).collect()
     }
 
     fn keys_of(&self, request: usize) -> impl Iterator<Item = Key> + use<> {

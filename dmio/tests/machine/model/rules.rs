@@ -114,8 +114,25 @@ impl Model {
 
     /// Would a new request find memory on the device, with nobody before it?
     pub(crate) fn has_room(&self, device: DeviceIndex) -> bool {
-        let waits = |key: Key| self.part(key).place == Place::Waiting && self.device_of(key) == device;
-        self.ios(device) < self.config.min_ios as usize && !self.keys().any(waits)
+        self.ios(device) < self.config.min_ios as usize && self.is_nobody_waiting(device)
+    }
+
+    pub(crate) fn is_nobody_waiting(&self, device: DeviceIndex) -> bool {
+        self.waiting.iter().all(|&key| self.device_of(key) != device)
+    }
+
+    /// Is there room for the leg, or does another one of its request have some on the device?
+    pub(crate) fn has_room_for(&self, key: Key) -> bool {
+        let device = self.device_of(key);
+        let mut shared = self.sharers(key).into_iter();
+        self.ios(device) < self.config.min_ios as usize || shared.any(|other| self.device_of(other) == device)
+    }
+
+    /// Other legs of the request whose memory it would share.
+    pub(crate) fn sharers(&self, key: Key) -> Vec<Key> {
+        let shares = |&other: &Key| other != key && self.part(other).place.is_admitted();
+        let all = self.keys_of(key.0).filter(shares);
+        all.filter(|_| !self.requests[key.0].choice).collect()
     }
 
     /// May the device be writing it, or will it be?
