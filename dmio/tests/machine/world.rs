@@ -13,7 +13,7 @@ use iomgr_core::{CancelOutcome, Errno, Operation, RequestFlags, Sector, SectorCo
 
 use crate::seen::{Call, Watch};
 
-/// What is called, and how often: weights.
+/// What is called, and how often: weights, which each seed changes by up to four times.
 const CALLS: [(u32, Step); 17] = [
     (30, World::start),
     (20, World::submit_all),
@@ -24,12 +24,12 @@ const CALLS: [(u32, Step); 17] = [
     (20, World::tell_devices),
     (20, World::events),
     (20, World::one_event),
-    (8, World::pass_time),
+    (12, World::pass_time),
     (1, World::fence),
-    (2, World::unfence),
+    (3, World::unfence),
     (1, World::replace),
     (2, World::retry),
-    (10, World::release),
+    (40, World::release),
     (2, World::stall),
     (3, World::too_late),
 ];
@@ -43,6 +43,21 @@ struct Disk {
     is_stalled: bool,
     /// Of 100 requests, so many fail.
     errors: u32,
+}
+
+/// How the calls are made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Style {
+    /// Of 100 events, after so many something is called that whoever is notified may call.
+    pub(crate) calls_between_events: u32,
+}
+
+impl Default for Style {
+    fn default() -> Self {
+        Self {
+            calls_between_events: 25,
+        }
+    }
 }
 
 /// See the module.
@@ -59,22 +74,32 @@ pub(crate) struct World {
     /// Names that were good once.
     old: Vec<RequestId>,
     config: MachineConfig,
+    style: Style,
+    /// What is called: each as often as its weight says.
+    calls: Vec<Step>,
     watch: Box<dyn Watch>,
 }
 
 impl World {
     /// Runs the seed before the eyes of a watcher; says how many steps those were.
-    pub(crate) fn run<W: Watch + 'static>(seed: u64, watch: impl FnOnce(&MachineConfig) -> W) -> u64 {
+    pub(crate) fn run<W: Watch + 'static>(seed: u64, style: Style, watch: impl FnOnce(&MachineConfig) -> W) -> u64 {
         let mut rng = Rng::with_seed(seed);
         let config = random_config(&mut rng);
         let watch = Box::new(watch(&config));
         let disk = |config: &DeviceConfig| Disk {
             config: *config,
             is_stalled: false,
-            errors: [0, 10, 60][rng.usize(..3)],
+            errors: *rng.choice(&[0, 10, 60]).unwrap(),
         };
+        let disks = config.devices.iter().map(disk).collect();
+        let calls = CALLS.iter().flat_map(|(weight, call)| {
+            let weight = *weight as usize * rng.usize(1..=4);
+            std::iter::repeat_n(*call, weight)
+        });
+        let calls = calls.collect();
         let mut world = Self {
-            disks: config.devices.iter().map(disk).collect(),
+            calls,
+            disks,
             machine: Machine::new(config.clone()).unwrap(),
             now: Timestamp::from_nanos(rng.u64(..1 << 40)),
             rng,
@@ -83,6 +108,7 @@ impl World {
             handles: Vec::new(),
             old: Vec::new(),
             config,
+            style,
             watch,
         };
         let steps = world.rng.u64(50..500);
@@ -94,16 +120,8 @@ impl World {
     }
 
     fn step(&mut self) {
-        let total: u32 = CALLS.iter().map(|(weight, _)| weight).sum();
-        let mut place = self.rng.u32(..total);
-        let call = CALLS.iter().find(|(weight, _)| match place.checked_sub(*weight) {
-            Some(rest) => {
-                place = rest;
-                false
-            }
-            None => true,
-        });
-        call.expect("it is below the total").1(self);
+        let call = self.rng.choice(&self.calls).expect("there are some");
+        call(self);
         self.now = self.now + Duration::from_nanos(self.rng.u64(..1 << 12));
     }
 
@@ -189,7 +207,7 @@ impl World {
     }
 
     fn cancel_device(&mut self) {
-        let (device, fence) = (self.random_device(), self.rng.bool());
+        let (device, fence) = (self.random_device(), self.rng.u32(..4) == 0);
         let moved = self.machine.cancel_device(self.now, device, fence).unwrap();
         self.did(&Call::CancelDevice(device, fence, moved));
     }
@@ -229,11 +247,12 @@ impl World {
     /// Takes events, and between them does what whoever is notified may do.
     fn events(&mut self) {
         while self.event() {
-            match self.rng.u32(..12) {
-                0 => self.cancel(),
-                1 => self.start(),
-                2 => self.release(),
-                _ => {}
+            if self.rng.u32(..100) < self.style.calls_between_events {
+                match self.rng.u32(..3) {
+                    0 => self.cancel(),
+                    1 => self.start(),
+                    _ => self.release(),
+                }
             }
         }
     }
@@ -277,7 +296,7 @@ impl World {
             return;
         }
         let place = self.rng.usize(..self.handles.len());
-        if self.rng.u32(..4) == 0 {
+        if self.rng.u32(..8) == 0 {
             let id = self.handles[place];
             let acquired = self.machine.acquire(id);
             self.handles.extend(acquired.is_ok().then_some(id));
@@ -370,7 +389,7 @@ impl World {
         let choice = if is_odd {
             rng.bool()
         } else {
-            regions.len() > 1 && rng.u32(..3) == 0
+            regions.len() > 1 && rng.bool()
         };
         let op = match rng.u32(..12) {
             _ if choice && !is_odd => Operation::Read,
@@ -392,7 +411,7 @@ impl World {
         };
         let timeout = rng.u32(..3) > 0;
         let timeout = timeout.then(|| Duration::from_nanos(rng.u64(..) >> rng.u32(20..50)));
-        let mut flags = IoFlags::from_bits_truncate(rng.u8(..));
+        let mut flags = IoFlags::from_bits_truncate(rng.u8(..) & rng.u8(..));
         if memory == (MemoryKind::Lent { cancellable: false }) && !is_odd {
             flags -= IoFlags::CANCEL_ON_TIMEOUT;
         }
