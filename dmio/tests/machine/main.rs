@@ -122,6 +122,6 @@ fn the_random_calls_reach_everything_that_is_counted() {
         ("busy", total(|counters| counters.busy)),
     ] {
         println!("{name}: {count}");
-        assert!(count >= 100, "{name} happens {count} times in 1000 seeds");
+        assert!(count >= 30, "{name} happens {count} times in 1000 seeds");
     }
 }

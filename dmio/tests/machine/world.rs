@@ -16,17 +16,17 @@ use crate::seen::{Call, Watch};
 /// What is called, and how often: weights, which each seed changes by up to four times.
 const CALLS: [(u32, Step); 17] = [
     (30, World::start),
-    (20, World::submit_all),
+    (60, World::submit_all),
     (10, World::submit),
-    (30, World::answer),
-    (8, World::cancel),
+    (40, World::answer),
+    (6, World::cancel),
     (2, World::cancel_device),
     (20, World::tell_devices),
     (20, World::events),
     (20, World::one_event),
     (12, World::pass_time),
     (1, World::fence),
-    (3, World::unfence),
+    (8, World::unfence),
     (1, World::replace),
     (2, World::retry),
     (40, World::release),
@@ -393,7 +393,7 @@ impl World {
         };
         let op = match rng.u32(..12) {
             _ if choice && !is_odd => Operation::Read,
-            0..4 if regions.len() == 1 || is_odd => Operation::Read,
+            0..6 if regions.len() == 1 || is_odd => Operation::Read,
             10 => Operation::Discard,
             11 if rng.bool() => Operation::WriteZeroes,
             11 if is_odd => Operation::Flush,
@@ -434,7 +434,7 @@ fn random_config(rng: &mut Rng) -> MachineConfig {
         legs: rng.u32(1..80),
         devices: (0..devices).map(|_| random_device_config(rng)).collect(),
         min_ios: rng.u32(1..5),
-        orphans_max: rng.u32(1..6),
+        orphans_max: rng.u32(1..16),
         max_size: SectorCount(16),
     }
 }
