@@ -101,7 +101,12 @@ impl Watch for Reach {
 }
 
 #[test]
-fn the_random_calls_reach_everything_that_is_counted() {
+fn the_random_calls_allocate_nothing_and_reach_everything_that_is_counted() {
+    let info = allocation_counter::measure(|| drop(std::hint::black_box(vec![0; 1])));
+    assert_eq!(
+        info.count_total, 1,
+        "allocations are counted, in each call of the world's"
+    );
     let seen = std::rc::Rc::default();
     for seed in 0..1000 {
         World::run(seed, Style::default(), |_| Reach(std::rc::Rc::clone(&seen)));

@@ -125,6 +125,14 @@ impl World {
         self.now = self.now + Duration::from_nanos(self.rng.u64(..1 << 12));
     }
 
+    /// Calls the machine, which allocates nothing, now or ever.
+    fn call<T>(&mut self, call: impl FnOnce(&mut Machine, Timestamp) -> T) -> T {
+        let mut answer = None;
+        let info = allocation_counter::measure(|| answer = Some(call(&mut self.machine, self.now)));
+        assert_eq!(info.count_total, 0, "it allocates: {info:?}");
+        answer.unwrap()
+    }
+
     /// Says what was done, and looks whether all is well.
     fn did(&mut self, call: &Call<'_>) {
         self.machine.self_check();
@@ -143,7 +151,9 @@ impl World {
         if is_flush {
             (io.op, io.memory, io.choice) = (Operation::Flush, MemoryKind::None, false);
         }
-        let started = self.machine.start(self.now, &io).map_err(|error| error.kind());
+        let started = self
+            .call(|machine, now| machine.start(now, &io))
+            .map_err(|error| error.kind());
         if let Ok(id) = started {
             self.handles.push(id);
             self.old.push(id);
@@ -152,11 +162,11 @@ impl World {
     }
 
     fn submit(&mut self) {
-        let submission = self.machine.poll_submit();
+        let submission = self.call(|machine, _| machine.poll_submit());
         self.did(&Call::Submit(submission));
         let Some(submission) = submission else { return };
         if self.rng.u32(..20) == 0 {
-            self.machine.handle_busy(submission.leg);
+            self.call(|machine, _| machine.handle_busy(submission.leg));
             return self.did(&Call::Busy(submission.leg));
         }
         self.at_devices.push(submission);
@@ -193,7 +203,7 @@ impl World {
             None if self.rng.u32(..100) < errors => Err(Errno::IO),
             None => Ok(()),
         };
-        let completed = self.machine.handle_completion(self.now, leg, result);
+        let completed = self.call(|machine, now| machine.handle_completion(now, leg, result));
         self.did(&Call::Answer(leg, result, completed));
     }
 
@@ -201,21 +211,25 @@ impl World {
         let old = self.rng.u32(..4) == 0;
         let ids = if old { &self.old } else { &self.handles };
         if let Some(&id) = self.rng.choice(ids) {
-            let cancelled = self.machine.cancel(self.now, id).map_err(|error| error.kind());
+            let cancelled = self
+                .call(|machine, now| machine.cancel(now, id))
+                .map_err(|error| error.kind());
             self.did(&Call::Cancel(id, cancelled));
         }
     }
 
     fn cancel_device(&mut self) {
         let (device, fence) = (self.random_device(), self.rng.u32(..4) == 0);
-        let moved = self.machine.cancel_device(self.now, device, fence).unwrap();
+        let moved = self
+            .call(|machine, now| machine.cancel_device(now, device, fence))
+            .unwrap();
         self.did(&Call::CancelDevice(device, fence, moved));
     }
 
     /// Devices learn what to give up; they stop what they have not begun.
     fn tell_devices(&mut self) {
         loop {
-            let told = self.machine.poll_cancel();
+            let told = self.call(|machine, _| machine.poll_cancel());
             self.did(&Call::ToCancel(told));
             let Some(told) = told else { return };
             let outcome = match self.rng.u32(..5) {
@@ -226,7 +240,7 @@ impl World {
             if outcome == CancelOutcome::NeverStarted {
                 self.stopped.push(told.leg);
             }
-            self.machine.handle_cancelled(self.now, told.leg, outcome);
+            self.call(|machine, now| machine.handle_cancelled(now, told.leg, outcome));
             self.did(&Call::Cancelled(told.leg, outcome));
             if self.rng.u32(..4) == 0 {
                 return;
@@ -235,7 +249,7 @@ impl World {
     }
 
     fn event(&mut self) -> bool {
-        let event = self.machine.poll_event();
+        let event = self.call(|machine, _| machine.poll_event());
         self.did(&Call::Event(event));
         event.is_some()
     }
@@ -262,32 +276,32 @@ impl World {
             Some(next) if self.rng.bool() => self.now.max(next),
             _ => self.now + Duration::from_nanos(self.rng.u64(..) >> self.rng.u32(20..64)),
         };
-        self.machine.handle_timeout(self.now);
+        self.call(|machine, now| machine.handle_timeout(now));
         self.did(&Call::Time);
     }
 
     fn fence(&mut self) {
         let device = self.random_device();
-        self.machine.fence(self.now, device).unwrap();
+        self.call(|machine, now| machine.fence(now, device)).unwrap();
         self.did(&Call::Fence(device));
     }
 
     fn unfence(&mut self) {
         let device = self.random_device();
-        self.machine.unfence(device).unwrap();
+        self.call(|machine, _| machine.unfence(device)).unwrap();
         self.did(&Call::Unfence(device));
     }
 
     fn replace(&mut self) {
         let (device, config) = (self.random_device(), random_device_config(&mut self.rng));
-        let generation = self.machine.replace(self.now, device, config).unwrap();
+        let generation = self.call(|machine, now| machine.replace(now, device, config)).unwrap();
         self.disks[usize::from(device.0)].config = config;
         self.did(&Call::Replace(device, config, generation));
     }
 
     fn retry(&mut self) {
         let device = self.random_device();
-        self.machine.retry(device).unwrap();
+        self.call(|machine, _| machine.retry(device)).unwrap();
         self.did(&Call::Retry(device));
     }
 
@@ -298,12 +312,12 @@ impl World {
         let place = self.rng.usize(..self.handles.len());
         if self.rng.u32(..8) == 0 {
             let id = self.handles[place];
-            let acquired = self.machine.acquire(id);
+            let acquired = self.call(|machine, _| machine.acquire(id));
             self.handles.extend(acquired.is_ok().then_some(id));
             return self.did(&Call::Acquire(id, acquired.is_ok()));
         }
         let id = self.handles.swap_remove(place);
-        self.machine.release(id);
+        self.call(|machine, _| machine.release(id));
         self.did(&Call::Release(id));
     }
 
@@ -318,11 +332,11 @@ impl World {
         if self.at_devices.iter().any(|submission| submission.leg == leg) {
             return;
         }
-        let completed = self.machine.handle_completion(self.now, leg, Ok(()));
+        let completed = self.call(|machine, now| machine.handle_completion(now, leg, Ok(())));
         self.did(&Call::Answer(leg, Ok(()), completed));
-        self.machine.handle_cancelled(self.now, leg, CancelOutcome::Detached);
+        self.call(|machine, now| machine.handle_cancelled(now, leg, CancelOutcome::Detached));
         self.did(&Call::Cancelled(leg, CancelOutcome::Detached));
-        self.machine.handle_busy(leg);
+        self.call(|machine, _| machine.handle_busy(leg));
         self.did(&Call::Busy(leg));
     }
 
@@ -349,7 +363,7 @@ impl World {
 
     fn retry_device(&mut self, device: usize) {
         let device = DeviceIndex(u16::try_from(device).unwrap());
-        self.machine.retry(device).unwrap();
+        self.call(|machine, _| machine.retry(device)).unwrap();
         self.did(&Call::Retry(device));
     }
 
