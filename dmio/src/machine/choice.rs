@@ -67,7 +67,7 @@ impl Machine {
         let has_memory = match request.memory {
             MemoryKind::None => true,
             MemoryKind::Lent { .. } => request.admitted == 0,
-            MemoryKind::Bounce => self.is_first(leg) && self.is_room_for(leg),
+            MemoryKind::Bounce => self.is_room_for(leg),
         };
         match request.memory {
             _ if has_memory => Turn::Go,

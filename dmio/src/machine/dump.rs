@@ -151,3 +151,90 @@ impl fmt::Display for End<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use iomgr_core::{CancelOutcome, Errno, RequestFlags, Sector, SectorCount, Timestamp};
+
+    use super::*;
+    use crate::{DeviceConfig, DeviceIndex, Io, IoFlags, MachineConfig, Region};
+
+    #[test]
+    fn it_shows_what_is_under_way_and_where() {
+        let device = DeviceConfig {
+            size: SectorCount(1000),
+            logical_block_bytes: 512,
+            read_only: false,
+        };
+        let mut machine = Machine::new(MachineConfig {
+            requests: 8,
+            legs: 8,
+            devices: vec![device; 3],
+            min_ios: 1,
+            orphans_max: 1,
+            max_size: SectorCount(64),
+        })
+        .unwrap();
+        let regions = [0, 1].map(|device| Region {
+            device: DeviceIndex(device),
+            range: SectorRange::new(Sector(16), SectorCount(8)).unwrap(),
+        });
+        let write = Io {
+            op: Operation::Write,
+            request_flags: RequestFlags::empty(),
+            regions: &regions,
+            choice: false,
+            timeout: Some(Duration::from_millis(5)),
+            flags: IoFlags::empty(),
+            memory: MemoryKind::Bounce,
+        };
+        let now = Timestamp::ZERO;
+        let first = machine.start(now, &write).unwrap();
+        let orphan = machine.poll_submit().unwrap();
+        let answered = machine.poll_submit().unwrap();
+        machine.handle_completion(now, answered.leg, Err(Errno::IO));
+        machine.cancel(now, first).unwrap();
+        machine.release(first);
+        let pool = MemoryKind::Lent { cancellable: true };
+        let read = Operation::Read;
+        for io in [
+            write,
+            Io { memory: pool, ..write },
+            Io {
+                op: read,
+                choice: true,
+                ..write
+            },
+        ] {
+            machine.start(now, &io).unwrap();
+        }
+        machine.poll_submit().unwrap();
+        machine.handle_timeout(now + Duration::from_millis(10));
+        machine.poll_cancel().unwrap();
+        machine.handle_cancelled(now, orphan.leg, CancelOutcome::Detached);
+        machine.fence(now, DeviceIndex(2)).unwrap();
+        machine.self_check();
+        insta::assert_snapshot!(machine.dump(), @r"
+        requests: 4 of 8; regions running: 3; orphans: 1
+        cells: 1 used, 1 with orphans, 1 free
+        Counters { requests: 4, regions: 8, ok: 0, failed: 4, cancelled: 1, never_started: 0, timeouts: 5, submitted: 3, late: 0, hedged: 0, quota_waits: 3, hold_waits: 2, failed_fast: 3, indeterminate: 0, busy: 0 }
+        device 0: generation 0, 1000 sectors, 1 of 1 ios, 1 of 1 orphans, degraded
+        device 1: generation 0, 1000 sectors, 1 of 1 ios, 0 of 1 orphans
+        device 2: generation 0, 1000 sectors, 0 of 1 ios, 0 of 1 orphans, fenced
+        request 0.0: write, forgotten, timeout 5ms, Bounce
+          leg 0: device 0, sectors 16+8, orphan at generation 0, cancelled (Handle), cell 0
+          leg 1: device 1, sectors 16+8, Input/output error (os error 5)
+        request 1.0: write, handles 1, timeout 5ms, Bounce
+          leg 2: device 0, sectors 16+8, Connection timed out (os error 110), timed out
+          leg 3: device 1, sectors 16+8, at generation 0, timed out, cell 1
+        request 2.0: write, handles 1, timeout 5ms, Lent { cancellable: true }
+          leg 4: device 0, sectors 16+8, Connection timed out (os error 110), timed out
+          leg 5: device 1, sectors 16+8, held by 1 writes, timed out
+        request 3.0: choice, handles 1, timeout 5ms, Bounce
+          leg 6: device 0, sectors 16+8, Connection timed out (os error 110), timed out
+          leg 7: device 1, sectors 16+8, waits for memory
+        ");
+    }
+}

@@ -4,7 +4,8 @@
 //! cell is used by a leg that is counted, there is always a cell where the count allows one, and a device that stalls takes no
 //! other device's. The regions of a write share a cell; the candidates of a choice need one each, and count one by one.
 //!
-//! A leg that finds no room waits in its device's list, in order, and for that device only.
+//! A leg that finds no room waits in its device's list, in order, and for that device only. As soon as there is room the first one
+//! goes, so that where somebody waits there is none for others.
 
 use super::leg::{Leg, Stage};
 use super::request::{Request, bits};
@@ -61,7 +62,7 @@ impl Machine {
         let (request, _) = self.owner(leg);
         if request.memory != MemoryKind::Bounce {
             self.dispatch(leg);
-        } else if self.is_first(leg) && self.is_room_for(leg) {
+        } else if self.is_room_for(leg) {
             self.assign_memory(leg);
             self.dispatch(leg);
         } else {
@@ -97,12 +98,7 @@ impl Machine {
         }
     }
 
-    /// Does nobody else wait for its device's memory?
-    pub(crate) fn is_first(&self, leg: u32) -> bool {
-        self.devices[usize::from(self.legs[leg].device.0)].waiting.is_empty()
-    }
-
-    /// Does its device's count allow for the leg, or is its request counted there already?
+    /// Is there room for the leg on its device, or is its request counted there already?
     pub(crate) fn is_room_for(&self, leg: u32) -> bool {
         let device = &self.devices[usize::from(self.legs[leg].device.0)];
         device.used < self.min_ios || self.companion(leg, |_| true).is_some()
@@ -116,7 +112,7 @@ impl Machine {
             .iter()
             .map(device_of)
             .filter(|device| device.refusal().is_none());
-        let has_room = |device: &super::Device| device.used < self.min_ios && device.waiting.is_empty();
+        let has_room = |device: &super::Device| device.used < self.min_ios;
         match io.choice {
             true => devices.next().is_none_or(has_room),
             false => devices.all(has_room),

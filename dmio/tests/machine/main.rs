@@ -16,6 +16,8 @@ mod budget;
 mod invariants;
 mod model;
 mod progress;
+mod refusals;
+mod scenarios;
 mod seen;
 mod world;
 
