@@ -84,10 +84,13 @@ impl Machine {
         submission
     }
 
-    /// The device handed a leg back that was just submitted: nothing more is submitted there until [`retry`](Self::retry), with this
-    /// one first.
+    /// The device handed a leg back that was submitted: nothing more is submitted there until [`retry`](Self::retry), with this one
+    /// first.
+    ///
+    /// That is for legs that were just submitted. There is no way back for one that was cancelled meanwhile, or whose device was
+    /// replaced, and nothing happens: it wants an answer.
     pub fn handle_busy(&mut self, LegId(leg): LegId) {
-        if !self.is_at_device(leg) {
+        if !self.can_come_back(leg) {
             return;
         }
         self.counters.submitted -= 1;
@@ -122,7 +125,10 @@ impl Machine {
         })
     }
 
-    fn is_at_device(&self, leg: u32) -> bool {
-        self.legs.get(leg).is_some_and(|leg| leg.stage == Stage::AtDevice)
+    fn can_come_back(&self, leg: u32) -> bool {
+        self.legs.get(leg).is_some_and(|leg| {
+            let device = &self.devices[usize::from(leg.device.0)];
+            leg.stage == Stage::AtDevice && leg.generation == device.generation
+        })
     }
 }

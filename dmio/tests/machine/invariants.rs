@@ -88,7 +88,7 @@ impl Watch for Writes {
                 }
                 self.0.push(*new);
             }
-            Call::Busy(leg) | Call::Answer(leg, ..) => self.0.retain(|old| old.leg != *leg),
+            Call::Busy(leg, true) | Call::Answer(leg, ..) => self.0.retain(|old| old.leg != *leg),
             _ => {}
         }
     }
@@ -113,7 +113,7 @@ impl Watch for Memory {
                 assert!(new.cell.is_none_or(|cell| cell.0 < machine.cells()));
                 assert!(self.0.insert(new.leg, *new).is_none(), "its number is taken");
             }
-            Call::Busy(leg) | Call::Answer(leg, ..) => {
+            Call::Busy(leg, true) | Call::Answer(leg, ..) => {
                 self.0.remove(leg);
             }
             _ => {}

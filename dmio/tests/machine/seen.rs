@@ -11,7 +11,8 @@ use iomgr_core::{CancelOutcome, Errno, Timestamp};
 pub(crate) enum Call<'a> {
     Start(Io<'a>, Result<RequestId, ErrorKind>),
     Submit(Option<Submission>),
-    Busy(LegId),
+    /// It was handed back, or could not be any more.
+    Busy(LegId, bool),
     Retry(DeviceIndex),
     Answer(LegId, Result<(), Errno>, Completed),
     Cancel(RequestId, Result<u32, ErrorKind>),

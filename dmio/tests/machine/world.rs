@@ -14,7 +14,7 @@ use iomgr_core::{CancelOutcome, Errno, Operation, RequestFlags, Sector, SectorCo
 use crate::seen::{Call, Watch};
 
 /// What is called, and how often: weights, which each seed changes by up to four times.
-const CALLS: [(u32, Step); 17] = [
+const CALLS: [(u32, Step); 18] = [
     (30, World::start),
     (60, World::submit_all),
     (10, World::submit),
@@ -29,6 +29,7 @@ const CALLS: [(u32, Step); 17] = [
     (8, World::unfence),
     (1, World::replace),
     (2, World::retry),
+    (1, World::hand_back),
     (40, World::release),
     (2, World::stall),
     (3, World::too_late),
@@ -165,11 +166,30 @@ impl World {
         let submission = self.call(|machine, _| machine.poll_submit());
         self.did(&Call::Submit(submission));
         let Some(submission) = submission else { return };
-        if self.rng.u32(..20) == 0 {
-            self.call(|machine, _| machine.handle_busy(submission.leg));
-            return self.did(&Call::Busy(submission.leg));
-        }
         self.at_devices.push(submission);
+        if self.rng.u32(..20) == 0 {
+            self.hand_back_at(self.at_devices.len() - 1);
+        }
+    }
+
+    /// A device hands something back that it got before, or tries to.
+    fn hand_back(&mut self) {
+        let had = self.at_devices.len();
+        if had > 0 {
+            let place = self.rng.usize(..had);
+            self.hand_back_at(place);
+        }
+    }
+
+    fn hand_back_at(&mut self, place: usize) {
+        let Submission { leg, .. } = self.at_devices[place];
+        let before = self.machine.counters().busy;
+        self.call(|machine, _| machine.handle_busy(leg));
+        let is_back = self.machine.counters().busy > before;
+        if is_back {
+            self.at_devices.swap_remove(place);
+        }
+        self.did(&Call::Busy(leg, is_back));
     }
 
     fn submit_all(&mut self) {
@@ -337,7 +357,7 @@ impl World {
         self.call(|machine, now| machine.handle_cancelled(now, leg, CancelOutcome::Detached));
         self.did(&Call::Cancelled(leg, CancelOutcome::Detached));
         self.call(|machine, _| machine.handle_busy(leg));
-        self.did(&Call::Busy(leg));
+        self.did(&Call::Busy(leg, false));
     }
 
     /// Everything is answered, told and released, as often as anything is left.

@@ -14,7 +14,7 @@ impl Watch for Model {
         match *call {
             Call::Start(ref io, result) => self.start(now, io, result),
             Call::Submit(submission) => self.submit(submission),
-            Call::Busy(leg) => self.busy(leg),
+            Call::Busy(leg, is_back) => assert_eq!(self.busy(leg), is_back),
             Call::Retry(device) => self.retry(device),
             Call::Answer(leg, result, completed) => assert_eq!(self.answer(now, leg, result), completed),
             Call::Cancel(id, result) => assert_eq!(self.cancel(now, id), result),
@@ -153,18 +153,20 @@ impl Model {
         self.keys().find(|&key| has(self.part(key)))
     }
 
-    fn busy(&mut self, leg: LegId) {
-        let Some(key) = self
-            .at_device(leg)
-            .filter(|&key| self.part(key).place == Place::AtDevice)
-        else {
-            return;
+    fn busy(&mut self, leg: LegId) -> bool {
+        let can_come_back = |&key: &Key| {
+            let part = self.part(key);
+            part.place == Place::AtDevice && part.generation == self.device(part.region.device).generation
+        };
+        let Some(key) = self.at_device(leg).filter(can_come_back) else {
+            return false;
         };
         self.counters.busy += 1;
         self.counters.submitted -= 1;
         self.part_mut(key).place = Place::Parked;
         self.parked.insert(0, key);
         self.device_mut(self.device_of(key)).is_busy = true;
+        true
     }
 
     fn retry(&mut self, device: DeviceIndex) {
