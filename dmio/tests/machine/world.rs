@@ -365,7 +365,11 @@ impl World {
         for disk in &mut self.disks {
             disk.is_stalled = false;
         }
-        while self.machine.occupancy().requests > 0 {
+        for round in 0.. {
+            if self.machine.occupancy().requests == 0 {
+                break;
+            }
+            assert!(round < 1000, "something never ends: {}", self.machine.dump());
             (0..self.disks.len()).for_each(|device| self.retry_device(device));
             self.submit_all();
             self.tell_devices();
