@@ -3,7 +3,7 @@
 use iomgr_core::Timestamp;
 
 use super::leg::Stage;
-use super::request::bits;
+use super::request::{bits, unknown};
 use super::{Machine, MemoryKind, RequestId};
 use crate::{Cancelled, DeviceIndex, Error, ErrorKind, Reason, RegionState};
 
@@ -13,7 +13,7 @@ impl Machine {
     /// # Errors
     /// `WouldBlock` if a device has memory that is not cancellable; `Unknown` if the request is forgotten.
     pub fn cancel(&mut self, now: Timestamp, id: RequestId) -> Result<u32, Error> {
-        let running = self.find(id)?.running;
+        let running = self.find(id).ok_or_else(unknown)?.running;
         if bits(running).any(|region| self.is_stuck(self.leg_of(id.index, region))) {
             let what = "a device works on the caller's own memory; it ends when the device answers";
             return Err(Error::new(ErrorKind::WouldBlock, what));

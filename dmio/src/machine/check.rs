@@ -5,6 +5,9 @@ use iomgr_core::{Operation, SECTOR_BYTES};
 use super::{DeviceConfig, Io, Machine, MachineConfig, MemoryKind};
 use crate::{Error, ErrorKind, IoFlags, REGIONS_MAX, Region};
 
+/// What is wrong with a request.
+type Why = &'static str;
+
 /// Most slots of a kind.
 const SLOTS_MAX: u32 = 1 << 16;
 /// Most places for holds, which each device has for each leg.
@@ -56,9 +59,10 @@ impl Machine {
         if !(1..=REGIONS_MAX).contains(&io.regions.len()) {
             return Err(Error::invalid("a request has 1 to 64 regions"));
         }
-        check_kind(io)?;
+        check_kind(io).map_err(Error::invalid)?;
         for (place, region) in io.regions.iter().enumerate() {
-            self.check_region(io, region).map_err(|error| error.at_region(place))?;
+            let at_region = |why| Error::invalid(why).at_region(place);
+            self.check_region(io, region).map_err(at_region)?;
         }
         match io.regions {
             [_] => Ok(()),
@@ -66,9 +70,9 @@ impl Machine {
         }
     }
 
-    fn check_region(&self, io: &Io<'_>, region: &Region) -> Result<(), Error> {
-        let none = || Error::invalid("no device has this number");
-        let device = self.devices.get(usize::from(region.device.0)).ok_or_else(none)?;
+    fn check_region(&self, io: &Io<'_>, region: &Region) -> Result<(), Why> {
+        let device = self.devices.get(usize::from(region.device.0));
+        let device = device.ok_or("no device has this number")?;
         let DeviceConfig {
             size,
             logical_block_bytes,
@@ -95,7 +99,7 @@ impl Machine {
 }
 
 /// What is about the request as a whole.
-fn check_kind(io: &Io<'_>) -> Result<(), Error> {
+fn check_kind(io: &Io<'_>) -> Result<(), Why> {
     let is_read = io.op == Operation::Read;
     refuse(io.choice && !is_read, "only a read can choose among regions")?;
     let is_ambiguous = is_read && !io.choice && io.regions.len() > 1;
@@ -118,14 +122,16 @@ fn check_together(io: &Io<'_>, regions: &[Region]) -> Result<(), Error> {
     refuse(
         has_data(io.op) && !is_even,
         "the regions differ in length, and one buffer serves all",
-    )?;
+    )
+    .map_err(Error::invalid)?;
     if !io.op.is_write() {
         return Ok(());
     }
     for (place, region) in regions.iter().enumerate() {
         let overlaps = |other: &Region| other.device == region.device && other.range.overlaps(region.range);
         let twice = regions[..place].iter().any(overlaps);
-        refuse(twice, "it overlaps an earlier region of the write").map_err(|error| error.at_region(place))?;
+        refuse(twice, "it overlaps an earlier region of the write")
+            .map_err(|why| Error::invalid(why).at_region(place))?;
     }
     Ok(())
 }
@@ -134,6 +140,6 @@ fn has_data(op: Operation) -> bool {
     matches!(op, Operation::Read | Operation::Write)
 }
 
-fn refuse(is_bad: bool, why: &'static str) -> Result<(), Error> {
-    if is_bad { Err(Error::invalid(why)) } else { Ok(()) }
+fn refuse(is_bad: bool, why: Why) -> Result<(), Why> {
+    if is_bad { Err(why) } else { Ok(()) }
 }

@@ -109,6 +109,7 @@ impl Machine {
         None
     }
 
+    #[inline]
     fn request_event(&mut self, index: u32) -> Option<Event> {
         let request = &mut self.requests[index];
         let news = request.news();
@@ -143,6 +144,7 @@ impl Machine {
         })
     }
 
+    #[inline]
     fn end_event(&mut self, index: u32, region: u8) -> Event {
         let id = self.id(index);
         let leg = &self.legs[self.leg_of(index, region)];

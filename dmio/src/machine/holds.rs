@@ -121,9 +121,10 @@ impl Machine {
     pub(crate) fn is_haunted(&self, index: u32) -> bool {
         let leg = &self.legs[index];
         let device = &self.devices[usize::from(leg.device.0)];
+        if device.ghosts == 0 || leg.generation != device.generation {
+            return false;
+        }
         let mut holds = device.holds.overlapping(leg.range);
-        device.ghosts > 0
-            && leg.generation == device.generation
-            && holds.any(|hold| self.legs[hold.leg].may_still_write())
+        holds.any(|hold| self.legs[hold.leg].may_still_write())
     }
 }

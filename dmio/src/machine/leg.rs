@@ -65,15 +65,15 @@ pub(crate) struct Leg {
 }
 
 impl Leg {
-    /// Of a region whose turn has not come.
-    pub(crate) fn new(request: u32, region: u8, Region { device, range }: Region) -> Self {
+    /// Of no region.
+    pub(crate) const fn vacant(nowhere: SectorRange) -> Self {
         Self {
-            request,
-            region,
-            stage: Stage::Idle,
-            device,
+            request: 0,
+            region: 0,
+            stage: Stage::Settled,
+            device: DeviceIndex(0),
             generation: Generation(0),
-            range,
+            range: nowhere,
             cell: None,
             is_counted: false,
             holds: false,
@@ -88,16 +88,11 @@ impl Leg {
         }
     }
 
-    /// Of no region.
-    pub(crate) fn vacant() -> Self {
-        let nowhere = Region {
-            device: DeviceIndex(0),
-            range: SectorRange::default(),
-        };
-        Self {
-            stage: Stage::Settled,
-            ..Self::new(0, 0, nowhere)
-        }
+    /// From now on it is of a region whose turn has not come. What a settled leg has not is left as it is.
+    pub(crate) fn begin(&mut self, request: u32, region: u8, Region { device, range }: Region) {
+        (self.request, self.region, self.stage) = (request, region, Stage::Idle);
+        (self.device, self.range) = (device, range);
+        (self.indeterminate, self.state) = (false, None);
     }
 
     /// Does its device owe an answer that nobody waits for?

@@ -43,7 +43,7 @@ mod time;
 
 use std::time::Duration;
 
-use iomgr_core::{Operation, RequestFlags, SectorCount};
+use iomgr_core::{Operation, RequestFlags, SectorCount, SectorRange};
 
 pub use self::complete::Completed;
 pub use self::device::{DeviceConfig, Generation};
@@ -151,7 +151,7 @@ impl Machine {
             max_size: config.max_size,
             devices: config.devices.into_iter().map(device).collect(),
             requests: Slots::new(requests, Request::VACANT),
-            legs: Slots::new(legs, Leg::vacant()),
+            legs: Slots::new(legs, Leg::vacant(SectorRange::default())),
             legs_of: vec![0; requests as usize * REGIONS_MAX],
             leg_links: Links::new(legs),
             ready: List::EMPTY,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use iomgr_core::{Operation, RequestFlags};
 
 use super::leg::Leg;
-use super::{Machine, MemoryKind};
+use super::{Io, Machine, MemoryKind};
 use crate::{Error, ErrorKind, IoFlags, REGIONS_MAX, RegionState};
 
 /// The name of a request. A name is not used again for another one.
@@ -89,6 +89,17 @@ impl Request {
         lates: 0,
     };
 
+    /// The slot is of this request from now on. What a forgotten one has not is left as it is.
+    pub(crate) fn begin(&mut self, io: &Io<'_>, regions: u8) {
+        (self.handles, self.regions, self.next) = (1, regions, 0);
+        (self.choice, self.is_filled, self.memory) = (io.choice, false, io.memory);
+        (self.op, self.request_flags, self.flags) = (io.op, io.request_flags, io.flags);
+        self.timeout = io.timeout;
+        self.running = all(regions);
+        self.undelivered = self.running;
+        self.timed_out = 0;
+    }
+
     /// Over, but nobody was told.
     pub(crate) fn ends(&self) -> u64 {
         self.undelivered & !self.running
@@ -116,6 +127,11 @@ impl Request {
     }
 }
 
+/// What is said of a request that [`find`](Machine::find) does not find.
+pub(crate) fn unknown() -> Error {
+    Error::new(ErrorKind::Unknown, "the request is over and forgotten")
+}
+
 /// The places of the bits that are set, ascending.
 pub(crate) fn bits(mask: u64) -> impl Iterator<Item = u8> {
     let mut rest = mask;
@@ -141,7 +157,7 @@ pub(crate) fn all(regions: u8) -> u64 {
 impl Machine {
     /// What a region has come to; `None` while nothing has, and for what is not there.
     pub fn state(&self, id: RequestId, region: usize) -> Option<RegionState> {
-        let request = self.find(id).ok()?;
+        let request = self.find(id)?;
         let region = u8::try_from(region).ok().filter(|&region| region < request.regions)?;
         let is_timed_out = request.timed_out >> region & 1 == 1;
         let timeout = is_timed_out.then_some(RegionState::Timeout);
@@ -155,12 +171,12 @@ impl Machine {
 
     /// Are all of the request's regions over? What is forgotten is.
     pub fn is_over(&self, id: RequestId) -> bool {
-        self.find(id).map_or(true, |request| request.running == 0)
+        self.find(id).is_none_or(|request| request.running == 0)
     }
 
     /// Another handle of the request.
     pub fn acquire(&mut self, id: RequestId) -> Result<(), Error> {
-        self.find(id)?;
+        self.find(id).ok_or_else(unknown)?;
         self.requests[id.index].handles += 1;
         Ok(())
     }
@@ -168,7 +184,7 @@ impl Machine {
     /// One handle less; [`start`](Self::start) gave the first. Without any the request goes on, and is forgotten when it is over, its
     /// events are taken and its memory is back.
     pub fn release(&mut self, id: RequestId) {
-        if self.find(id).is_ok_and(|request| request.handles > 0) {
+        if self.find(id).is_some_and(|request| request.handles > 0) {
             self.requests[id.index].handles -= 1;
             self.forget(id.index);
         }
@@ -188,10 +204,9 @@ impl Machine {
         self.requests.give(index);
     }
 
-    pub(crate) fn find(&self, id: RequestId) -> Result<&Request, Error> {
-        let found = self.requests.get(id.index);
-        let found = found.filter(|request| request.serial == id.serial && request.regions > 0);
-        found.ok_or_else(|| Error::new(ErrorKind::Unknown, "the request is over and forgotten"))
+    pub(crate) fn find(&self, id: RequestId) -> Option<&Request> {
+        let found = self.requests.get(id.index)?;
+        (found.serial == id.serial && found.regions > 0).then_some(found)
     }
 
     pub(crate) fn id(&self, index: u32) -> RequestId {

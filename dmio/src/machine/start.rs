@@ -2,8 +2,8 @@
 
 use iomgr_core::{Errno, Timestamp};
 
-use super::leg::{Leg, Stage};
-use super::request::{Debt, Request, all, bits};
+use super::leg::Stage;
+use super::request::bits;
 use super::{Io, Machine, MemoryKind, RequestId};
 use crate::{Error, ErrorKind, IoFlags, REGIONS_MAX, RegionState};
 
@@ -44,31 +44,11 @@ impl Machine {
         let index = self.requests.take().expect("looked for before");
         for (place, region) in (0..).zip(io.regions) {
             let leg = self.legs.take().expect("looked for before");
-            self.legs[leg] = Leg::new(index, place, *region);
+            self.legs[leg].begin(index, place, *region);
             self.legs_of[index as usize * REGIONS_MAX + usize::from(place)] = leg;
         }
         let regions = u8::try_from(io.regions.len()).expect("at most 64");
-        self.requests[index] = Request {
-            serial: self.requests[index].serial,
-            handles: 1,
-            regions,
-            next: 0,
-            choice: io.choice,
-            is_filled: false,
-            op: io.op,
-            request_flags: io.request_flags,
-            flags: io.flags,
-            memory: io.memory,
-            debt: Debt::None,
-            timeout: io.timeout,
-            running: all(regions),
-            waiting: 0,
-            admitted: 0,
-            undelivered: all(regions),
-            timed_out: 0,
-            timeouts: 0,
-            lates: 0,
-        };
+        self.requests[index].begin(io, regions);
         index
     }
 
