@@ -55,6 +55,13 @@ impl Error {
         Self::new(ErrorKind::Invalid, context)
     }
 
+    pub(crate) fn because(self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self {
+            source: Some(source.into()),
+            ..self
+        }
+    }
+
     pub(crate) fn at_region(self, region: usize) -> Self {
         Self {
             region: Some(region),

@@ -16,6 +16,7 @@
 
 mod counters;
 mod error;
+mod file_device;
 mod flags;
 mod machine;
 mod region;
@@ -24,6 +25,7 @@ mod wheel;
 
 pub use counters::{Counters, Occupancy};
 pub use error::{Error, ErrorKind};
+pub use file_device::{FileDevice, FileOptions};
 pub use flags::IoFlags;
 pub use machine::{
     CellId, Completed, DeviceConfig, Dump, Event, Generation, Io, Late, LegId, Machine, MachineConfig, MemoryKind,
