@@ -20,7 +20,7 @@ use super::Shared;
 
 /// The value of the flush's token, above every tag.
 const FLUSH: u64 = 1 << 32;
-/// How long a flush that found no room waits at most before it is tried again.
+/// How long what found no room waits at most before it is tried again.
 const ROOM_AFTER: Duration = Duration::from_millis(5);
 
 /// What is under way for a tag.
@@ -52,7 +52,7 @@ pub(super) struct FileQueue {
     in_flight: u32,
     waiting: Vec<Tag>,
     riding: Vec<Tag>,
-    /// A flush is due, and there was no room for it.
+    /// When to look for room again: there was none for a flush, or for a request.
     room_at: Option<Timestamp>,
     done: VecDeque<Done>,
 }
@@ -159,7 +159,6 @@ impl FileQueue {
             self.room_at = Some(pass.now + ROOM_AFTER);
             return;
         }
-        self.room_at = None;
         std::mem::swap(&mut self.waiting, &mut self.riding);
         for tag in &self.riding {
             self.stages[tag.0 as usize] = Stage::Riding;
@@ -210,6 +209,8 @@ impl DeviceQueue for FileQueue {
                     action,
                 };
                 if pass.io.push(op).is_err() {
+                    // What takes the room may be others' ops, of whose end nobody tells us.
+                    self.room_at = Some(pass.now + ROOM_AFTER);
                     return Err(Busy(request));
                 }
                 self.stages[tag.0 as usize] = stage;
@@ -232,6 +233,7 @@ impl DeviceQueue for FileQueue {
     }
 
     fn kick(&mut self, pass: &mut Pass<'_>) {
+        self.room_at = None;
         self.start_flush(pass);
     }
 

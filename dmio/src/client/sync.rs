@@ -1,0 +1,163 @@
+//! Synchronous requests.
+
+use std::sync::Arc;
+
+use tqueue::{Borrowed, Queue};
+
+use super::Client;
+use super::deliver::{Entry, Given};
+use super::request::{IoRequest, Refused};
+use crate::{Error, Handle, IoFlags, Memory, Notify, Payload, REGIONS_MAX, RegionState, RequestId};
+
+/// What a synchronous request came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// A bit for each region that did not end well; 0 when all did.
+    pub error_mask: u64,
+    /// Each region's end.
+    pub states: States,
+    /// What the request was given. None, if an orphan has it: then it returns to the pool by itself.
+    pub memory: Memory,
+}
+
+/// The ends of a request's regions, in order.
+#[derive(Clone, Copy, Debug)]
+pub struct States {
+    states: [RegionState; REGIONS_MAX],
+    count: usize,
+}
+
+impl std::ops::Deref for States {
+    type Target = [RegionState];
+
+    fn deref(&self) -> &[RegionState] {
+        &self.states[..self.count]
+    }
+}
+
+/// A request that somebody waits for.
+#[derive(Debug)]
+pub(super) struct Awaited {
+    request: RequestId,
+    /// Its memory, once it is over.
+    memory: Option<Memory>,
+}
+
+/// The client as the owner of its queue: for memory that is borrowed from the caller.
+struct Lending<'a>(&'a mut Client);
+
+impl AsMut<Queue> for Lending<'_> {
+    fn as_mut(&mut self) -> &mut Queue {
+        &mut self.0.queue
+    }
+}
+
+impl Client {
+    /// Runs a request and returns when every region is over, after their notifications. Other requests are told of meanwhile.
+    ///
+    /// With a timeout: without `notify`, regions that run then are cancelled; with it, they are told of and waited for, unless
+    /// [`CANCEL_ON_TIMEOUT`](IoFlags::CANCEL_ON_TIMEOUT) is set.
+    ///
+    /// # Errors
+    /// [`Deadlock`](crate::ErrorKind::Deadlock) from inside a notification; [`Invalid`](crate::ErrorKind::Invalid) besides what any
+    /// request can have wrong: a timeout with memory that cannot be given up.
+    pub fn io_sync(&mut self, request: IoRequest<'_>, notify: Option<Arc<dyn Notify>>) -> Result<Outcome, Refused> {
+        let request = match self.check_sync(&request, notify.is_some()) {
+            Ok(flags) => request.flags(flags),
+            Err(error) => {
+                let memory = request.memory;
+                return Err(Refused { error, memory });
+            }
+        };
+        let handle = self.start(request, notify)?;
+        self.finish_sync(&handle).map_err(|error| Refused {
+            error,
+            memory: Memory::None,
+        })
+    }
+
+    /// The same on memory that is borrowed from the caller, without any copy: parts of whole logical blocks, as well aligned as the
+    /// devices want it. The request has no other memory, and no timeout.
+    pub fn io_sync_borrowed(
+        &mut self,
+        request: IoRequest<'_>,
+        memory: Borrowed<'_, '_>,
+        notify: Option<Arc<dyn Notify>>,
+    ) -> Result<Outcome, Error> {
+        let flags = self.check_sync(&request, notify.is_some())?;
+        if request.timeout.is_some() || !matches!(request.memory, Memory::None) {
+            return Err(Error::invalid(
+                "borrowed memory allows for no timeout, and for no other memory",
+            ));
+        }
+        let io = request.flags(flags).io();
+        let run = |lending: &mut Lending<'_>, parts: &[_]| {
+            let client = &mut *lending.0;
+            let entry = Entry::new(notify, Given::Nothing);
+            let id = client
+                .begin(&io, Payload::List(parts), entry)
+                .map_err(|refused| refused.error)?;
+            client.finish_sync(&Handle::new(Arc::clone(client.runner().shared()), id))
+        };
+        Queue::borrowed(&mut Lending(self), memory, run).map_err(|errno| {
+            let what = "borrowed memory: a part is empty, or there are more parts than the client has room for";
+            Error::invalid(what).because(errno)
+        })?
+    }
+
+    /// Checks what is about synchronous requests only; says which flags they get.
+    fn check_sync(&self, request: &IoRequest<'_>, is_notified: bool) -> Result<IoFlags, Error> {
+        self.refuse_inside()?;
+        if request.timeout.is_none() {
+            return Ok(IoFlags::SYNC);
+        }
+        if matches!(request.memory, Memory::Owned(_)) {
+            let what =
+                "a synchronous request with a timeout needs memory that can be given up: the pool's, or bounce memory";
+            return Err(Error::invalid(what));
+        }
+        Ok(match is_notified {
+            true => IoFlags::SYNC,
+            false => IoFlags::SYNC | IoFlags::CANCEL_ON_TIMEOUT,
+        })
+    }
+
+    fn finish_sync(&mut self, handle: &Handle) -> Result<Outcome, Error> {
+        let request = handle.id();
+        self.awaited = Some(Awaited { request, memory: None });
+        while self.awaited.as_ref().is_some_and(|awaited| awaited.memory.is_none()) {
+            self.poll_until(None)?;
+        }
+        let memory = self
+            .awaited
+            .take()
+            .and_then(|awaited| awaited.memory)
+            .unwrap_or_default();
+        Ok(outcome(handle, memory))
+    }
+
+    pub(super) fn is_awaited(&self, request: RequestId) -> bool {
+        self.awaited.as_ref().is_some_and(|awaited| awaited.request == request)
+    }
+
+    pub(super) fn end_wait(&mut self, memory: Memory) {
+        if let Some(awaited) = &mut self.awaited {
+            awaited.memory = Some(memory);
+        }
+    }
+}
+
+fn outcome(handle: &Handle, memory: Memory) -> Outcome {
+    let count = handle.regions();
+    let mut states = [RegionState::Ok; REGIONS_MAX];
+    let mut error_mask = 0;
+    for (region, place) in states.iter_mut().enumerate().take(count) {
+        *place = handle.state(region).expect("it is over");
+        error_mask |= u64::from(*place != RegionState::Ok) << region;
+    }
+    Outcome {
+        error_mask,
+        states: States { states, count },
+        memory,
+    }
+}

@@ -1,0 +1,58 @@
+//! Bounce memory: the cells, and what is copied to and from them.
+
+use iomgr_core::{Data, Lease, OpQueue, SectorCount};
+
+use super::payload::Stored;
+use crate::{CellId, Error, ErrorKind};
+
+/// Leases the cells, or none.
+pub(super) fn lease_cells(
+    count: u32,
+    max_size: SectorCount,
+    mut lease: impl FnMut(u32) -> Option<Lease>,
+) -> Result<Box<[Lease]>, Error> {
+    let bytes = max_size.bytes().and_then(|bytes| u32::try_from(bytes).ok());
+    let bytes = bytes.filter(|&bytes| bytes > 0).ok_or_else(|| {
+        let what = format!(
+            "max_size: {} sectors is no length of bounce memory; give 1 sector to 4 GiB",
+            max_size.0
+        );
+        Error::new(ErrorKind::Config, what)
+    })?;
+    let cells: Option<Box<[Lease]>> = (0..count).map(|_| lease(bytes)).collect();
+    cells.ok_or_else(|| {
+        let what =
+            format!("the queue has no room for {count} cells of {bytes} bytes: fewer devices, min_ios or max_size");
+        Error::new(ErrorKind::Memory, what)
+    })
+}
+
+/// The cells of a machine.
+#[derive(Debug)]
+pub(super) struct Cells(pub(super) Box<[Lease]>);
+
+impl Cells {
+    /// The first `len` bytes of a cell.
+    pub(super) fn data(&self, CellId(cell): CellId, len: u32) -> Data {
+        self.0[cell as usize].data().slice(0, len)
+    }
+
+    /// Puts what is to be written into a cell. False: an op is still at it.
+    pub(super) fn fill(io: &mut dyn OpQueue, cell: Data, from: &Stored) -> bool {
+        let Stored::Bounce(buffers) = from else { return false };
+        let Some(bytes) = io.bytes_mut(cell) else { return false };
+        buffers.copy_to(bytes);
+        true
+    }
+
+    /// Gives what was read to its request.
+    pub(super) fn drain(io: &dyn OpQueue, cell: Data, into: &mut Stored) {
+        if let (Stored::Bounce(buffers), Some(bytes)) = (into, io.bytes(cell)) {
+            buffers.copy_from(bytes);
+        }
+    }
+
+    pub(super) fn close(self, io: &mut dyn OpQueue) {
+        self.0.into_iter().for_each(|lease| io.free(lease));
+    }
+}

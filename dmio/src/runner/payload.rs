@@ -1,0 +1,132 @@
+//! What a request works on, and what is known of it besides.
+
+use iomgr_core::Data;
+
+use crate::memory::Cuts;
+use crate::{Buffers, Io, MemoryKind};
+
+/// The memory of a request, by the names that the thread's queue of ops has for it.
+#[derive(Debug, Default)]
+pub enum Payload<'a> {
+    /// None.
+    #[default]
+    None,
+    /// A run of it.
+    Whole {
+        /// Which.
+        data: Data,
+        /// May devices keep it when the request is over?
+        cancellable: bool,
+    },
+    /// Several runs, one behind the other. They are not cancellable.
+    List(&'a [Data]),
+    /// Buffers that are copied from, or to.
+    Bounce(Buffers<Vec<u8>>),
+}
+
+impl Payload<'_> {
+    /// As the machine sees it.
+    pub(super) fn kind(&self) -> MemoryKind {
+        match self {
+            Self::None => MemoryKind::None,
+            Self::Whole { cancellable, .. } => MemoryKind::Lent {
+                cancellable: *cancellable,
+            },
+            Self::List(_) => MemoryKind::Lent { cancellable: false },
+            Self::Bounce(_) => MemoryKind::Bounce,
+        }
+    }
+
+    /// What is to be given back of it.
+    pub(super) fn back(self) -> Payload<'static> {
+        match self {
+            Self::Bounce(buffers) => Payload::Bounce(buffers),
+            Self::Whole { data, cancellable } => Payload::Whole { data, cancellable },
+            Self::None | Self::List(_) => Payload::None,
+        }
+    }
+
+    /// How many bytes there are.
+    pub(super) fn len_bytes(&self) -> u64 {
+        match self {
+            Self::None => 0,
+            Self::Whole { data, .. } => data.len.into(),
+            Self::List(parts) => parts.iter().map(|part| u64::from(part.len)).sum(),
+            Self::Bounce(buffers) => buffers.len_bytes() as u64,
+        }
+    }
+}
+
+/// What a slot has of a request's memory.
+#[derive(Debug, Default)]
+pub(super) enum Stored {
+    #[default]
+    None,
+    Whole {
+        data: Data,
+        cancellable: bool,
+    },
+    /// In the slot's list.
+    List,
+    Bounce(Buffers<Vec<u8>>),
+}
+
+impl Stored {
+    pub(super) fn take(&mut self) -> Payload<'static> {
+        match std::mem::take(self) {
+            Self::None | Self::List => Payload::None,
+            Self::Whole { data, cancellable } => Payload::Whole { data, cancellable },
+            Self::Bounce(buffers) => Payload::Bounce(buffers),
+        }
+    }
+}
+
+/// A request, as far as the machine does not know it.
+#[derive(Debug)]
+pub(super) struct Slot<T> {
+    pub(super) payload: Stored,
+    /// The parts of a list; never grows.
+    pub(super) list: Vec<Data>,
+    /// Parts at devices that are reserved for it.
+    pub(super) parts: u32,
+    pub(super) value: Option<T>,
+}
+
+impl<T> Slot<T> {
+    pub(super) fn new(list_max: u32) -> Self {
+        Self {
+            payload: Stored::None,
+            list: Vec::with_capacity(list_max as usize),
+            parts: 0,
+            value: None,
+        }
+    }
+
+    /// Takes a request whose memory was found to be good.
+    pub(super) fn fill(&mut self, io: &Io<'_>, payload: Payload<'_>, value: T, parts: u32) {
+        let len = io.regions.first().map_or(0, |region| region.range.len_bytes());
+        self.list.clear();
+        self.payload = match payload {
+            Payload::None => Stored::None,
+            Payload::Whole { data, cancellable } => Stored::Whole { data, cancellable },
+            Payload::List(parts) => {
+                let len = usize::try_from(len).expect("regions are short");
+                self.list.extend(cut(parts, len));
+                Stored::List
+            }
+            Payload::Bounce(buffers) => Stored::Bounce(buffers),
+        };
+        self.parts = parts;
+        self.value = Some(value);
+    }
+}
+
+/// What the first `len` bytes have of each part.
+pub(super) fn cut(parts: &[Data], len: usize) -> impl Iterator<Item = Data> {
+    let mut cuts = Cuts::new(0, len);
+    parts.iter().filter_map(move |part| {
+        let (from, to) = cuts.next(part.len as usize)?;
+        let small = |bytes| u32::try_from(bytes).expect("within a part");
+        Some(part.slice(small(from), small(to - from)))
+    })
+}
