@@ -1,6 +1,5 @@
 //! What a client is made from.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use tqueue::{Config, EngineKind, Queue};
 
 use super::deliver::Entry;
 use crate::core::Clock;
-use crate::{Error, ErrorKind, Runner, RunnerConfig, Watch};
+use crate::{Error, ErrorKind, Runner, RunnerConfig};
 
 /// Replaced devices that may owe answers at the same time.
 const REPLACED_MAX: u16 = 64;
@@ -18,7 +17,7 @@ const ARENA_MIN: usize = 1 << 20;
 const PAGE: usize = 4096;
 
 /// How large a client is, and what it works on.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct ClientConfig {
     /// The devices that regions name, by their place in this list.
     pub devices: Vec<Arc<dyn Device>>,
@@ -43,8 +42,6 @@ pub struct ClientConfig {
     pub engine: EngineKind,
     /// How long dropping the client waits for what devices have.
     pub drain_max: Duration,
-    /// Hears what devices come to.
-    pub watch: Option<Arc<dyn Watch>>,
 }
 
 impl Default for ClientConfig {
@@ -62,7 +59,6 @@ impl Default for ClientConfig {
             lent: 256,
             engine: EngineKind::Auto,
             drain_max: Duration::from_millis(500),
-            watch: None,
         }
     }
 }
@@ -127,19 +123,5 @@ impl ClientConfig {
         let count = self.devices.len() * self.min_ios as usize;
         let mut cells: Vec<Lease> = (0..count).map_while(|_| queue.alloc_large(bytes)).collect();
         Runner::new(runner, &self.devices, queue, |_| cells.pop())
-    }
-}
-
-impl fmt::Debug for ClientConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientConfig")
-            .field("devices", &self.devices)
-            .field("min_ios", &self.min_ios)
-            .field("max_size", &self.max_size)
-            .field("requests", &self.requests)
-            .field("regions", &self.regions)
-            .field("orphans_max", &self.orphans_max)
-            .field("pool_bytes", &self.pool_bytes)
-            .finish_non_exhaustive()
     }
 }

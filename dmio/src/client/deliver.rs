@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
+use std::rc::Rc;
 
 use iomgr_core::{Lease, OpQueue};
 
@@ -15,7 +15,7 @@ const EVENTS_MAX: usize = 1024;
 
 /// What the client knows of a request.
 pub(super) struct Entry {
-    notify: Option<Arc<dyn Notify>>,
+    notify: Option<Rc<dyn Notify>>,
     /// The last notification was made.
     is_told: bool,
     pub(super) given: Given,
@@ -32,7 +32,7 @@ pub(super) enum Given {
 }
 
 impl Entry {
-    pub(super) fn new(notify: Option<Arc<dyn Notify>>, given: Given) -> Self {
+    pub(super) fn new(notify: Option<Rc<dyn Notify>>, given: Given) -> Self {
         Self {
             notify,
             is_told: false,
@@ -119,13 +119,13 @@ impl Client {
     }
 
     /// Takes all that came with a request.
-    fn finish(&mut self, request: RequestId) -> (Option<Arc<dyn Notify>>, Memory) {
+    fn finish(&mut self, request: RequestId) -> (Option<Rc<dyn Notify>>, Memory) {
         let (payload, entry) = self.runner_mut().finish(request);
         let (notify, given) = entry.map_or((None, Given::Nothing), |entry| (entry.notify, entry.given));
         (notify, self.reclaim(payload, given, Some(request)))
     }
 
-    fn take_notify(&mut self, request: RequestId) -> Option<Arc<dyn Notify>> {
+    fn take_notify(&mut self, request: RequestId) -> Option<Rc<dyn Notify>> {
         let entry = self.runner_mut().value_mut(request)?;
         entry.is_told = true;
         entry.notify.take()
@@ -164,7 +164,7 @@ impl Client {
             Event::Healthy(device) => tracing::info!(device = device.0, "device_healthy"),
             Event::Region(_) | Event::MemoryFree(_) => {}
         }
-        if let Some(watch) = self.watch.as_ref().map(|watcher| Arc::clone(&watcher.0)) {
+        if let Some(watch) = self.watch.as_ref().map(|watcher| Rc::clone(&watcher.0)) {
             self.calling(|client| watch.watch(client, event));
         }
     }

@@ -1,6 +1,6 @@
 //! Buffers that are moved in: lent to the queue while devices work on them.
 
-use std::sync::Arc;
+use std::rc::Rc;
 
 use iomgr_core::{Data, Lease};
 use tqueue::{AlignedBuf, Queue};
@@ -155,7 +155,7 @@ impl Client {
         &mut self,
         io: &Io<'_>,
         buffers: Buffers<AlignedBuf>,
-        notify: Option<Arc<dyn Notify>>,
+        notify: Option<Rc<dyn Notify>>,
     ) -> Result<RequestId, Refused> {
         let shape = self.lender.lend(&mut self.queue, buffers).map_err(|buffers| {
             let what =

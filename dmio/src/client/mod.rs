@@ -26,6 +26,7 @@ mod pool;
 mod request;
 mod sync;
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use iomgr_core::{Device, Pass, Waker};
@@ -58,7 +59,7 @@ pub struct Client {
 }
 
 /// Who hears of devices.
-struct Watcher(Arc<dyn Watch>);
+struct Watcher(Rc<dyn Watch>);
 
 impl std::fmt::Debug for Watcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -78,20 +79,25 @@ impl Client {
             lender: Lender::new(config.requests, config.list_max),
             queue,
             waking,
-            watch: config.watch.map(Watcher),
+            watch: None,
             is_notifying: false,
             awaited: None,
         })
     }
 
     /// Starts a request. Its regions end by themselves, whatever becomes of the handle; `notify` hears of each.
-    pub fn io(&mut self, request: IoRequest<'_>, notify: Option<Arc<dyn Notify>>) -> Result<Handle, Refused> {
+    pub fn io(&mut self, request: IoRequest<'_>, notify: Option<Rc<dyn Notify>>) -> Result<Handle, Refused> {
         if request.flags.contains(IoFlags::SYNC) {
             let error = Error::invalid("a synchronous request is for `io_sync`");
             let memory = request.memory;
             return Err(Refused { error, memory });
         }
         self.start(request, notify)
+    }
+
+    /// Has `watch` hear what devices come to, or nobody.
+    pub fn set_watch(&mut self, watch: Option<Rc<dyn Watch>>) {
+        self.watch = watch.map(Watcher);
     }
 
     /// Gives up all regions on a device: see [`Remote::cancel_device`].

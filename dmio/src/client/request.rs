@@ -1,5 +1,6 @@
 //! Requests as callers write them, and how they start.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,7 +124,7 @@ impl Client {
     pub(super) fn start(
         &mut self,
         mut request: IoRequest<'_>,
-        notify: Option<Arc<dyn Notify>>,
+        notify: Option<Rc<dyn Notify>>,
     ) -> Result<Handle, Refused> {
         let memory = std::mem::take(&mut request.memory);
         let io = request.io();

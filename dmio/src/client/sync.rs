@@ -1,5 +1,6 @@
 //! Synchronous requests.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use tqueue::{Borrowed, Queue};
@@ -61,7 +62,7 @@ impl Client {
     /// # Errors
     /// [`Deadlock`](crate::ErrorKind::Deadlock) from inside a notification; [`Invalid`](crate::ErrorKind::Invalid) besides what any
     /// request can have wrong: a timeout with memory that cannot be given up.
-    pub fn io_sync(&mut self, request: IoRequest<'_>, notify: Option<Arc<dyn Notify>>) -> Result<Outcome, Refused> {
+    pub fn io_sync(&mut self, request: IoRequest<'_>, notify: Option<Rc<dyn Notify>>) -> Result<Outcome, Refused> {
         let request = match self.check_sync(&request, notify.is_some()) {
             Ok(flags) => request.flags(flags),
             Err(error) => {
@@ -82,7 +83,7 @@ impl Client {
         &mut self,
         request: IoRequest<'_>,
         memory: Borrowed<'_, '_>,
-        notify: Option<Arc<dyn Notify>>,
+        notify: Option<Rc<dyn Notify>>,
     ) -> Result<Outcome, Error> {
         let flags = self.check_sync(&request, notify.is_some())?;
         if request.timeout.is_some() || !matches!(request.memory, Memory::None) {

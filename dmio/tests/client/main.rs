@@ -1,0 +1,11 @@
+//! Whole clients over simulated files and real ones.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "what fails here fails the test, and what is skipped says so"
+)]
+
+mod memory;
+mod notes;
+mod rig;
+mod simple;
