@@ -11,6 +11,8 @@ use crate::{Error, ErrorKind, Handle};
 
 /// Our own ops: the poll of what wakes us.
 const WAKE: Token = Token::new(Owner(0), 0);
+/// The timer by which time passes in a simulation.
+const ALARM: Token = Token::new(Owner(0), 1);
 
 /// What wakes the client's thread. A simulation has no other threads.
 #[derive(Debug)]
@@ -132,7 +134,7 @@ impl Client {
         let mut is_woken = false;
         while let Some(completion) = queue.next_completion() {
             let pass = &mut Pass { now, io: queue };
-            if completion.token != WAKE {
+            if completion.token.owner() != WAKE.owner() {
                 runner.op_done(pass, completion.op_done());
             } else if let Some(waking) = waking {
                 waking.wake.take();
@@ -155,6 +157,12 @@ impl Client {
     /// Lets the kernel work until something ends, or it is time for something.
     fn sleep(&mut self, deadline: Option<Timestamp>) -> Result<(), Error> {
         let until = deadline.into_iter().chain(self.runner().wake_at()).min();
+        if let (None, Some(until)) = (&self.waking, until)
+            && self.queue.is_idle()
+        {
+            // A queue does not wait for nothing.
+            self.queue.timer(until, ALARM).expect("an idle queue has room");
+        }
         let left = until.map(|until| until.since(self.queue.now()));
         let slept = match left {
             Some(Duration::ZERO) => self.queue.submit(),
