@@ -5,7 +5,9 @@
     reason = "what fails here fails the test, and what is skipped says so"
 )]
 
+mod devices;
 mod memory;
 mod notes;
 mod rig;
 mod simple;
+mod threads;
