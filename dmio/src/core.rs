@@ -70,12 +70,9 @@ impl Shared {
 
     /// A handle less.
     pub(crate) fn release(&self, id: RequestId) {
-        let is_watched = self.own(|core| {
+        self.pass_by(|core| {
             core.machine.release(id);
             core.is_watched
         });
-        if is_watched {
-            self.wake();
-        }
     }
 }

@@ -42,6 +42,13 @@ impl<M> Meeting<M> {
         result
     }
 
+    /// The same for what the owner looks at only if it said so: `work` tells.
+    pub(crate) fn pass_by(&self, work: impl FnOnce(&mut M) -> bool) {
+        if self.own(work) {
+            self.wake();
+        }
+    }
+
     /// Makes the owner look.
     pub(crate) fn wake(&self) {
         self.waker.wake();
