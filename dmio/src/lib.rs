@@ -10,8 +10,62 @@
 //!            └─ TIMEOUT: notified once, the I/O goes on and still ends in one of the three
 //! ```
 //!
-//! **What is here today** is the machine that decides, [`Machine`]: it does no I/O, has no memory, no thread and no clock, and
-//! tells its owner what to submit and what has happened. The client that runs it on a queue comes next.
+//! A [`Client`] is what a program uses alone, on one thread:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use dmio::{Buffers, Client, ClientConfig, DeviceIndex, FileDevice, FileOptions, IoRequest, Memory, Region};
+//! use iomgr_core::{Sector, SectorCount, SectorRange};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let path = std::env::temp_dir().join(format!("dmio-doc-{}", std::process::id()));
+//! # std::fs::File::create_new(&path)?.set_len(1 << 20)?;
+//! let disk = Arc::new(FileDevice::open(&path, FileOptions::default())?);
+//! let mut client = Client::new(ClientConfig { devices: vec![disk], ..ClientConfig::default() })?;
+//! let range = SectorRange::new(Sector(64), SectorCount(8)).expect("far below 64 bits");
+//! let regions = [Region { device: DeviceIndex(0), range }];
+//!
+//! let memory = Memory::Bounce(Buffers::One(vec![7; 4096]));
+//! let outcome = client.io_sync(IoRequest::write(&regions, memory), None).map_err(|refused| refused.error)?;
+//! assert_eq!(outcome.error_mask, 0);
+//!
+//! let memory = Memory::Bounce(Buffers::One(vec![0; 4096]));
+//! let handle = client.io(IoRequest::read(&regions, memory), None).map_err(|refused| refused.error)?;
+//! handle.cancel()?; // from any thread; the end is told at once, whatever the device does
+//! assert!(client.wait(&handle, None)?);
+//! # std::fs::remove_file(path)?;
+//! # Ok(()) }
+//! ```
+//!
+//! # How it is built
+//!
+//! | layer | does |
+//! |---|---|
+//! | [`Machine`] | decides what becomes of regions; no I/O, memory, thread or clock |
+//! | [`Runner`] | the machine with device queues and memory, on a thread and a queue of ops that somebody owns |
+//! | [`Client`] | a runner with a `tqueue` of its own, and the loop |
+//! | [`FileDevice`] | a file or block device, for clients; every [`Device`](iomgr_core::Device) will do |
+//!
+//! # Cancellation
+//! The kernel does not stop what a disk has begun. So a region that is cancelled is *detached*: it is over at once, and what the device
+//! has of it is an **orphan** until the device answers. An orphan keeps its memory, which is never the caller's own (unless that was
+//! lent by the pool), and, if it writes, its sectors: a later write that overlaps waits, so that it is never overwritten by an older
+//! one. Reads of such sectors go on, and say that they are indeterminate. A device with too many orphans is degraded: regions fail
+//! there at once, until it answers, or is replaced.
+//!
+//! # Contract
+//! - Each region's notifications match `T?(O|E|C)`; they come from inside [`Client::poll`] and whatever else waits, never from inside
+//!   [`Client::io`].
+//! - After CANCELLED no device touches the caller's memory. A cancelled read into bounce memory leaves it as it was; a cancelled write
+//!   leaves each sector old or new.
+//! - No two writes that a device has at the same time overlap.
+//! - `min_ios` requests with bounce memory make progress on each device, whatever other devices do.
+//! - Nothing allocates after [`Client::new`].
+//!
+//! # Events
+//! `tracing` tells of `region_timed_out`, `region_cancelled`, `region_failed`, `request_cancelled`, `device_cancelled`, `leg_orphaned`,
+//! `leg_late`, `memory_returned`, `device_degraded`, `device_healthy`, `device_fenced`, `device_unfenced`, `device_replaced` and
+//! `flush_failed`; [`Counters`] counts, and [`Client::dump`] shows all that is under way.
 #![forbid(unsafe_code)]
 
 mod client;
