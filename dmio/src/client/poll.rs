@@ -116,6 +116,7 @@ impl Client {
     /// Takes what has ended, works, and tells.
     fn pass(&mut self) -> Brought {
         let now = self.queue.now();
+        self.pass_began = now;
         let is_woken = self.reap(now);
         self.work(now);
         let notifications = self.deliver();

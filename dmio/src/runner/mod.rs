@@ -193,7 +193,7 @@ impl<T> Runner<T> {
         ended
     }
 
-    /// Starts a request; it is submitted in the next [`work`](Self::work). Refused, it leaves no trace.
+    /// Starts a request, with one handle of it; it is submitted in the next [`work`](Self::work). Refused, it leaves no trace.
     pub fn start(
         &mut self,
         now: Timestamp,
@@ -234,7 +234,17 @@ impl<T> Runner<T> {
         }
     }
 
-    /// For other threads, and for whoever has a name of a request.
+    /// Gives up the handle that [`start`](Self::start) gave: the request goes on.
+    pub fn forget(&mut self, request: RequestId) {
+        self.shared.release(request);
+    }
+
+    /// Gives up the regions of a request: see [`Machine::cancel`].
+    pub fn cancel(&mut self, request: RequestId) -> Result<u32, Error> {
+        self.shared.cancel(request)
+    }
+
+    /// For other threads.
     pub fn remote(&self) -> Remote {
         Remote::new(Arc::clone(&self.shared))
     }

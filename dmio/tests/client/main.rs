@@ -9,5 +9,6 @@ mod devices;
 mod memory;
 mod notes;
 mod rig;
+mod runner;
 mod simple;
 mod threads;
