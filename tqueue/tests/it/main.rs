@@ -7,6 +7,7 @@
 )]
 #![allow(clippy::cast_possible_truncation, reason = "the numbers are small")]
 
+mod borrow;
 mod cancel;
 mod denied;
 mod disk;
