@@ -72,32 +72,16 @@ impl Client {
 
     fn tell(&mut self, event: RegionEvent) {
         trace_region(&event);
-        let request = event.request;
-        let (notify, memory) = match (event.is_last, event.is_memory_free) {
-            (true, true) => self.finish(request),
-            // Orphans have the memory.
-            (true, false) => (self.take_notify(request), Memory::None),
-            _ => (
-                self.runner().value(request).and_then(|entry| entry.notify.clone()),
-                Memory::None,
-            ),
-        };
-        let is_awaited = event.is_last && self.is_awaited(request);
+        let (notify, mut memory) = self.claim(&event);
+        if event.is_last && self.is_awaited(event.request) {
+            // It comes back with the call.
+            self.end_wait(std::mem::take(&mut memory));
+        }
         let Some(notify) = notify else {
-            return match is_awaited {
-                true => self.end_wait(memory),
-                false => self.give_back(memory),
-            };
-        };
-        // A synchronous call's memory comes back with the call.
-        let memory = if is_awaited {
-            self.end_wait(memory);
-            Memory::None
-        } else {
-            memory
+            return self.give_back(memory);
         };
         let note = Notification {
-            request,
+            request: event.request,
             region: event.region,
             state: event.state,
             at: event.at,
@@ -106,6 +90,20 @@ impl Client {
             memory,
         };
         self.calling(|client| notify.notify(client, note));
+    }
+
+    /// Whom to tell, and what the caller gets back.
+    fn claim(&mut self, event: &RegionEvent) -> (Option<Rc<dyn Notify>>, Memory) {
+        let request = event.request;
+        match (event.is_last, event.is_memory_free) {
+            (true, true) => self.finish(request),
+            // Orphans have the memory.
+            (true, false) => (self.take_notify(request), Memory::None),
+            _ => {
+                let entry = self.runner().value(request);
+                (entry.and_then(|entry| entry.notify.clone()), Memory::None)
+            }
+        }
     }
 
     /// Calls somebody who may do anything but wait.

@@ -201,37 +201,34 @@ impl<T> Runner<T> {
         payload: Payload<'_>,
         value: T,
     ) -> Result<RequestId, (Error, Payload<'static>, T)> {
-        let Self {
-            shared,
-            desk,
-            slots,
-            events,
-            ..
-        } = self;
         let io = Io {
             memory: payload.kind(),
             ..*io
         };
-        let reserved = match desk.check(&io, &payload) {
-            Ok(parts) => parts,
-            Err(error) => return Err((error, payload.back(), value)),
-        };
-        let started = shared.own(|core| {
-            events.settle(&mut core.machine);
-            let id = core.machine.start(now, &io)?;
-            // Until it is finished, nobody else gets its slot.
-            core.machine.acquire(id)?;
-            Ok(id)
-        });
+        let started = self
+            .desk
+            .check(&io, &payload)
+            .and_then(|parts| Ok((self.admit(now, &io)?, parts)));
         match started {
-            Ok(id) => {
-                desk.lists.reserve(reserved);
-                slots[id.index()].fill(&io, payload, value, reserved);
-                events.expect();
+            Ok((id, parts)) => {
+                self.desk.lists.reserve(parts);
+                self.slots[id.index()].fill(&io, payload, value, parts);
+                self.events.expect();
                 Ok(id)
             }
             Err(error) => Err((error, payload.back(), value)),
         }
+    }
+
+    /// Starts a request in the machine, with a handle of our own: until it is finished, nobody else gets its slot.
+    fn admit(&mut self, now: Timestamp, io: &Io<'_>) -> Result<RequestId, Error> {
+        let Self { shared, events, .. } = self;
+        shared.own(|core| {
+            events.settle(&mut core.machine);
+            let id = core.machine.start(now, io)?;
+            core.machine.acquire(id)?;
+            Ok(id)
+        })
     }
 
     /// Gives up the handle that [`start`](Self::start) gave: the request goes on.
