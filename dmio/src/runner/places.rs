@@ -40,6 +40,8 @@ pub(super) struct Place {
 pub(super) struct Places {
     /// By owner.
     places: Box<[Option<Place>]>,
+    /// Behind the last place that was ever used: most owners never are.
+    end: usize,
     first_owner: u16,
     /// By number of the device: which owner's.
     current: Box<[usize]>,
@@ -53,6 +55,7 @@ impl Places {
         let Range { start, end } = config.owners;
         let mut places = Self {
             places: (start..end).map(|_| None).collect(),
+            end: 0,
             first_owner: start,
             current: (0..devices.len()).collect(),
             depth: config.regions + config.parts,
@@ -96,6 +99,7 @@ impl Places {
             )
             .because(error)
         })?;
+        self.end = self.end.max(at + 1);
         self.places[at] = Some(Place {
             info: PlaceInfo {
                 name: device.name().to_owned(),
@@ -180,16 +184,16 @@ impl Places {
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Place> {
-        self.places.iter().flatten()
+        self.places[..self.end].iter().flatten()
     }
 
     pub(super) fn all_mut(&mut self) -> impl Iterator<Item = &mut Place> {
-        self.places.iter_mut().flatten()
+        self.places[..self.end].iter_mut().flatten()
     }
 
-    /// Places for owners, used or not.
+    /// How many places were ever used; some of them may be empty.
     pub(super) fn len(&self) -> usize {
-        self.places.len()
+        self.end
     }
 
     /// The next leg of which a part was handed back by the queue at a place, if it may have room now.
