@@ -15,6 +15,9 @@ const REPLACED_MAX: u16 = 64;
 /// The least that a queue's arena has.
 const ARENA_MIN: usize = 1 << 20;
 const PAGE: usize = 4096;
+/// The most that a queue takes.
+const OPS_MAX: u32 = 16384;
+const FILES_MAX: u32 = 32768;
 
 /// How large a client is, and what it works on.
 #[derive(Clone, Debug)]
@@ -66,9 +69,15 @@ impl Default for ClientConfig {
 impl ClientConfig {
     /// The queue of ops for it.
     pub(super) fn queue(&self) -> Result<Config, Error> {
-        let ops = (self.regions + u32::from(self.lent)).clamp(64, 16384);
+        // All that can be under way goes to the kernel at once: what waited for a place there would wait for a device that stalls.
+        let devices = u32::try_from(self.devices.len()).unwrap_or(OPS_MAX);
+        let ops = self
+            .regions
+            .saturating_add(devices)
+            .saturating_add(self.lent.into())
+            .clamp(64, OPS_MAX);
         Ok(Config {
-            size: ops.min(256),
+            size: ops,
             max_ops: ops,
             net_ops: 8,
             sends: 0,
@@ -76,7 +85,7 @@ impl ClientConfig {
             large_bytes: self.bounce_bytes()?,
             lent: self.lent,
             engine: self.engine.clone(),
-            files: 64 + 2 * u32::try_from(self.devices.len()).unwrap_or(u32::MAX / 4),
+            files: (64 + 2 * devices).min(FILES_MAX),
             drain_max: self.drain_max,
             ..Config::default()
         })

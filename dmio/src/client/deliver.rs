@@ -142,7 +142,7 @@ impl Client {
     }
 
     /// Pool memory returns to the pool, other memory is dropped.
-    fn give_back(&mut self, memory: Memory) {
+    pub(super) fn give_back(&mut self, memory: Memory) {
         if let Memory::Pool(lease) = memory {
             self.queue.free(lease);
         }

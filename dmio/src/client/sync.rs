@@ -125,9 +125,14 @@ impl Client {
 
     fn finish_sync(&mut self, handle: &Handle) -> Result<Outcome, Error> {
         let request = handle.id();
-        self.awaited = Some(Awaited { request, memory: None });
+        // Of a call that a panic ended.
+        let left = self.awaited.replace(Awaited { request, memory: None });
+        self.give_back(left.and_then(|left| left.memory).unwrap_or_default());
         while self.awaited.as_ref().is_some_and(|awaited| awaited.memory.is_none()) {
-            self.poll_until(None)?;
+            if let Err(error) = self.poll_until(None) {
+                self.awaited = None;
+                return Err(error);
+            }
         }
         let memory = self
             .awaited

@@ -262,3 +262,26 @@ fn a_stalled_device_starves_no_other() {
     assert_eq!(refused.unwrap_err().error.errno(), Errno::AGAIN);
     assert!(stuck.iter().all(|handle| !handle.is_over()));
 }
+
+#[test]
+fn a_stalled_device_that_has_hundreds_starves_no_other() {
+    let mut rig = Rig::with(SimConfig::calm(5), 2, |config| dmio::ClientConfig {
+        requests: 600,
+        regions: 600,
+        ..config
+    });
+    rig.disks[0].stall();
+    let zero = |rig: &mut Rig, at: u64| {
+        let at = [region(0, at * 4, 2)];
+        rig.client.io(IoRequest::write_zeroes(&at), None).unwrap()
+    };
+    let stuck: Vec<_> = (0..500).map(|at| zero(&mut rig, at)).collect();
+    rig.client.poll(Some(Duration::ZERO)).unwrap();
+    assert_eq!(rig.disks[0].in_flight(), 500);
+    let outcome = rig
+        .client
+        .io_sync(IoRequest::write(&[region(1, 0, 8)], bounce(2)), None)
+        .unwrap();
+    assert_eq!(outcome.error_mask, 0);
+    drop(stuck);
+}
