@@ -13,13 +13,14 @@
 //!   to, as each part is a request there; for direct I/O their addresses are aligned as well, which an [`AlignedBuf`] always is.
 //! - A read into bounce memory that did not end well leaves it as it was.
 
+use std::fmt;
 use std::ops::{Deref, DerefMut};
 
 use iomgr_core::Lease;
 use tqueue::AlignedBuf;
 
 /// Memory in one of three shapes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Buffers<B> {
     /// One buffer.
     One(B),
@@ -106,6 +107,19 @@ impl<B: DerefMut<Target = [u8]>> Buffers<B> {
     }
 }
 
+/// Without the bytes.
+impl<B: Deref<Target = [u8]>> fmt::Debug for Buffers<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (parts, _) = self.parts();
+        let name = match self {
+            Self::One(_) => "One",
+            Self::Vector(_) => "Vector",
+            Self::Pages { .. } => "Pages",
+        };
+        write!(f, "{name}({} bytes in {} parts)", self.len_bytes(), parts.len())
+    }
+}
+
 /// Cuts a list of parts to a run of bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cuts {
@@ -170,6 +184,11 @@ mod tests {
         buffers.copy_from(&[10, 11, 12]);
         let expected = vec![vec![1, 2, 10], vec![], vec![11, 12, 6], vec![7, 8, 9]];
         assert_eq!(buffers.parts().0, expected);
+    }
+
+    #[test]
+    fn its_debug_form_shows_no_bytes() {
+        assert_eq!(format!("{:?}", pages(2)), "Pages(7 bytes in 4 parts)");
     }
 
     #[test]

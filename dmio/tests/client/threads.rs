@@ -118,6 +118,58 @@ fn the_last_handle_that_goes_lets_a_client_end() {
     thread.join().unwrap();
 }
 
+/// Requests in a storm of cancels.
+const STORM: u64 = 3000;
+
+#[test]
+fn a_storm_of_cancels_ends_each_request_once() {
+    let device = Arc::new(MemDevice::new("good", 1 << 20));
+    let mut client = client(&[&device]);
+    let (senders, threads): (Vec<_>, Vec<_>) = (0..2).map(|_| canceller()).unzip();
+    let notes = Notes::default();
+    let (mut started, mut ended) = (0, Vec::new());
+    while ended.len() < usize::try_from(STORM).unwrap() {
+        if started < STORM && started - ended.len() as u64 <= 16 {
+            let at = [region(0, started % 100 * 8, 8)];
+            let handle = client
+                .io(IoRequest::write(&at, bounce()), Some(notes.listener()))
+                .unwrap();
+            senders.iter().for_each(|sender| sender.send(handle.clone()).unwrap());
+            started += 1;
+        } else {
+            client.poll(None).unwrap();
+        }
+        ended.extend(
+            notes
+                .take()
+                .into_iter()
+                .filter(|note| note.is_last)
+                .map(|note| note.state),
+        );
+    }
+    drop(senders);
+    let given_up: u64 = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+    let cancelled = ended
+        .iter()
+        .filter(|state| matches!(state, RegionState::Cancelled(_)))
+        .count();
+    assert_eq!(given_up, cancelled as u64, "who cancels is told the truth");
+    let deadline = client.now() + Duration::from_secs(60);
+    assert!(client.destroy_wait(Some(deadline)).is_ok());
+}
+
+/// A thread that cancels whatever it is sent, and says how many regions that gave up.
+fn canceller() -> (mpsc::SyncSender<dmio::Handle>, thread::JoinHandle<u64>) {
+    let (sender, handles) = mpsc::sync_channel::<dmio::Handle>(32);
+    let cancel = move || {
+        handles
+            .into_iter()
+            .map(|handle| u64::from(handle.cancel().unwrap()))
+            .sum()
+    };
+    (sender, thread::spawn(cancel))
+}
+
 #[test]
 fn timeouts_end_in_time_whatever_a_device_does() {
     let device = Arc::new(MemDevice::new("held", 1 << 20));

@@ -28,8 +28,8 @@ const SEEDS: Seeds = Seeds {
     command: "cargo test -p iomgr-dmio --test sim",
     ci_secs: 25,
     shares: 2,
-    unit: "steps",
-    soak: 2_000_000,
+    unit: "seeds",
+    soak: 25_000,
 };
 
 /// Seeds that once failed.
