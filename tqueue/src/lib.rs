@@ -43,8 +43,9 @@
 //! - Reads, and writes that are durable alike, that are contiguous on a file and in the queue at the same time may go to the
 //!   kernel as one ([`PlanLimits`]); never across a flush, and never one that overlaps another. No op can tell: each gets its own
 //!   bytes, its own end of the file, and its own error.
-//! - The queue owns all memory that ops work on. Memory that the kernel may touch cannot be looked at or changed, and is not
-//!   leased again before the op has ended.
+//! - The queue owns all memory that ops work on: it is leased from the queue, [lent](Queue::lend) to it, or [borrowed](Queue::borrowed)
+//!   for a call that waits for the ops. Memory that the kernel may touch cannot be looked at or changed, and is not leased again, or
+//!   given back, before the op has ended.
 //! - Disk ops that the kernel has are never more than [`Config::size`](Config); the others wait in their order.
 //! - Dropping a queue waits for the disk ops in the kernel; if they do not end in time it leaks their memory, with a line in the log.
 //! - After [`Queue::new`] nothing allocates (the synchronous engine may, inside `poll(2)`'s list).
