@@ -131,6 +131,6 @@ impl ClientConfig {
         let bytes = u32::try_from(self.max_size.0.saturating_mul(512)).unwrap_or(u32::MAX);
         let count = self.devices.len() * self.min_ios as usize;
         let mut cells: Vec<Lease> = (0..count).map_while(|_| queue.alloc_large(bytes)).collect();
-        Runner::new(runner, &self.devices, queue, |_| cells.pop())
+        Runner::new(runner, &self.devices, queue, |_, _| cells.pop())
     }
 }

@@ -9,7 +9,8 @@ use crate::{CellId, Error, ErrorKind};
 pub(super) fn lease_cells(
     count: u32,
     max_size: SectorCount,
-    mut lease: impl FnMut(u32) -> Option<Lease>,
+    io: &mut dyn OpQueue,
+    mut lease: impl FnMut(&mut dyn OpQueue, u32) -> Option<Lease>,
 ) -> Result<Box<[Lease]>, Error> {
     let bytes = max_size.bytes().and_then(|bytes| u32::try_from(bytes).ok());
     let bytes = bytes.filter(|&bytes| bytes > 0).ok_or_else(|| {
@@ -19,12 +20,14 @@ pub(super) fn lease_cells(
         );
         Error::new(ErrorKind::Config, what)
     })?;
-    let cells: Option<Box<[Lease]>> = (0..count).map(|_| lease(bytes)).collect();
-    cells.ok_or_else(|| {
+    let cells: Vec<Lease> = (0..count).map_while(|_| lease(io, bytes)).collect();
+    if cells.len() < count as usize {
+        cells.into_iter().for_each(|lease| io.free(lease));
         let what =
             format!("the queue has no room for {count} cells of {bytes} bytes: fewer devices, min_ios or max_size");
-        Error::new(ErrorKind::Memory, what)
-    })
+        return Err(Error::new(ErrorKind::Memory, what));
+    }
+    Ok(cells.into())
 }
 
 /// The cells of a machine.

@@ -41,10 +41,18 @@ impl Desk {
         io: &mut dyn OpQueue,
     ) -> Result<Self, Error> {
         let legs = config.regions as usize;
+        let cells = Cells(cells);
+        let places = match Places::new(config, devices, io) {
+            Ok(places) => places,
+            Err(error) => {
+                cells.close(io);
+                return Err(error);
+            }
+        };
         Ok(Self {
-            places: Places::new(config, devices, io)?,
+            places,
             lists: Lists::new(config.regions, config.parts),
-            cells: Cells(cells),
+            cells,
             reads: vec![None; legs].into(),
             submissions: vec![None; legs].into(),
             answers: Vec::with_capacity(legs),

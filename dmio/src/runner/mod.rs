@@ -80,12 +80,13 @@ pub struct Runner<T> {
 }
 
 impl<T> Runner<T> {
-    /// Opens a queue of each device. Bounce memory is leased by `lease`, a cell of the given length at a time.
+    /// Opens a queue of each device. Bounce memory is leased by `lease`, a cell of the given length at a time. Where anything fails,
+    /// nothing is left behind in the queue of ops.
     pub fn new(
         config: RunnerConfig,
         devices: &[Arc<dyn Device>],
         io: &mut dyn OpQueue,
-        lease: impl FnMut(u32) -> Option<Lease>,
+        lease: impl FnMut(&mut dyn OpQueue, u32) -> Option<Lease>,
     ) -> Result<Self, Error> {
         let limits = devices.iter().map(|device| DeviceConfig::of(&**device)).collect();
         let machine = Machine::new(MachineConfig {
@@ -96,7 +97,7 @@ impl<T> Runner<T> {
             orphans_max: config.orphans_max,
             max_size: config.max_size,
         })?;
-        let cells = bounce::lease_cells(machine.cells(), config.max_size, lease)?;
+        let cells = bounce::lease_cells(machine.cells(), config.max_size, io, lease)?;
         let core = Core {
             machine,
             clock: config.clock,

@@ -87,6 +87,8 @@ pub(super) struct Slot<T> {
     pub(super) payload: Stored,
     /// The parts of a list; never grows.
     pub(super) list: Vec<Data>,
+    /// Its bytes could not be copied to bounce memory: no leg of it is to write what is there.
+    pub(super) is_unfilled: bool,
     /// Parts at devices that are reserved for it.
     pub(super) parts: u32,
     pub(super) value: Option<T>,
@@ -97,6 +99,7 @@ impl<T> Slot<T> {
         Self {
             payload: Stored::None,
             list: Vec::with_capacity(list_max as usize),
+            is_unfilled: false,
             parts: 0,
             value: None,
         }
@@ -116,6 +119,7 @@ impl<T> Slot<T> {
             }
             Payload::Bounce(buffers) => Stored::Bounce(buffers),
         };
+        self.is_unfilled = false;
         self.parts = parts;
         self.value = Some(value);
     }

@@ -61,7 +61,7 @@ impl Desk {
         }
     }
 
-    fn memory<T>(&mut self, pass: &mut Pass<'_>, submission: &Submission, slot: &Slot<T>) -> Memory {
+    fn memory<T>(&mut self, pass: &mut Pass<'_>, submission: &Submission, slot: &mut Slot<T>) -> Memory {
         let len = match submission.op {
             Operation::Read | Operation::Write => submission.range.len_bytes(),
             _ => return Memory::Run(Data::NONE),
@@ -69,7 +69,8 @@ impl Desk {
         let len = u32::try_from(len).expect("regions are shorter than memory");
         if let Some(cell) = submission.cell {
             let data = self.cells.data(cell, len);
-            if submission.fill && !Cells::fill(pass.io, data, &slot.payload) {
+            slot.is_unfilled |= submission.fill && !Cells::fill(pass.io, data, &slot.payload);
+            if slot.is_unfilled {
                 return Memory::Fault;
             }
             if submission.op == Operation::Read {

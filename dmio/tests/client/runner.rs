@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use dmio::{Buffers, Clock, DeviceIndex, Event, Io, IoFlags, MemoryKind, Payload, RegionState, Runner, RunnerConfig};
-use iomgr_core::{Lease, OpQueue, Operation, Pass, RequestFlags, SectorCount, Waker};
+use iomgr_core::{OpQueue, Operation, Pass, RequestFlags, SectorCount, Waker};
 use tqueue::sim::{SimConfig, SimHandle};
 use tqueue::{Config, EngineKind, Queue};
 
@@ -36,8 +36,7 @@ impl Frontend {
             clock: Clock::Passes,
             waker: Waker::none(),
         };
-        let mut cells: Vec<Lease> = (0..2).map(|_| queue.alloc(8192).unwrap()).collect();
-        let runner = Runner::new(config, &disks, &mut queue, |_| cells.pop()).unwrap();
+        let runner = Runner::new(config, &disks, &mut queue, |io, len| io.alloc(len)).unwrap();
         Self { queue, runner, machine }
     }
 
@@ -169,4 +168,40 @@ fn what_is_refused_comes_back_and_owners_are_limited() {
     let Frontend { mut queue, runner, .. } = frontend;
     runner.close(&mut queue);
     assert!(queue.is_idle());
+}
+
+#[test]
+fn a_runner_that_cannot_be_made_leaves_nothing_behind() {
+    let machine = SimHandle::new(SimConfig::calm(9));
+    let disk = device(&machine.create_block_device(SIZE.0 * 512));
+    let config = Config {
+        engine: EngineKind::Sim(machine),
+        arena_bytes: 1 << 20,
+        ..Config::default()
+    };
+    let mut queue = Queue::new(&config).unwrap();
+    let config = |min_ios| RunnerConfig {
+        requests: 4,
+        regions: 8,
+        min_ios,
+        orphans_max: 4,
+        max_size: SectorCount(16),
+        parts: 4,
+        list_max: 4,
+        owners: 7..10,
+        clock: Clock::Passes,
+        waker: Waker::none(),
+    };
+    let mut make = |min_ios, devices: &[_]| {
+        let lease = |io: &mut dyn OpQueue, len| io.alloc(len);
+        Runner::<()>::new(config(min_ios), devices, &mut queue, lease).map_err(|error| error.kind())
+    };
+    let one = [Arc::clone(&disk)];
+    assert_eq!(make(1000, &one).err(), Some(dmio::ErrorKind::Memory));
+    // The second opens no queue: the device has one.
+    let twice = [Arc::clone(&disk), disk];
+    assert_eq!(make(4, &twice).err(), Some(dmio::ErrorKind::Device));
+    let runner = make(128, &one).unwrap();
+    runner.close(&mut queue);
+    assert!(queue.alloc(1 << 20).is_some(), "all of the arena is free");
 }
