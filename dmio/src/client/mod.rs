@@ -156,6 +156,11 @@ impl Client {
         self.queue.counters()
     }
 
+    /// How the queue of ops runs them.
+    pub fn queue_info(&self) -> tqueue::QueueInfo {
+        self.queue.info()
+    }
+
     fn runner(&self) -> &Runner<Entry> {
         self.runner.as_ref().expect("it is taken when the client ends")
     }
