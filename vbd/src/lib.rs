@@ -93,4 +93,4 @@ pub use ublk::{
 };
 
 // What composes the stack, for who builds on this crate alone.
-pub use {iomgr_core, tqueue, vhd};
+pub use {dmio, iomgr_core, tqueue, vhd};
