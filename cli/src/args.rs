@@ -10,6 +10,7 @@ use crate::completions::Completions;
 use crate::convert::Convert;
 use crate::create::Create;
 use crate::del::Del;
+use crate::dmio::Dmio;
 use crate::doctor::Doctor;
 use crate::features::Features;
 use crate::info::Info;
@@ -35,7 +36,8 @@ Examples:
 
 Every verb has examples in its own --help.
 Exit codes: 0 well, 1 error, 2 wrong usage, 130, 143, 129 after SIGINT, SIGTERM, SIGHUP;
-`check`: 2 corrupt, 3 leaked space only; `compare`: 1 different, 3 could not be compared.";
+`check`: 2 corrupt, 3 leaked space only; `compare`: 1 different, 3 could not be compared;
+`dmio`: 3 a region was late or given up.";
 
 /// Serve disk images and block devices as virtual block devices, in user space.
 #[derive(Debug, Parser)]
@@ -71,6 +73,7 @@ pub(crate) enum Verb {
     Convert(Convert),
     Compare(Compare),
     Map(Map),
+    Dmio(Box<Dmio>),
     Serve(Box<Serve>),
     Add(Box<Add>),
     Del(Del),

@@ -7,7 +7,7 @@
 //! - stdout holds what was asked for, stderr what there is to say besides: errors, logs, progress.
 //! - With `--json`, stdout holds one JSON document and an error is one JSON line on stderr.
 //! - Exit codes: 0 well; 1 an error; 2 wrong usage; `check`: 2 corrupt, 3 leaked space only; `compare`: 1 different, 3 could
-//!   not be compared; 129, 130 and 143 after a signal that cut work short.
+//!   not be compared; `dmio`: 3 late or given up; 129, 130 and 143 after a signal that cut work short.
 #![forbid(unsafe_code)]
 
 mod add;
@@ -19,6 +19,7 @@ mod completions;
 mod convert;
 mod create;
 mod del;
+mod dmio;
 mod doctor;
 mod failure;
 mod features;
@@ -58,8 +59,8 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    // The doctor's answer holds what would be a warning elsewhere.
-    let quietest = if matches!(cli.verb, Verb::Doctor(_)) {
+    // Their answers hold what would be a warning elsewhere.
+    let quietest = if matches!(cli.verb, Verb::Doctor(_) | Verb::Dmio(_)) {
         "error"
     } else {
         "warn"
@@ -89,6 +90,7 @@ fn run(verb: Verb, json: bool) -> Result<ExitCode, Failure> {
         Verb::Convert(convert) => convert.run(json),
         Verb::Compare(compare) => compare.run(json),
         Verb::Map(map) => map.run(json),
+        Verb::Dmio(dmio) => dmio.run(json),
         Verb::Serve(serve) => serve.run(json),
         Verb::Add(add) => add.run(json),
         Verb::Del(del) => del.run(json),

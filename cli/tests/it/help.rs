@@ -48,6 +48,17 @@ fn every_verb_of_manager() {
 }
 
 #[test]
+fn every_verb_of_dmio() {
+    let place = Place::new();
+    for verb in ["read", "write"] {
+        let help = place.ok(&["dmio", verb, "--help"]).stdout;
+        let long: Vec<_> = help.lines().filter(|line| line.chars().count() > 100).collect();
+        assert!(long.is_empty(), "{verb}: {long:#?}");
+        insta::assert_snapshot!(format!("help_dmio_{verb}"), help);
+    }
+}
+
+#[test]
 fn lines_fit_a_terminal() {
     let place = Place::new();
     for verb in verbs(&place) {

@@ -6,6 +6,7 @@
 mod bad_input;
 mod command;
 mod disks;
+mod dmio;
 mod errors;
 mod help;
 mod images;
