@@ -50,14 +50,15 @@ impl fmt::Debug for Entry {
 }
 
 impl Client {
-    /// Tells all that there is to tell; says how many notifications those were.
-    pub(super) fn deliver(&mut self) -> usize {
-        let mut told = 0;
+    /// Tells all that there is to tell; says how many notifications those were, and whether there was anything.
+    pub(super) fn deliver(&mut self) -> (usize, bool) {
+        let (mut told, mut is_news) = (0, false);
         // What notifications bring about is told in the next pass.
         for _ in 0..EVENTS_MAX {
             let Some(event) = self.runner_mut().next_event() else {
                 break;
             };
+            is_news = true;
             match event {
                 Event::Region(event) => {
                     self.tell(event);
@@ -67,7 +68,7 @@ impl Client {
                 Event::Late(_) | Event::Degraded(_) | Event::Healthy(_) => self.tell_of_device(&event),
             }
         }
-        told
+        (told, is_news)
     }
 
     fn tell(&mut self, event: RegionEvent) {

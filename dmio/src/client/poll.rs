@@ -53,12 +53,14 @@ pub(super) fn queue_failed() -> Error {
 #[derive(Clone, Copy, Debug, Default)]
 struct Brought {
     notifications: usize,
+    /// Something was told, be it of a device only.
+    is_news: bool,
     is_woken: bool,
 }
 
 impl Client {
     /// Hands over what was started, waits until something has happened, and tells what. Returns how many notifications there were:
-    /// none when the time is over, or when another thread woke the client and nothing came of it.
+    /// none when the time is over, when another thread woke the client and nothing came of it, or when there was news of a device only.
     ///
     /// What notifications started goes to the kernel in the next call.
     pub fn poll(&mut self, timeout: Option<Duration>) -> Result<usize, Error> {
@@ -103,10 +105,12 @@ impl Client {
     pub(super) fn poll_until(&mut self, deadline: Option<Timestamp>) -> Result<usize, Error> {
         let mut brought = self.pass();
         while brought.notifications == 0 {
-            self.sleep(deadline)?;
+            // After news of a device nobody sleeps: a late answer may be what is waited for.
+            let had_news = brought.is_news;
+            self.sleep(if had_news { Some(Timestamp::ZERO) } else { deadline })?;
             brought = self.pass();
             let is_late = deadline.is_some_and(|deadline| deadline <= self.queue.now());
-            if is_late || brought.is_woken || self.waking.is_none() {
+            if had_news || brought.is_news || is_late || brought.is_woken || self.waking.is_none() {
                 break;
             }
         }
@@ -119,9 +123,10 @@ impl Client {
         self.pass_began = now;
         let is_woken = self.reap(now);
         self.work(now);
-        let notifications = self.deliver();
+        let (notifications, is_news) = self.deliver();
         Brought {
             notifications,
+            is_news,
             is_woken,
         }
     }
