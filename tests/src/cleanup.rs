@@ -30,6 +30,13 @@ impl Cleanup {
     }
 }
 
+impl Cleanup {
+    /// Forgets the action: somebody else sees to it.
+    pub fn forget(self) {
+        ACTIONS.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+    }
+}
+
 impl Drop for Cleanup {
     fn drop(&mut self) {
         let action = ACTIONS.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);

@@ -12,7 +12,7 @@ use crate::wait;
 #[derive(Debug)]
 pub struct Loop {
     device: PathBuf,
-    _cleanup: Cleanup,
+    cleanup: Cleanup,
 }
 
 impl Loop {
@@ -27,10 +27,13 @@ impl Loop {
         let device = PathBuf::from(tool.args(args).arg(file).run().trim());
         let detached = device.clone();
         let cleanup = Cleanup::new(move || detach(&detached));
-        Loop {
-            device,
-            _cleanup: cleanup,
-        }
+        Loop { device, cleanup }
+    }
+
+    /// Detaches it as soon as its last user lets go of it, and waits for nobody: that may be this process's end.
+    pub fn leave(self) {
+        Tool::new("losetup").arg("--detach").arg(&self.device).run();
+        self.cleanup.forget();
     }
 
     /// `/dev/loopN`

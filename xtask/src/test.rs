@@ -56,6 +56,9 @@ pub(crate) struct Groups {
     /// Merged ops that fail in part, stalled and failing devices below the queue
     #[arg(long)]
     queue: bool,
+    /// I/O to regions of devices that stop to answer: timeouts, cancelling, late answers
+    #[arg(long)]
+    regions: bool,
     /// Manager hooks under load, allocations on the data path
     #[arg(long)]
     hooks: bool,
@@ -83,6 +86,7 @@ impl Groups {
             (self.crash, "crash::"),
             (self.full, "full::"),
             (self.queue, "queue::"),
+            (self.regions, "regions::"),
             (self.hooks, "hooks"),
             (self.managers, "managers::"),
             (self.control, "control::"),

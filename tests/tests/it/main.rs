@@ -18,6 +18,7 @@ mod loop_;
 mod managers;
 mod nbd;
 mod queue;
+mod regions;
 mod serve;
 mod sim;
 mod tools;

@@ -1,0 +1,192 @@
+//! `iomgr dmio` on a stalled device: what it prints, and how it ends.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::Stdio;
+use std::sync::mpsc;
+
+use iomgr_tests::tool::Ended;
+use iomgr_tests::{Blkio, Loop, Process, TempDir, Tool, need, product, wait};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::rig::{OLD, backing, sectors};
+
+struct Devices {
+    throttle: Blkio,
+    good: Loop,
+    bad: Loop,
+    dir: TempDir,
+}
+
+impl Devices {
+    /// Two, of which one is stalled.
+    fn new() -> Option<Self> {
+        if !need::blkio() {
+            return None;
+        }
+        let dir = TempDir::new();
+        let [good, bad] = ["good", "bad"].map(|name| Loop::attach(&backing(&dir.join(name))));
+        let throttle = Blkio::new(&bad);
+        throttle.stall();
+        Some(Self {
+            throttle,
+            good,
+            bad,
+            dir,
+        })
+    }
+
+    /// `iomgr dmio write 0xAA` to the first sectors of both, under the throttle.
+    fn write(&self, options: &[&str]) -> Tool {
+        let script = "echo $$ > \"$1\"; shift; exec \"$@\"";
+        Tool::new("sh")
+            .args(["-c", script, "sh"])
+            .arg(self.throttle.procs())
+            .arg(product::path())
+            .args(["dmio", "write", "--data", "0xaa"])
+            .args(options)
+            .arg(self.good.path())
+            .arg(self.bad.path())
+    }
+
+    fn on_disk(&self, name: &str) -> Vec<u8> {
+        sectors(&self.dir.join(name), 0, 9)
+    }
+
+    /// The first 4 KiB of both are written, and no more.
+    fn all_landed(&self) -> bool {
+        let expected = [[0xAA; 8].as_slice(), &[OLD]].concat();
+        ["good", "bad"].iter().all(|name| self.on_disk(name) == expected)
+    }
+}
+
+/// The states of a table, by device.
+fn states(ended: &Ended, device: &Loop) -> Vec<String> {
+    let name = format!("{}@0+4096", device.path().display());
+    let state = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let at = words.iter().position(|word| *word == name)?;
+        Some(words[at + 1].to_owned())
+    };
+    ended.stdout.lines().filter_map(state).collect()
+}
+
+#[test]
+fn regions_verb_cancels_at_the_timeout_and_leaves() {
+    let Some(devices) = Devices::new() else { return };
+    // That it ends at all, although the device is stalled, is what is to be seen.
+    let ended = devices
+        .write(&["--timeout", "100ms", "--cancel-on-timeout"])
+        .run_for_code(3);
+    assert_eq!(states(&ended, &devices.good), ["OK"], "{ended:?}");
+    assert_eq!(states(&ended, &devices.bad), ["CANCELLED"], "{ended:?}");
+    assert!(ended.stdout.contains("at the timeout; the device has it"), "{ended:?}");
+    assert!(ended.stderr.contains("may still reach the disk"), "{ended:?}");
+    assert_eq!(devices.on_disk("bad"), [OLD; 9]);
+
+    // Until the ghost has ended, nobody else gets the device.
+    let locked = Tool::iomgr()
+        .args(["dmio", "read"])
+        .arg(devices.bad.path())
+        .run_for_code(1);
+    assert!(locked.stderr.contains("in use"), "{locked:?}");
+    devices.throttle.lift();
+    assert!(
+        wait::until(|| devices.all_landed()),
+        "the write of a process that is gone landed in part"
+    );
+    let read = || Tool::iomgr().args(["dmio", "read"]).arg(devices.bad.path()).end();
+    assert!(wait::until(|| read().code == Some(0)));
+}
+
+/// Starts it, with the device stalled until it says that the region is in a state.
+fn lift_when(devices: &Devices, options: &[&str], state: &str) -> (Process, String) {
+    let process = Process::start(devices.write(options), Stdio::piped(), Stdio::piped());
+    let (lines, told) = mpsc::channel();
+    let stdout = BufReader::new(process.take_stdout());
+    let reader = std::thread::spawn(move || {
+        for line in stdout.lines().map_while(Result::ok) {
+            let _ = lines.send(line);
+        }
+    });
+    let mut all = String::new();
+    for line in told {
+        all += &format!("{line}\n");
+        if line.contains(state) {
+            devices.throttle.lift();
+        }
+    }
+    reader.join().unwrap();
+    (process, all)
+}
+
+fn ended(process: &Process, stdout: String) -> Ended {
+    let mut stderr = String::new();
+    process.take_stderr().read_to_string(&mut stderr).unwrap();
+    let code = Some(process.exit_code());
+    Ended { code, stdout, stderr }
+}
+
+#[test]
+fn regions_verb_tells_of_a_timeout_and_goes_on() {
+    let Some(devices) = Devices::new() else { return };
+    let (process, stdout) = lift_when(&devices, &["--timeout", "100ms"], "TIMEOUT");
+    let ended = ended(&process, stdout);
+    assert_eq!(ended.code, Some(3), "{ended:?}");
+    assert_eq!(states(&ended, &devices.bad), ["TIMEOUT", "OK"], "{ended:?}");
+    assert_eq!(ended.stderr, "");
+    assert!(devices.all_landed());
+}
+
+#[test]
+fn regions_verb_lingers_for_late_answers() {
+    let Some(devices) = Devices::new() else { return };
+    let options = ["--cancel-after", "100ms", "--linger", "60s", "--json"];
+    let (process, stdout) = lift_when(&devices, &options, "cancelled");
+    let ended = ended(&process, stdout);
+    assert_eq!((ended.code, &*ended.stderr), (Some(3), ""), "{ended:?}");
+    let events: Vec<Value> = ended
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let words: Vec<_> = events
+        .iter()
+        .map(|event| (event["event"].as_str().unwrap(), event["state"].as_str().unwrap_or("")))
+        .collect();
+    let expected = [("region", "ok"), ("region", "cancelled"), ("late", "ok"), ("end", "")];
+    assert_eq!(words, expected, "{ended:?}");
+    assert_eq!(
+        (&events[1]["reason"], &events[1]["never_started"]),
+        (&"handle".into(), &false.into())
+    );
+    assert_eq!((&events[3]["late"], &events[3]["orphans"]), (&1.into(), &0.into()));
+    assert_eq!(events[2]["image"], *devices.bad.path().display().to_string());
+    assert!(devices.all_landed());
+}
+
+#[test]
+fn regions_verb_is_cancelled_by_a_signal() {
+    let Some(devices) = Devices::new() else { return };
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        devices.throttle.stall();
+        let tool = devices.write(&["--timeout", "50ms"]);
+        let process = Process::start(tool, Stdio::piped(), Stdio::piped());
+        let mut stdout = BufReader::new(process.take_stdout());
+        let mut all = String::new();
+        while !all.contains("TIMEOUT") {
+            assert_ne!(stdout.read_line(&mut all).unwrap(), 0, "{all}");
+        }
+        process.signal(signal);
+        stdout.read_to_string(&mut all).unwrap();
+        let ended = ended(&process, all);
+        assert_eq!(ended.code, Some(code), "{ended:?}");
+        assert_eq!(states(&ended, &devices.bad), ["TIMEOUT", "CANCELLED"], "{ended:?}");
+        assert!(
+            ended.stderr.contains("may still reach the disk") && ended.stderr.contains("interrupted"),
+            "{ended:?}"
+        );
+        devices.throttle.lift();
+        assert!(wait::until(|| devices.all_landed()));
+    }
+}
