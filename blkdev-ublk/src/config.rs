@@ -127,7 +127,10 @@ impl ServerConfig {
         };
         match self.zero_copy {
             true => queue.driver_buffers = depth,
-            false => queue.large_bytes = tags as usize * buffer_bytes.next_power_of_two() as usize,
+            false => {
+                queue.large_bytes = tags as usize * buffer_bytes.next_power_of_two() as usize;
+                queue.registered_leases = depth;
+            }
         }
         queue.net_ops = tags + 8;
         queue.sends = 1;

@@ -83,6 +83,14 @@ struct Slot {
     len: u32,
     readers: u32,
     fillers: u32,
+    registered: Registered,
+}
+
+/// The front of a lease that the ring has registered by itself; no bytes, if none is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Registered {
+    place: u16,
+    len: u32,
 }
 
 impl Slot {
@@ -94,6 +102,7 @@ impl Slot {
         len: 0,
         readers: 0,
         fillers: 0,
+        registered: Registered { place: 0, len: 0 },
     };
 }
 
@@ -180,6 +189,7 @@ impl Arena {
             order,
             page,
             len,
+            registered: Registered::default(),
             ..*slot
         };
         Some(Lease::new(BufId(u32::from(slot.generation) << INDEX_BITS | index), len))
@@ -203,14 +213,31 @@ impl Arena {
         if data.home == DataHome::None {
             return (data.len == 0).then_some((Run::EMPTY, None));
         }
-        let (index, run) = self.resolve(data)?;
+        let (index, mut run) = self.resolve(data)?;
         let slot = &mut self.slots[index as usize];
+        if data.offset + data.len <= slot.registered.len {
+            run = run.registered_at(slot.registered.place);
+        }
         match access {
             Access::Reads => slot.readers += 1,
             Access::Fills if slot.order == foreign::READ_ONLY => return None,
             Access::Fills => slot.fillers += 1,
         }
         Some((run, Some(Held { index, access })))
+    }
+
+    /// The first bytes of a lease, `len` at most.
+    pub(crate) fn front(&self, lease: &Lease, len: u32) -> Option<Run> {
+        let (_, run) = self.resolve(lease.data())?;
+        Some(run.first(len))
+    }
+
+    /// Notes that the first `len` bytes of a lease are registered in that place. The memory stays where it is as long as the
+    /// ring, so what is registered of a lease that was given back does no harm.
+    pub(crate) fn note_registered(&mut self, lease: &Lease, place: u16, len: u32) {
+        if let Some(index) = self.find(lease.id()) {
+            self.slots[index as usize].registered = Registered { place, len };
+        }
     }
 
     /// Ends a hold.

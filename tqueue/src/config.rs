@@ -32,6 +32,8 @@ pub struct Config {
     pub mask: Features,
     /// Files known at the same time.
     pub files: u32,
+    /// Leases that may be registered with the ring one by one, by [`Queue::register`](crate::Queue::register).
+    pub registered_leases: u16,
     /// Buffers of requests that a driver registers with the ring, and takes away again: those named by
     /// [`DataHome::Registered`](iomgr_core::DataHome::Registered) below this number. Where there are any, none of the queue's own are
     /// registered. Needs io_uring (Linux 5.19).
@@ -60,6 +62,7 @@ impl Default for Config {
             engine: EngineKind::Auto,
             mask: Features::empty(),
             files: 64,
+            registered_leases: 0,
             driver_buffers: 0,
             plan: PlanLimits::default(),
             stuck_after: Duration::from_secs(10),
@@ -102,8 +105,8 @@ impl Config {
         if !(1..=1024).contains(&self.plan.max_segments) {
             return bad("plan.max_segments is 1 to 1024");
         }
-        if self.driver_buffers > 8192 {
-            return bad("driver_buffers are 8192 at most");
+        if self.driver_buffers.max(self.registered_leases) > 8192 {
+            return bad("driver_buffers and registered_leases are 8192 at most");
         }
         if self.filters.len() > 32 {
             return bad("filters are 32 at most");

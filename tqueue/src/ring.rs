@@ -21,6 +21,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::mem::ManuallyDrop;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
@@ -63,6 +64,8 @@ pub(crate) struct Ring {
     headers: Box<[Header]>,
     /// What each merged op reads to or writes from.
     vectors: Vectors,
+    /// Places in the table of registered buffers that nothing was put into.
+    places: Range<u16>,
     /// Quiet sends in order of submission: position in the submission ring, and which.
     quiet: VecDeque<(u32, Key)>,
     /// Results of plain calls.
@@ -115,7 +118,9 @@ impl Ring {
         let (uring, mut features) = setup::ring(config)?;
         if config.driver_buffers > 0 {
             setup::driver_buffers(&uring, config.driver_buffers)?;
-        } else if !config.mask.contains(Features::REGISTERED_BUFFERS) && register_window(&uring, arena, notes) {
+        } else if !config.mask.contains(Features::REGISTERED_BUFFERS)
+            && register_window(&uring, config.registered_leases, arena, notes)
+        {
             features |= Features::REGISTERED_BUFFERS;
         }
         if !config.mask.contains(Features::REGISTERED_FILES) && setup::file_table(&uring, config.files, notes) {
@@ -132,6 +137,11 @@ impl Ring {
             times: vec![Timespec::new(); ops as usize].into(),
             headers: (0..config.sends).map(|_| Header::new()).collect(),
             vectors: Vectors::new(config.max_ops + config.plan.max_segments, config.plan.max_segments),
+            places: if features.contains(Features::REGISTERED_BUFFERS) {
+                WINDOW + 1..WINDOW + 1 + config.registered_leases
+            } else {
+                0..0
+            },
             quiet: VecDeque::with_capacity(config.net_ops as usize),
             ready: VecDeque::with_capacity(config.size as usize),
             position: 0,
@@ -247,6 +257,22 @@ impl Ring {
     pub(crate) fn register_file(&mut self, index: FileIndex, fd: RawFd) -> bool {
         self.features.contains(Features::REGISTERED_FILES)
             && self.uring.submitter().register_files_update(index.0, &[fd]).is_ok()
+    }
+
+    /// Puts memory of the arena into the next place of the table of registered buffers; says which, if there is one.
+    pub(crate) fn register_run(&mut self, run: Run, arena: &Arena) -> Option<u16> {
+        let place = self.places.next()?;
+        let submitter = self.uring.submitter();
+        // SAFETY: the mapping outlives the ring: the queue drops the ring first, and leaks both or neither.
+        match unsafe { submitter.register_buffers_update(place.into(), &[memory(run, arena)], None) } {
+            Ok(()) => Some(place),
+            Err(error) => {
+                // The next one would fare no better.
+                self.places = 0..0;
+                setup::why_not_registered(run.len(), &error);
+                None
+            }
+        }
     }
 
     /// The ring's descriptor: readable when there are entries to be reaped, or work to be done for some.
@@ -416,10 +442,10 @@ impl Ring {
             .build())
     }
 
-    /// Which of the ring's registered buffers a run lies in: one of the driver's, or the window, if there is one.
+    /// Which of the ring's registered buffers a run lies in: one of the driver's, one of its own, or the window, if there is one.
     fn registered(&self, run: Run, arena: &Arena) -> Option<u16> {
         let is_in_window = || self.features.contains(Features::REGISTERED_BUFFERS) && arena.in_window(run);
-        run.driver().or_else(|| is_in_window().then_some(WINDOW))
+        run.place().or_else(|| is_in_window().then_some(WINDOW))
     }
 
     /// Can a merged op use the registered window?
@@ -466,20 +492,24 @@ fn timespec(time: Duration) -> Timespec {
     Timespec::new().sec(time.as_secs()).nsec(time.subsec_nanos())
 }
 
-/// Registers the arena's window as buffer 0.
-fn register_window(uring: &IoUring, arena: &Arena, notes: &mut Vec<String>) -> bool {
-    let window = arena.window();
-    let buffer = libc::iovec {
-        iov_base: arena.address(window).cast(),
-        iov_len: window.len() as usize,
-    };
-    // SAFETY: the mapping outlives the ring: the queue drops the ring first, and leaks both or neither.
-    match unsafe { uring.submitter().register_buffers(&[buffer]) } {
-        Ok(()) => true,
-        Err(error) => {
-            notes.push(setup::why_not_registered(window.len(), &error));
-            false
-        }
+/// Registers the arena's window as buffer 0, in a table that has room for so many leases besides.
+fn register_window(uring: &IoUring, leases: u16, arena: &Arena, notes: &mut Vec<String>) -> bool {
+    let (submitter, window) = (uring.submitter(), arena.window());
+    let registered = submitter.register_buffers_sparse(u32::from(leases) + 1).and_then(|()| {
+        // SAFETY: the mapping outlives the ring: the queue drops the ring first, and leaks both or neither.
+        unsafe { submitter.register_buffers_update(WINDOW.into(), &[memory(window, arena)], None) }
+    });
+    if let Err(error) = &registered {
+        notes.push(setup::why_not_registered(window.len(), error));
+    }
+    registered.is_ok()
+}
+
+/// A run, for the kernel.
+fn memory(run: Run, arena: &Arena) -> libc::iovec {
+    libc::iovec {
+        iov_base: arena.address(run).cast(),
+        iov_len: run.len() as usize,
     }
 }
 

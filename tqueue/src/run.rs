@@ -7,8 +7,15 @@ pub(crate) struct Run {
     /// In the arena; or in the driver's buffer.
     start: u64,
     len: u32,
-    /// The index of the driver's buffer in the ring's table.
-    driver: Option<u16>,
+    home: Home,
+}
+
+/// Whose memory it is; the numbers are places in the ring's table of buffers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Home {
+    /// Ours. Where all of it was registered by itself, it is known under that place.
+    Arena(Option<u16>),
+    Driver(u16),
 }
 
 impl Run {
@@ -20,14 +27,22 @@ impl Run {
         Self {
             start,
             len,
-            driver: None,
+            home: Home::Arena(None),
+        }
+    }
+
+    /// The same, registered by itself in that place of the ring's table.
+    pub(crate) fn registered_at(self, place: u16) -> Self {
+        Self {
+            home: Home::Arena(Some(place)),
+            ..self
         }
     }
 
     /// The same of a driver's buffer.
     pub(crate) fn of_driver(self, index: u16) -> Self {
         Self {
-            driver: Some(index),
+            home: Home::Driver(index),
             ..self
         }
     }
@@ -44,17 +59,28 @@ impl Run {
 
     /// Which of the driver's buffers it is in, if it is in one.
     pub(crate) fn driver(self) -> Option<u16> {
-        self.driver
+        match self.home {
+            Home::Driver(index) => Some(index),
+            Home::Arena(_) => None,
+        }
+    }
+
+    /// Where the ring's table has it, by itself.
+    pub(crate) fn place(self) -> Option<u16> {
+        match self.home {
+            Home::Driver(place) => Some(place),
+            Home::Arena(place) => place,
+        }
     }
 
     /// Do they share a byte?
     pub(crate) fn overlaps(self, other: Self) -> bool {
-        self.driver == other.driver && self.start < other.end() && other.start < self.end()
+        self.driver() == other.driver() && self.start < other.end() && other.start < self.end()
     }
 
     /// Is it a part of `whole`?
     pub(crate) fn lies_in(self, whole: Self) -> bool {
-        self.driver == whole.driver && whole.start <= self.start && self.end() <= whole.end()
+        self.driver() == whole.driver() && whole.start <= self.start && self.end() <= whole.end()
     }
 
     /// All but the first `n` bytes.
@@ -70,7 +96,12 @@ impl Run {
     /// This and `next` in one, if `next` begins where this ends.
     pub(crate) fn joined(self, next: Self) -> Option<Self> {
         let len = self.len.checked_add(next.len)?;
-        (self.driver == next.driver && self.end() == next.start).then_some(Self { len, ..self })
+        let home = if self.home == next.home {
+            self.home
+        } else {
+            Home::Arena(None)
+        };
+        (self.driver() == next.driver() && self.end() == next.start).then_some(Self { len, home, ..self })
     }
 
     /// The first bytes, `n` at most.
@@ -88,7 +119,7 @@ impl Run {
 
 impl std::fmt::Debug for Run {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if let Some(index) = self.driver {
+        if let Some(index) = self.driver() {
             write!(f, "driver's buffer {index} ")?;
         }
         write!(f, "{}+{}", self.start, self.len)

@@ -4,6 +4,7 @@ use iomgr_core::{Action, Data, Errno, FileHandle, FileSlot, Full, Lease, Op, OpE
 
 use crate::Queue;
 use crate::buf::{Access, AlignedBuf, Held};
+use crate::engine::Engine;
 use crate::files::FileIndex;
 use crate::inflight::Work;
 
@@ -98,6 +99,18 @@ impl Queue {
     /// Gives a buffer back that was [lent](Self::lend), or its lease while an op holds it.
     pub fn take_back(&mut self, lease: Lease) -> Result<AlignedBuf, Lease> {
         self.arena.take_back(lease)
+    }
+
+    /// Registers the first `len` bytes of a lease with the ring, for as many leases as [`Config::registered_leases`](crate::Config)
+    /// says: for ops on them no page is looked up. It touches these bytes, and locks them into memory until the queue ends. Where
+    /// it cannot be had, nothing else changes.
+    pub fn register(&mut self, lease: &Lease, len: u32) {
+        let run = self.arena.front(lease, len);
+        if let (Some(run), Engine::Ring(ring)) = (run, &mut self.engine)
+            && let Some(place) = ring.register_run(run, &self.arena)
+        {
+            self.arena.note_registered(lease, place, run.len());
+        }
     }
 
     /// Checks an op and takes hold of what it needs; else how it ends.

@@ -153,7 +153,7 @@ impl Worker {
         match delivery.map_err(|errno| not_fetched(tag, errno))? {
             Delivery::Aborted => self.tags.abort(tag),
             Delivery::Request(descriptor) => {
-                self.tags.serve(tag);
+                self.tags.serve(tag, &mut self.queue);
                 if self.leave.is_asked() {
                     // The next server gets it, as one that was not ended.
                     return Ok(());

@@ -13,12 +13,18 @@ use crate::{Error, ErrorKind};
 /// The frontend's own ops.
 pub(super) const FRONTEND: Owner = Owner(0);
 
+/// Of all buffers of a queue together: the front of each, where short requests lie, is registered with the ring. It is locked into
+/// memory, so it is not much.
+const REGISTERED_BYTES: u32 = 4 << 20;
+
 /// All tags of a queue.
 #[derive(Debug)]
 pub(super) struct Tags {
     tags: Box<[Tag]>,
     /// Bytes of the largest request.
     buffer_bytes: u32,
+    /// How much of each buffer is worth being registered.
+    front_bytes: u32,
     gone: usize,
 }
 
@@ -27,6 +33,8 @@ struct Tag {
     /// `None` with zero copy.
     memory: Option<Lease>,
     state: TagState,
+    /// A request came for it before.
+    was_served: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,10 +65,14 @@ impl Tags {
         let tag = |memory| Tag {
             memory,
             state: TagState::Fetching,
+            was_served: false,
         };
+        let tags: Box<[_]> = memory.map(tag).collect();
+        let share = REGISTERED_BYTES / u32::try_from(tags.len()).expect("tags are few");
         Self {
-            tags: memory.map(tag).collect(),
+            tags,
             buffer_bytes,
+            front_bytes: share.next_multiple_of(4096).min(buffer_bytes),
             gone: 0,
         }
     }
@@ -82,9 +94,16 @@ impl Tags {
         }
     }
 
-    /// A request came for a tag.
-    pub(super) fn serve(&mut self, tag: u16) {
+    /// A request came for a tag. With the first one its buffer gets used, and is worth being registered.
+    pub(super) fn serve(&mut self, tag: u16, queue: &mut Queue) {
         self.change(tag, TagState::Fetching, TagState::Serving);
+        let front = self.front_bytes;
+        let tag = &mut self.tags[usize::from(tag)];
+        if !std::mem::replace(&mut tag.was_served, true)
+            && let Some(lease) = &tag.memory
+        {
+            queue.register(lease, front);
+        }
     }
 
     /// Its request was committed.

@@ -338,6 +338,40 @@ fn without_registered_buffers_everything_works() {
 
 /// An empty pipe stands for a disk that hangs: io_uring reads it as a stream, and waits.
 #[test]
+fn leases_registered_in_part_are_read_and_written_like_any() {
+    let config = Config {
+        large_bytes: 1 << 20,
+        registered_leases: 1,
+        ..small()
+    };
+    on_each_engine(&config, |queue| {
+        let (file, _) = temp_file(queue);
+        let content: Vec<u8> = (0..16384u32).map(|i| (i % 251) as u8).collect();
+        for _ in 0..2 {
+            let (from, to) = (queue.alloc_large(16384).unwrap(), queue.alloc_large(16384).unwrap());
+            // There is room for one, once.
+            queue.register(&from, 8192);
+            queue.register(&to, 8192);
+            queue.bytes_mut(from.data()).unwrap().copy_from_slice(&content);
+            // Registered, in part, not at all.
+            for (at, len) in [(0, 8192), (512, 4096), (4096, 8192), (8192, 8192)] {
+                let (offset, durable) = (at.into(), false);
+                let data = from.data().slice(at, len);
+                assert_eq!(run(queue, file, Action::Write { offset, data, durable }), Ok(len));
+                for lease in [&from, &to] {
+                    let data = lease.data().slice(at, len);
+                    queue.bytes_mut(data).unwrap().fill(0);
+                    assert_eq!(run(queue, file, Action::Read { offset, data }), Ok(len));
+                    assert_eq!(bytes(queue, data), content[at as usize..][..len as usize]);
+                }
+            }
+            queue.free(from);
+            queue.free(to);
+        }
+    });
+}
+
+#[test]
 fn memory_that_a_hung_disk_may_still_write_to_is_never_freed() {
     let config = Config {
         drain_max: Duration::from_millis(20),
