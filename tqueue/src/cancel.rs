@@ -50,7 +50,10 @@ impl Queue {
 
     /// Gives up every op whose token `is_meant`.
     pub(crate) fn give_up(&mut self, reach: Reach, is_meant: impl Fn(Token) -> bool) -> Cancelled {
-        let mut cancelled = Cancelled::default();
+        let mut cancelled = Cancelled {
+            never_started: self.give_up_commands(&is_meant),
+            ..Cancelled::default()
+        };
         for index in 0..self.ops.capacity() {
             let Some((key, entry)) = self.ops.by_index(index) else {
                 continue;

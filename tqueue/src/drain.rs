@@ -21,8 +21,8 @@ impl Queue {
             self.give_up(Reach::Queue, |_| true);
             while self.next_completion().is_some() {}
             let left = deadline.since(self.now());
-            if self.ops.len() == 0 || left.is_zero() {
-                return self.ops.len() == 0;
+            if self.has_ended() || left.is_zero() {
+                return self.has_ended();
             }
             // An error here does not mean that the kernel is through with its ops; asking again costs nothing more.
             if let Err(error) = self.submit_and_wait(Some(left)) {
@@ -32,12 +32,17 @@ impl Queue {
         }
     }
 
+    fn has_ended(&self) -> bool {
+        self.ops.len() == 0 && self.commands.len() == 0
+    }
+
     /// Leaves the ring and the buffers to the kernel for good.
     fn leak(&mut self) {
+        let ops = self.ops.len() as usize + self.commands.len();
         match self.bounds.drain_max.is_zero() {
-            true => tracing::debug!(ops = self.ops.len(), "queue_left: to the kernel, as was asked for"),
+            true => tracing::debug!(ops, "queue_left: to the kernel, as was asked for"),
             false => tracing::error!(
-                ops = self.ops.len(),
+                ops,
                 "queue_leaked: ops did not end in time; the ring and its buffers are not freed"
             ),
         }
@@ -50,7 +55,7 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        if self.ops.len() > 0 && !self.drain() {
+        if !self.has_ended() && !self.drain() {
             self.leak();
         }
     }

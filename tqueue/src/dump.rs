@@ -41,6 +41,9 @@ impl Queue {
         writeln!(out, "plan: {:?}", self.plan.limits())?;
         writeln!(out, "{:?}", self.counters)?;
         self.filters.iter().try_for_each(|chain| chain.dump(out))?;
+        for token in self.commands.tokens() {
+            writeln!(out, "command: {token:?}")?;
+        }
         for (key, entry) in self.ops.iter() {
             let is_held = self.filters.as_ref().is_some_and(|chain| chain.holds(key.index));
             let place = match entry.stage {

@@ -13,7 +13,7 @@ use crate::counters::Counters;
 use crate::files::{File, FileIndex, Files};
 use crate::inflight::{Attempt, Key};
 use crate::net::{Interest, Sends};
-use crate::raw::RAW_BYTES;
+use crate::raw::Command;
 use crate::ring::Ring;
 use crate::run::Run;
 use crate::sync::SyncEngine;
@@ -73,12 +73,6 @@ pub(crate) enum Call {
     },
     Timer {
         at: Timestamp,
-    },
-    /// `IORING_OP_URING_CMD`.
-    Raw {
-        op: u32,
-        payload: [u8; RAW_BYTES],
-        address: u64,
     },
 }
 
@@ -154,6 +148,14 @@ impl Engine {
     #[inline]
     pub(crate) fn issue(&mut self, key: Key, file: Option<FileIndex>, call: Call, on: &mut Surroundings<'_>) -> Issued {
         each!(self, engine => engine.issue(key, file, call, on))
+    }
+
+    /// Hands a driver's command over. False: not now.
+    pub(crate) fn command(&mut self, key: Key, file: FileIndex, command: &Command, files: &Files) -> bool {
+        match self {
+            Self::Ring(ring) => ring.command(key, file, command, files),
+            _ => unreachable!("other engines have no commands"),
+        }
     }
 
     /// Ends a call early, if it can be: sockets, polls, timers, and what the kernel has not begun. False: no room to say so now.

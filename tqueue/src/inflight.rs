@@ -16,8 +16,10 @@ use iomgr_core::{Errno, Timestamp, Token};
 use crate::buf::Held;
 use crate::files::FileIndex;
 use crate::net::Interest;
-use crate::raw::RAW_BYTES;
 use crate::run::Run;
+
+/// In the index of a key that names a [command](crate::raw): no slab is that large.
+const COMMAND: u32 = 1 << 30;
 
 /// The name of an issue of an op in an engine: index of the entry, and which of its users it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,6 +32,19 @@ impl Key {
     /// As the ring carries it. All ones is never a key: the slab is smaller.
     pub(crate) fn to_bits(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    /// The name of a driver's command, which is no op: by its place among them.
+    pub(crate) const fn of_command(place: u32) -> Self {
+        Self {
+            index: place | COMMAND,
+            generation: 0,
+        }
+    }
+
+    /// The place of the command, if it is one.
+    pub(crate) fn command(self) -> Option<u32> {
+        (self.index & COMMAND != 0).then_some(self.index & !COMMAND)
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "the halves are taken apart")]
@@ -83,12 +98,6 @@ pub(crate) enum Work {
     },
     Timer {
         at: Timestamp,
-    },
-    /// A driver's own command.
-    Raw {
-        op: u32,
-        payload: [u8; RAW_BYTES],
-        address: u64,
     },
 }
 

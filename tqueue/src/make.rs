@@ -14,6 +14,7 @@ use crate::inflight::Inflight;
 use crate::net::Sends;
 use crate::plan::Plan;
 use crate::queue::{Bounds, Load};
+use crate::raw::Commands;
 use crate::ring::Ring;
 use crate::stuck::Watch;
 use crate::sync::SyncEngine;
@@ -80,6 +81,7 @@ impl Queue {
             files: Files::new(config.files),
             drivers: DriverBuffers::new(config),
             sends: Sends::new(config.sends),
+            commands: Commands::new(config.net_ops),
             done: VecDeque::with_capacity(disk + net),
             counters: Counters::default(),
             plan: Plan::new(disk, config.plan),

@@ -18,6 +18,7 @@ use crate::filter::Chain;
 use crate::inflight::{Inflight, Key, Stage, Work};
 use crate::net::{NetFull, Sends};
 use crate::plan::{Plan, PlanOp};
+use crate::raw::Commands;
 use crate::run::Run;
 use crate::stuck::Watch;
 
@@ -62,6 +63,7 @@ pub struct Queue {
     pub(crate) files: Files,
     pub(crate) drivers: DriverBuffers,
     pub(crate) sends: Sends,
+    pub(crate) commands: Commands,
     /// What ended and was not delivered yet.
     pub(crate) done: VecDeque<Done>,
     pub(crate) counters: Counters,
@@ -232,6 +234,7 @@ impl Queue {
             }
             self.cancels.pop_front();
         }
+        self.fill_commands();
         while let Some(key) = self.net.pop_front() {
             if !self.issue(key) {
                 return self.net.push_front(key);

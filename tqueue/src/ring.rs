@@ -36,6 +36,7 @@ use crate::counters::Counters;
 use crate::engine::{ALL_SENT, Call, Issued, Outcome, Surroundings, UNBEGUN, Wait};
 use crate::files::{FileIndex, Files};
 use crate::inflight::{Attempt, Key};
+use crate::raw::Command;
 use crate::run::Run;
 use crate::{Error, setup};
 
@@ -182,6 +183,19 @@ impl Ring {
         Issued::Taken
     }
 
+    pub(crate) fn command(&mut self, key: Key, file: FileIndex, command: &Command, files: &Files) -> bool {
+        let room = self.make_room();
+        if room {
+            let Command { op, payload, address } = *command;
+            let entry = on_file!(Target::of(files, Some(file)), |fd| opcode::UringCmd16::new(fd, op)
+                .cmd(payload)
+                .addr(Some(address))
+                .build());
+            self.put(entry.user_data(key.to_bits()));
+        }
+        room
+    }
+
     pub(crate) fn cancel(&mut self, key: Key) -> bool {
         let room = self.make_room();
         if room {
@@ -226,8 +240,7 @@ impl Ring {
 
     pub(crate) fn reap(&mut self, into: &mut Vec<Outcome>, counters: &mut Counters) {
         // Before the completions: what is consumed by now has left its completion, if any, in the ring by now.
-        let unconsumed = u32::try_from(self.uring.submission().len()).expect("a ring is small");
-        let consumed = self.position.wrapping_sub(unconsumed);
+        let consumed = self.consumed();
         for entry in self.uring.completion() {
             counters.cqes += 1;
             let (bits, result) = (entry.user_data(), entry.result());
@@ -244,13 +257,22 @@ impl Ring {
         if !self.ready.is_empty() {
             into.extend(self.ready.drain(..));
         }
-        while let Some(&(position, key)) = self.quiet.front() {
+        while let (Some(consumed), Some(&(position, key))) = (consumed, self.quiet.front()) {
             if position.wrapping_sub(consumed) < u32::MAX / 2 {
                 break;
             }
             self.quiet.pop_front();
             into.push(Outcome { key, result: ALL_SENT });
         }
+    }
+
+    /// Up to which position the kernel has consumed entries; only quiet sends ask.
+    fn consumed(&mut self) -> Option<u32> {
+        if self.quiet.is_empty() {
+            return None;
+        }
+        let unconsumed = u32::try_from(self.uring.submission().len()).expect("a ring is small");
+        Some(self.position.wrapping_sub(unconsumed))
     }
 
     /// Puts a descriptor into the table of registered files, or -1 for none.
@@ -378,12 +400,6 @@ impl Ring {
                 let time = &mut self.times[key.index as usize];
                 *time = timespec(at.since(Timestamp::ZERO));
                 opcode::Timeout::new(time).flags(TimeoutFlags::ABS).build()
-            }
-            Call::Raw { op, payload, address } => {
-                on_file!(target, |fd| opcode::UringCmd16::new(fd, op)
-                    .cmd(payload)
-                    .addr(Some(address))
-                    .build())
             }
         }
     }

@@ -102,7 +102,6 @@ impl Queue {
             },
             Work::Poll { interest } => Call::Poll { interest },
             Work::Timer { at } => Call::Timer { at },
-            Work::Raw { op, payload, address } => Call::Raw { op, payload, address },
         })
     }
 
@@ -162,6 +161,9 @@ impl Queue {
     /// Takes a result.
     pub(crate) fn settle(&mut self, outcome: Outcome) {
         let Outcome { key, result } = outcome;
+        if let Some(place) = key.command() {
+            return self.command_done(place, result);
+        }
         let Some(entry) = self.ops.get(key).filter(|entry| entry.stage == Stage::Issued) else {
             return;
         };
@@ -221,7 +223,7 @@ impl Queue {
         let entry = self.ops.at(key);
         let left = match &mut entry.work {
             Work::Read { .. } if n == 0 => return Verdict::End(Err(OpError::EndOfFile)),
-            Work::Recv { .. } | Work::Poll { .. } | Work::Timer { .. } | Work::Raw { .. } => {
+            Work::Recv { .. } | Work::Poll { .. } | Work::Timer { .. } => {
                 return Verdict::End(Ok(n));
             }
             Work::Flush | Work::Discard { .. } | Work::Prefetch { .. } => return Verdict::End(Ok(0)),
@@ -268,8 +270,6 @@ impl Queue {
             (work, Errno::CANCELED) if work.is_disk() && entry.unbegun && !entry.tried => {
                 return Verdict::End(Err(OpError::NeverStarted));
             }
-            // Whoever pushed it knows what it means.
-            (Work::Raw { .. }, _) => false,
             (work, Errno::INTR) if !work.is_disk() || entry.interrupts < INTERRUPTS_MAX => {
                 entry.interrupts = entry.interrupts.saturating_add(1);
                 true
