@@ -298,7 +298,7 @@ fn open_fd(path: &Path, read_only: bool) -> Result<Option<OwnedFd>, Error> {
         Ok(fd) => {
             // A non-blocking description would make io_uring fail ops that have to wait.
             rustix::fs::fcntl_getfl(&fd)
-                .and_then(|flags| rustix::fs::fcntl_setfl(&fd, flags - OFlags::NONBLOCK))
+                .and_then(|flags| set_flags(&fd, flags - OFlags::NONBLOCK))
                 .map_err(|errno| Error::new(ErrorKind::Open, "cannot be opened").at(path).because(errno))?;
             Ok(Some(fd))
         }
@@ -318,6 +318,13 @@ fn open_fd(path: &Path, read_only: bool) -> Result<Option<OwnedFd>, Error> {
             Err(error.at(path).because(errno))
         }
     }
+}
+
+/// Sets a description's flags. When an image was read last is of no use to anybody, and to note it would cost every read; but only
+/// its owner and root may do without.
+fn set_flags(fd: &OwnedFd, flags: OFlags) -> rustix::io::Result<()> {
+    let set = |flags| rustix::fs::fcntl_setfl(fd, flags);
+    set(flags | OFlags::NOATIME).or_else(|_| set(flags))
 }
 
 /// How to create: a block device is there already, and O_EXCL then means what it means in [`is_path_of_block_device`].
@@ -376,6 +383,16 @@ mod tests {
             ImageFile::open(&path, READ).unwrap(),
         ];
         assert_eq!(ImageFile::open(&path, NOW).unwrap_err().kind(), ErrorKind::Locked);
+    }
+
+    #[test]
+    fn reads_leave_the_time_of_access_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.img");
+        drop(ImageFile::create(&path, false).unwrap());
+        let image = ImageFile::open(&path, READ).unwrap();
+        let flags = rustix::fs::fcntl_getfl(&image.file).unwrap();
+        assert!(flags.contains(OFlags::NOATIME) && !flags.contains(OFlags::NONBLOCK));
     }
 
     #[test]
