@@ -145,6 +145,7 @@ impl CharDevice for KernelDevice {
             index,
             file: file.map_err(fail("its device cannot be registered"))?,
             descriptors,
+            addresses: vec![0; depth.into()].into(),
         }))
     }
 }
@@ -155,6 +156,8 @@ struct KernelQueue {
     index: u16,
     file: FileSlot,
     descriptors: Descriptors,
+    /// Where each tag's buffer is: a tag keeps the one that it was fetched with. 0 with zero copy.
+    addresses: Box<[u64]>,
 }
 
 impl KernelQueue {
@@ -166,13 +169,10 @@ impl KernelQueue {
         buffer: Data,
         token: Token,
     ) -> Result<(), NetFull> {
-        let (copied, address, data) = match buffer.home {
-            DataHome::Registered(_) => (0, registered_at(tag), Data::NONE),
-            _ => (
-                io.address(buffer).expect("a tag's buffer is leased from this queue"),
-                0,
-                buffer,
-            ),
+        let copied = self.addresses[usize::from(tag)];
+        let (address, data) = match buffer.home {
+            DataHome::Registered(_) => (registered_at(tag), Data::NONE),
+            _ => (0, buffer),
         };
         let command = RawCommand {
             file: self.file,
@@ -181,8 +181,8 @@ impl KernelQueue {
             address,
             data,
         };
-        // SAFETY: for this tag the driver copies to and from the buffer that the command names, no more than the device's
-        // largest request, which is as long as the buffer (`Tags::new`); and only between the command's issue and its
+        // SAFETY: for this tag the driver copies to and from the buffer that the command names, which is the tag's for good, no
+        // more than the device's largest request, which is as long as the buffer (`Tags::new`); and only between the command's issue and its
         // completion: a read's data when it commits, a write's when it delivers. With zero copy it names none, and the
         // driver touches no memory of ours.
         unsafe { io.push_raw(command, token) }
@@ -191,6 +191,10 @@ impl KernelQueue {
 
 impl QueuePort for KernelQueue {
     fn fetch(&mut self, io: &mut Queue, tag: u16, buffer: Data, token: Token) -> Result<(), NetFull> {
+        self.addresses[usize::from(tag)] = match buffer.home {
+            DataHome::Registered(_) => 0,
+            _ => io.address(buffer).expect("a tag's buffer is leased from this queue"),
+        };
         self.push(io, QueueOp::Fetch, (tag, 0), buffer, token)
     }
 
@@ -220,10 +224,13 @@ impl QueuePort for KernelQueue {
     }
 }
 
+/// A descriptor in the kernel's memory: in words, as a volatile read goes piece by piece.
+type DescriptorWords = [u64; Descriptor::BYTES / 8];
+
 /// The descriptors of a queue, which the kernel writes and we read.
 #[derive(Debug)]
 struct Descriptors {
-    base: NonNull<[u8; Descriptor::BYTES]>,
+    base: NonNull<DescriptorWords>,
     len: usize,
     depth: u16,
 }
@@ -258,8 +265,9 @@ impl Descriptors {
         let place = unsafe { self.base.add(usize::from(tag)) };
         // SAFETY: the place is mapped and readable, and any bytes are valid; the kernel wrote it before it completed the
         // command, and does not write now. Volatile, because it does so behind the compiler's back.
-        let bytes = unsafe { place.read_volatile() };
-        Descriptor::parse(&bytes)
+        let words = unsafe { place.read_volatile() };
+        let bytes = words.map(u64::to_ne_bytes);
+        Descriptor::parse(bytes.as_flattened().try_into().expect("as many bytes as words have"))
     }
 }
 
