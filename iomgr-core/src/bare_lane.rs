@@ -65,7 +65,7 @@ impl Lane {
     }
 
     pub fn admit(&mut self, pass: &mut Pass<'_>) {
-        if !self.device.offer_parked(pass) {
+        if self.waiting.is_empty() && !self.device.has_parked() || !self.device.offer_parked(pass) {
             return;
         }
         while !self.device.busy() {

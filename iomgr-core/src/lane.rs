@@ -107,7 +107,7 @@ impl Lane {
 
     /// When to look again for the sake of held requests, or of what the device waits for.
     pub fn wake_at(&self) -> Option<Timestamp> {
-        self.intake.wake_at().into_iter().chain(self.device.wake_at()).min()
+        Timestamp::first(self.intake.wake_at(), self.device.wake_at())
     }
 
     /// The thread was woken.
@@ -121,7 +121,14 @@ impl Lane {
     }
 
     /// Starts what may start.
+    #[inline]
     pub fn admit(&mut self, pass: &mut Pass<'_>) {
+        if self.intake.queued() > 0 || self.device.has_parked() {
+            self.admit_some(pass);
+        }
+    }
+
+    fn admit_some(&mut self, pass: &mut Pass<'_>) {
         if !self.device.offer_parked(pass) {
             return;
         }

@@ -35,6 +35,12 @@ impl Outlet {
         }
     }
 
+    /// Was anything handed back?
+    #[inline]
+    pub(crate) fn has_parked(&self) -> bool {
+        self.parked.is_some()
+    }
+
     /// Submits what was handed back, if anything was; before anything else is submitted. False as [`offer`](Self::offer).
     #[inline]
     pub(crate) fn offer_parked(&mut self, pass: &mut Pass<'_>) -> bool {

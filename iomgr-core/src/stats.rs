@@ -88,7 +88,10 @@ impl Figures {
 
     /// A request of `bytes` ended, `latency` after it was received.
     pub fn record(&mut self, bytes: u64, ok: bool, latency: Duration) {
-        let ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        let ns = latency
+            .as_secs()
+            .saturating_mul(1_000_000_000)
+            .saturating_add(latency.subsec_nanos().into());
         self.latency_ns
             .saturating_record(ns.clamp(LATENCY_NS_MIN, LATENCY_NS_MAX));
         self.ops += 1;

@@ -196,6 +196,7 @@ impl Intake {
     }
 
     /// How many requests wait here.
+    #[inline]
     pub fn queued(&self) -> usize {
         self.requests.waiting()
     }

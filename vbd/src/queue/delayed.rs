@@ -101,16 +101,13 @@ impl DiskQueue {
         self.slot(tag).end()
     }
 
-    /// Tells of a request that ends with an error although it was tried again.
-    pub(super) fn note_given_up(
-        &self,
-        request: &Request,
-        errno: iomgr_core::Errno,
-        attempts: Attempts,
-        now: Timestamp,
-    ) {
-        let (name, retries) = (&self.shared.name, &self.shared.retries);
-        retries.give_up(name, format_args!("{}", Named(request)), errno, attempts, now);
+    /// Tells of a request that ends with an error, if it does so although it was tried again.
+    pub(super) fn note_given_up(&self, tag: Tag, errno: iomgr_core::Errno, now: Timestamp) {
+        let (attempts, request) = (self.attempts(tag), &self.slots[tag.0 as usize].request);
+        if let Some(request) = request.as_ref().filter(|_| attempts.again > 0) {
+            let (name, retries) = (&self.shared.name, &self.shared.retries);
+            retries.give_up(name, format_args!("{}", Named(request)), errno, attempts, now);
+        }
     }
 }
 

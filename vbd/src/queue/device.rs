@@ -60,7 +60,7 @@ impl DeviceQueue for DiskQueue {
             Backing::Plain { .. } => None,
             Backing::Blocks(blocks) => blocks.wake_at(),
         };
-        self.delayed.due().into_iter().chain(steps).chain(self.room_at).min()
+        Timestamp::first(Timestamp::first(self.delayed.due(), steps), self.room_at)
     }
 
     fn poll_done(&mut self) -> Option<Done> {

@@ -208,10 +208,14 @@ impl Flushes {
 
 impl DiskQueue {
     /// Starts the next flush, if one is due and there is room.
+    #[inline]
     pub(super) fn start_flush(&mut self, pass: &mut Pass<'_>) {
-        if !self.flushes.is_due() {
-            return;
+        if self.flushes.is_due() {
+            self.begin_flush(pass);
         }
+    }
+
+    fn begin_flush(&mut self, pass: &mut Pass<'_>) {
         self.flushes.begin(&self.shared.flush_board);
         if let Backing::Blocks(blocks) = &mut self.backing {
             self.flush_mark = blocks.flush_started();

@@ -245,16 +245,12 @@ impl DiskQueue {
     }
 
     fn finish(&mut self, pass: &mut Pass<'_>, tag: Tag) {
-        let attempts = self.attempts(tag);
-        let slot = self.slot(tag);
-        let result = slot.error.map_or(Ok(()), Err);
-        let request = slot.end().expect("only a running request finishes");
-        self.in_flight -= 1;
-        if let Err(errno) = result
-            && attempts.again > 0
-        {
-            self.note_given_up(&request, errno, attempts, pass.now);
+        let result = self.slot(tag).error.map_or(Ok(()), Err);
+        if let Err(errno) = result {
+            self.note_given_up(tag, errno, pass.now);
         }
+        let request = self.slot(tag).end().expect("only a running request finishes");
+        self.in_flight -= 1;
         if matches!(request.op, Operation::Discard | Operation::WriteZeroes) {
             self.shared.holes_made.fetch_add(1, Ordering::AcqRel);
         }
@@ -291,8 +287,15 @@ impl DiskQueue {
         self.pump_flushes(pass);
     }
 
-    /// Lets the allocator go on, and resumes the requests that it was asked for.
+    /// Lets the allocator go on, if there is one, and resumes the requests that it was asked for.
+    #[inline]
     fn pump(&mut self, pass: &mut Pass<'_>) {
+        if let Backing::Blocks(_) = &self.backing {
+            self.pump_blocks(pass);
+        }
+    }
+
+    fn pump_blocks(&mut self, pass: &mut Pass<'_>) {
         while let Backing::Blocks(blocks) = &mut self.backing
             && blocks.is_stirred()
             && let Some((tag, result)) = blocks.next_ready(pass)
