@@ -248,7 +248,9 @@ impl Arena {
             Access::Fills => &mut slot.fillers,
         };
         *count = count.checked_sub(1).expect("each hold is released once");
-        self.bury(held.index);
+        if slot.state == State::Zombie {
+            self.bury(held.index);
+        }
     }
 
     /// Looks at memory; `None` where an op fills it.

@@ -151,9 +151,9 @@ impl Engine {
     }
 
     /// Hands a driver's command over. False: not now.
-    pub(crate) fn command(&mut self, key: Key, file: FileIndex, command: &Command, files: &Files) -> bool {
+    pub(crate) fn command(&mut self, key: Key, command: &Command, files: &Files) -> bool {
         match self {
-            Self::Ring(ring) => ring.command(key, file, command, files),
+            Self::Ring(ring) => ring.command(key, command, files),
             _ => unreachable!("other engines have no commands"),
         }
     }

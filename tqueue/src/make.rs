@@ -1,5 +1,6 @@
 //! How a queue is made: everything that it will ever need is allocated here.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::marker::PhantomData;
 
@@ -90,6 +91,7 @@ impl Queue {
             // A quiet send that failed leaves its entry and its mark; an op that was cancelled, its own and the cancel's.
             reaped: Vec::with_capacity(2 * (disk + net)),
             watch: Watch::new(config.stuck_after),
+            told: Cell::new(None),
             load: Load::default(),
             bounds: Bounds {
                 size: config.size,

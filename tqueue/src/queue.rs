@@ -1,5 +1,6 @@
 //! The queue: takes ops, defers them, plans and issues them, continues what came short, and keeps completions for delivery.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
@@ -75,6 +76,8 @@ pub struct Queue {
     pub(crate) load: Load,
     pub(crate) bounds: Bounds,
     pub(crate) watch: Watch,
+    /// The time that somebody was told since the last pass.
+    pub(crate) told: Cell<Option<Timestamp>>,
     /// The next wait ends for sends as well.
     pub(crate) hurry: bool,
     pub(crate) info: QueueInfo,
@@ -185,7 +188,9 @@ impl Queue {
 
     /// The time: `CLOCK_MONOTONIC`, or the simulation's.
     pub fn now(&self) -> Timestamp {
-        self.engine.now()
+        let now = self.engine.now();
+        self.told.set(Some(now));
+        now
     }
 
     /// Is nothing outstanding and nothing to be delivered?
@@ -314,8 +319,10 @@ impl Queue {
     /// Queues a completion for delivery.
     pub(crate) fn complete(&mut self, token: Token, result: Result<u32, OpError>, is_disk: bool) {
         self.counters.completed += 1;
-        self.counters.failed += u64::from(result.is_err());
-        self.counters.never_started += u64::from(result == Err(OpError::NeverStarted));
+        if let Err(error) = result {
+            self.counters.failed += 1;
+            self.counters.never_started += u64::from(error == OpError::NeverStarted);
+        }
         let completion = Completion { token, result };
         self.done.push_back(Done { completion, is_disk });
     }

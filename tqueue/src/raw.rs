@@ -37,6 +37,7 @@ pub struct RawCommand {
 /// What the ring is told of a command.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Command {
+    pub(crate) file: FileIndex,
     pub(crate) op: u32,
     pub(crate) payload: [u8; RAW_BYTES],
     pub(crate) address: u64,
@@ -124,20 +125,21 @@ impl Queue {
             op, payload, address, ..
         } = command;
         let place = self.commands.insert(Given { token, file, held });
-        self.give(place, Command { op, payload, address });
-        Ok(())
-    }
-
-    /// Hands a command to the ring right away, so that nothing is done twice for it; behind those that found no room there.
-    fn give(&mut self, place: u32, command: Command) {
+        let command = Command {
+            file,
+            op,
+            payload,
+            address,
+        };
+        // Right away, so that nothing is done twice for it; but behind those that found no room in the ring.
         if !self.commands.waiting.is_empty() || !self.issue_command(place, &command) {
             self.commands.waiting.push_back((place, command));
         }
+        Ok(())
     }
 
     fn issue_command(&mut self, place: u32, command: &Command) -> bool {
-        let file = self.commands.at(place).file;
-        let issued = self.engine.command(Key::of_command(place), file, command, &self.files);
+        let issued = self.engine.command(Key::of_command(place), command, &self.files);
         self.load.net_issued += u32::from(issued);
         self.counters.sqes += u64::from(issued);
         issued

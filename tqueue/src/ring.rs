@@ -183,10 +183,15 @@ impl Ring {
         Issued::Taken
     }
 
-    pub(crate) fn command(&mut self, key: Key, file: FileIndex, command: &Command, files: &Files) -> bool {
+    pub(crate) fn command(&mut self, key: Key, command: &Command, files: &Files) -> bool {
         let room = self.make_room();
         if room {
-            let Command { op, payload, address } = *command;
+            let Command {
+                file,
+                op,
+                payload,
+                address,
+            } = *command;
             let entry = on_file!(Target::of(files, Some(file)), |fd| opcode::UringCmd16::new(fd, op)
                 .cmd(payload)
                 .addr(Some(address))

@@ -75,7 +75,7 @@ impl Queue {
 
     /// What to ask the kernel for next; `Err`: the op needs no kernel to end.
     fn next_call(&mut self, key: Key) -> Result<Call, Result<u32, OpError>> {
-        let entry = *self.ops.at(key);
+        let entry = self.ops.at(key);
         if entry.attempt == Attempt::Poll {
             let receives = matches!(entry.work, Work::Recv { .. });
             let interest = if receives { Interest::READ } else { Interest::WRITE };
@@ -85,7 +85,7 @@ impl Queue {
             Work::Read { offset, run } => Call::Read { offset, run },
             Work::Write { offset, run, durable } => Call::Write { offset, run, durable },
             Work::Flush => Call::Sync,
-            Work::Discard { .. } | Work::Zero { .. } => return self.next_zeros(key, &entry),
+            Work::Discard { .. } | Work::Zero { .. } => return self.next_zeros(key),
             Work::Prefetch { offset, len } => {
                 let len = u32::try_from(len).unwrap_or(u32::MAX);
                 Call::WillNeed { offset, len }
@@ -107,7 +107,8 @@ impl Queue {
 
     /// The best way to zero or discard that the file has not refused yet. Only a hole gives space back, and a range whose
     /// space must stay gets no hole.
-    fn next_zeros(&mut self, key: Key, entry: &Entry) -> Result<Call, Result<u32, OpError>> {
+    fn next_zeros(&mut self, key: Key) -> Result<Call, Result<u32, OpError>> {
+        let entry = *self.ops.at(key);
         let file = entry.file.expect("a disk op has a file");
         let can = self.files[file].can;
         let (way, call) = match entry.work {
@@ -118,12 +119,12 @@ impl Queue {
                 unmap: true,
                 ..
             } if can.punch => (Way::Punch, Call::Punch { offset, len }),
-            Work::Zero { offset, len, fast, .. } if can.zero_range && (!fast || self.zeroes_ranges_fast(entry)) => {
+            Work::Zero { offset, len, fast, .. } if can.zero_range && (!fast || self.zeroes_ranges_fast(&entry)) => {
                 (Way::Range, Call::ZeroRange { offset, len })
             }
             Work::Zero { fast: true, .. } => return Err(Err(OpError::Os(Errno::OPNOTSUPP))),
             Work::Zero { offset, len, .. } => {
-                let len = self.clamp_to_file(entry, offset, len);
+                let len = self.clamp_to_file(&entry, offset, len);
                 if len == 0 {
                     return Err(Ok(0));
                 }
@@ -219,7 +220,6 @@ impl Queue {
 
     /// Takes note of `n` bytes that were moved.
     fn advance(&mut self, key: Key, n: u32) -> Verdict {
-        let total = self.total(key);
         let entry = self.ops.at(key);
         let left = match &mut entry.work {
             Work::Read { .. } if n == 0 => return Verdict::End(Err(OpError::EndOfFile)),
@@ -240,7 +240,7 @@ impl Queue {
                 *run = run.skip(n);
                 u64::from(run.len())
             }
-            Work::SendMany { .. } => u64::from(total) - entry.moved - u64::from(n),
+            Work::SendMany { slot } => self.sends.total(*slot) - entry.moved - u64::from(n),
         };
         entry.moved += u64::from(n);
         entry.attempt = Attempt::Wait;
