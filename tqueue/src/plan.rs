@@ -157,7 +157,10 @@ impl Plan {
         let mut arrivals = 0..;
         for section in batch.split_inclusive(|op| op.kind == Kind::Flush) {
             self.sort(section.iter().zip(arrivals.by_ref()));
-            self.merge(batch);
+            match self.are_apart(batch) {
+                true => self.keep_apart(batch),
+                false => self.merge(batch),
+            }
         }
         self.groups.extend(self.turns.iter().filter(|group| group.count > 0));
     }
@@ -191,6 +194,24 @@ impl Plan {
         }
         // Allocates nothing, and takes one pass if they ascend or descend already.
         self.sorted.sort_unstable();
+    }
+
+    /// Is there a gap behind each of the sorted ops, so that none meets another?
+    fn are_apart(&self, batch: &[PlanOp]) -> bool {
+        let op_at = |place: Place| &batch[place.arrival() as usize];
+        self.sorted.windows(2).all(|pair| {
+            let (one, next) = (op_at(pair[0]), op_at(pair[1]));
+            one.file != next.file || one.end() < next.offset
+        })
+    }
+
+    /// Makes a group of each of the sorted ops: what [`merge`](Self::merge) comes to if they are apart, for less.
+    fn keep_apart(&mut self, batch: &[PlanOp]) {
+        for place in &self.sorted {
+            let first = u32::try_from(self.order.len()).expect("a batch is short");
+            self.turns[place.arrival() as usize] = Group { first, count: 1 };
+            self.order.push(batch[place.arrival() as usize].key);
+        }
     }
 
     /// Makes groups of the sorted ops.

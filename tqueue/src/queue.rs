@@ -305,14 +305,13 @@ impl Queue {
     }
 
     fn reap(&mut self) -> bool {
-        let mut reaped = std::mem::take(&mut self.reaped);
         let cqes = self.counters.cqes;
-        self.engine.reap(&mut reaped, &mut self.counters);
-        let any = !reaped.is_empty() || self.counters.cqes > cqes;
-        for outcome in reaped.drain(..) {
-            self.settle(outcome);
+        self.engine.reap(&mut self.reaped, &mut self.counters);
+        let any = !self.reaped.is_empty() || self.counters.cqes > cqes;
+        for at in 0..self.reaped.len() {
+            self.settle(self.reaped[at]);
         }
-        self.reaped = reaped;
+        self.reaped.clear();
         any
     }
 
