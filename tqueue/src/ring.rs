@@ -42,9 +42,11 @@ use crate::{Error, setup};
 
 mod header;
 mod plain;
+mod registered;
 mod vectors;
 
 use header::Header;
+use registered::make_table;
 use vectors::Vector;
 pub(crate) use vectors::Vectors;
 
@@ -52,9 +54,6 @@ pub(crate) use vectors::Vectors;
 const CANCEL: u64 = 1 << 31;
 /// `user_data` of the alarm.
 const ALARM: u64 = u64::MAX;
-/// The index of the arena's window among the registered buffers, where it is one.
-const WINDOW: u16 = 0;
-
 /// A ring, and the memory that its entries point to besides the arena.
 pub(crate) struct Ring {
     uring: ManuallyDrop<IoUring>,
@@ -117,12 +116,12 @@ impl Ring {
     /// Sets a ring up, with what the kernel has of the features that are not masked. What it lacks is added to `notes`.
     pub(crate) fn new(config: &Config, arena: &Arena, notes: &mut Vec<String>) -> Result<Self, Error> {
         let (uring, mut features) = setup::ring(config)?;
+        let mut places = None;
         if config.driver_buffers > 0 {
             setup::driver_buffers(&uring, config.driver_buffers)?;
-        } else if !config.mask.contains(Features::REGISTERED_BUFFERS)
-            && register_window(&uring, config.registered_leases, arena, notes)
-        {
-            features |= Features::REGISTERED_BUFFERS;
+        } else if !config.mask.contains(Features::REGISTERED_BUFFERS) {
+            places = make_table(&uring, config, arena, notes);
+            features.set(Features::REGISTERED_BUFFERS, places.is_some());
         }
         if !config.mask.contains(Features::REGISTERED_FILES) && setup::file_table(&uring, config.files, notes) {
             features |= Features::REGISTERED_FILES;
@@ -138,11 +137,7 @@ impl Ring {
             times: vec![Timespec::new(); ops as usize].into(),
             headers: (0..config.sends).map(|_| Header::new()).collect(),
             vectors: Vectors::new(config.max_ops + config.plan.max_segments, config.plan.max_segments),
-            places: if features.contains(Features::REGISTERED_BUFFERS) {
-                WINDOW + 1..WINDOW + 1 + config.registered_leases
-            } else {
-                0..0
-            },
+            places: places.unwrap_or_default(),
             quiet: VecDeque::with_capacity(config.net_ops as usize),
             ready: VecDeque::with_capacity(config.size as usize),
             position: 0,
@@ -284,22 +279,6 @@ impl Ring {
     pub(crate) fn register_file(&mut self, index: FileIndex, fd: RawFd) -> bool {
         self.features.contains(Features::REGISTERED_FILES)
             && self.uring.submitter().register_files_update(index.0, &[fd]).is_ok()
-    }
-
-    /// Puts memory of the arena into the next place of the table of registered buffers; says which, if there is one.
-    pub(crate) fn register_run(&mut self, run: Run, arena: &Arena) -> Option<u16> {
-        let place = self.places.next()?;
-        let submitter = self.uring.submitter();
-        // SAFETY: the mapping outlives the ring: the queue drops the ring first, and leaks both or neither.
-        match unsafe { submitter.register_buffers_update(place.into(), &[memory(run, arena)], None) } {
-            Ok(()) => Some(place),
-            Err(error) => {
-                // The next one would fare no better.
-                self.places = 0..0;
-                setup::why_not_registered(run.len(), &error);
-                None
-            }
-        }
     }
 
     /// The ring's descriptor: readable when there are entries to be reaped, or work to be done for some.
@@ -463,17 +442,6 @@ impl Ring {
             .build())
     }
 
-    /// Which of the ring's registered buffers a run lies in: one of the driver's, one of its own, or the window, if there is one.
-    fn registered(&self, run: Run, arena: &Arena) -> Option<u16> {
-        let is_in_window = || self.features.contains(Features::REGISTERED_BUFFERS) && arena.in_window(run);
-        run.place().or_else(|| is_in_window().then_some(WINDOW))
-    }
-
-    /// Can a merged op use the registered window?
-    fn are_registered(&self, on: &Surroundings<'_>) -> bool {
-        self.features.contains(Features::REGISTERED_VECTORS) && on.runs.iter().all(|&run| on.arena.in_window(run))
-    }
-
     fn send_flags(&self, attempt: Attempt) -> i32 {
         let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
         let at_once = attempt == Attempt::NoWait && self.features.contains(Features::QUIET_SENDS);
@@ -511,27 +479,6 @@ fn allocate(target: Target, offset: u64, len: u64, mode: i32) -> squeue::Entry {
 
 fn timespec(time: Duration) -> Timespec {
     Timespec::new().sec(time.as_secs()).nsec(time.subsec_nanos())
-}
-
-/// Registers the arena's window as buffer 0, in a table that has room for so many leases besides.
-fn register_window(uring: &IoUring, leases: u16, arena: &Arena, notes: &mut Vec<String>) -> bool {
-    let (submitter, window) = (uring.submitter(), arena.window());
-    let registered = submitter.register_buffers_sparse(u32::from(leases) + 1).and_then(|()| {
-        // SAFETY: the mapping outlives the ring: the queue drops the ring first, and leaks both or neither.
-        unsafe { submitter.register_buffers_update(WINDOW.into(), &[memory(window, arena)], None) }
-    });
-    if let Err(error) = &registered {
-        notes.push(setup::why_not_registered(window.len(), error));
-    }
-    registered.is_ok()
-}
-
-/// A run, for the kernel.
-fn memory(run: Run, arena: &Arena) -> libc::iovec {
-    libc::iovec {
-        iov_base: arena.address(run).cast(),
-        iov_len: run.len() as usize,
-    }
 }
 
 /// Sorts out what an enter can fail with: what was not submitted stays in the ring and goes with the next enter.

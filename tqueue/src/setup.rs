@@ -116,8 +116,8 @@ pub(crate) fn has_registered_vectors(uring: &IoUring) -> bool {
 pub(crate) fn why_not_registered(len: u32, error: &io::Error) -> String {
     let note = match Errno::from_io_error(error) {
         Some(Errno::NOMEM) => format!(
-            "buffers are not registered: {} MiB would have to be locked into memory, and the limit is lower (`ulimit -l`, or CAP_IPC_LOCK)",
-            len >> 20
+            "buffers are not registered: {} KiB would have to be locked into memory, and the limit is lower (`ulimit -l`, or CAP_IPC_LOCK)",
+            len >> 10
         ),
         _ => format!("buffers are not registered: {error}"),
     };
