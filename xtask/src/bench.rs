@@ -14,6 +14,7 @@ mod hooks;
 mod icount;
 mod load;
 mod merging;
+mod regions;
 mod report;
 mod rivals;
 mod tapdisk;
@@ -62,6 +63,9 @@ pub(crate) struct Args {
     /// with --readme the figures go there
     #[arg(long, conflicts_with_all = ["callgrind", "tapdisk", "pairs", "secs", "merging", "icount", "hooks"])]
     ublk: bool,
+    /// Only count the instructions that dmio takes beside tqueue alone, likewise
+    #[arg(long, conflicts_with_all = ["callgrind", "readme", "tapdisk", "pairs", "secs", "merging", "icount", "hooks", "ublk"])]
+    regions: bool,
     /// Only time sequential writes through tqueue beside fio's
     #[arg(long, conflicts_with_all = ["callgrind", "readme", "tapdisk", "secs"])]
     merging: bool,
@@ -82,6 +86,9 @@ pub(crate) fn run(args: &Args) -> Result {
     }
     if args.hooks {
         return hooks::run();
+    }
+    if args.regions {
+        return regions::run();
     }
     if args.ublk {
         return ublk::run(args.readme);
