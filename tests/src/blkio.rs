@@ -84,12 +84,10 @@ pub(crate) fn lift_and_remove(group: &Path) {
             let _ = fs::write(&file, format!("{number} 0"));
         }
     }
-    // Members that live on go back to the root group, which has no limits.
-    for pid in fs::read_to_string(group.join("cgroup.procs"))
-        .unwrap_or_default()
-        .lines()
-    {
-        let _ = fs::write(Path::new(ROOT).join("cgroup.procs"), pid);
+    // Members that live on go back to the root group, which has no limits: these threads alone, as others of our process may
+    // be in other tests' groups.
+    for thread in fs::read_to_string(group.join("tasks")).unwrap_or_default().lines() {
+        let _ = fs::write(Path::new(ROOT).join("tasks"), thread);
     }
     wait::until(|| fs::remove_dir(group).is_ok() || !group.exists());
 }
