@@ -87,10 +87,14 @@ struct Slot {
 }
 
 /// The front of a lease that the ring has registered by itself; no bytes, if none is.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Registered {
     place: u16,
     len: u32,
+}
+
+impl Registered {
+    const NONE: Self = Self { place: 0, len: 0 };
 }
 
 impl Slot {
@@ -102,7 +106,7 @@ impl Slot {
         len: 0,
         readers: 0,
         fillers: 0,
-        registered: Registered { place: 0, len: 0 },
+        registered: Registered::NONE,
     };
 }
 
@@ -189,7 +193,7 @@ impl Arena {
             order,
             page,
             len,
-            registered: Registered::default(),
+            registered: Registered::NONE,
             ..*slot
         };
         Some(Lease::new(BufId(u32::from(slot.generation) << INDEX_BITS | index), len))
@@ -226,10 +230,10 @@ impl Arena {
         Some((run, Some(Held { index, access })))
     }
 
-    /// The first bytes of a lease, `len` at most.
+    /// The first bytes of a lease, `len` at most, if they stay where they are as long as the arena.
     pub(crate) fn front(&self, lease: &Lease, len: u32) -> Option<Run> {
         let (_, run) = self.resolve(lease.data())?;
-        Some(run.first(len))
+        (run.start() < foreign::START).then(|| run.first(len))
     }
 
     /// Notes that the first `len` bytes of a lease are registered in that place. The memory stays where it is as long as the

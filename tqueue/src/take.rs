@@ -103,7 +103,7 @@ impl Queue {
 
     /// Registers the first `len` bytes of a lease with the ring, for as many leases as [`Config::registered_leases`](crate::Config)
     /// says: for ops on them no page is looked up. It touches these bytes, and locks them into memory until the queue ends. Where
-    /// it cannot be had, nothing else changes.
+    /// it cannot be had, nothing else changes; nor for memory that was lent, which does not stay.
     pub fn register(&mut self, lease: &Lease, len: u32) {
         let run = self.arena.front(lease, len);
         if let (Some(run), Engine::Ring(ring)) = (run, &mut self.engine)

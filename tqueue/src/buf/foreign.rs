@@ -16,7 +16,7 @@
 use iomgr_core::{BufId, Lease};
 
 use super::aligned::AlignedBuf;
-use super::{Arena, INDEX_BITS, PAGE, Registered, Slot, State};
+use super::{Arena, INDEX_BITS, PAGE, Slot, State};
 use crate::run::Run;
 
 /// Most places of an arena.
@@ -162,7 +162,6 @@ impl Arena {
             order,
             page: FIRST_PAGE + (place << PAGES_SHIFT),
             len,
-            registered: Registered::default(),
             ..*slot
         };
         let id = BufId(u32::from(slot.generation) << INDEX_BITS | index);
