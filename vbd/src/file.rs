@@ -64,10 +64,10 @@ impl ImageFile {
     /// Opens and locks `path`, a regular file or a block device.
     pub fn open(path: &Path, options: FileOptions) -> Result<Self, Error> {
         let deadline = Instant::now() + options.lock_timeout;
-        let fd = wait_for(deadline, path, || open_fd(path, options.read_only))?;
+        let fd = wait_for(deadline, path, 0, || open_fd(path, options.read_only))?;
         let file = File::from(fd);
         let block_device = is_block_device(&file, path)?;
-        wait_for(deadline, path, || lock(&file, options.read_only))?;
+        wait_for(deadline, path, 1, || lock(&file, options.read_only))?;
         Self::adopt(file, path, block_device, options.read_only)
     }
 
@@ -78,12 +78,12 @@ impl ImageFile {
             rustix::io::Errno::EXIST => Error::new(ErrorKind::Exists, "exists already")
                 .at(path)
                 .hint("--force replaces it"),
-            rustix::io::Errno::BUSY => in_use(path),
+            rustix::io::Errno::BUSY => in_use(path, 0),
             _ => Error::new(ErrorKind::Open, "cannot be created").at(path).because(errno),
         })?;
         let file = File::from(fd);
         let block_device = is_block_device(&file, path)?;
-        wait_for(Instant::now(), path, || lock(&file, false))?;
+        wait_for(Instant::now(), path, 1, || lock(&file, false))?;
         if !block_device {
             file.set_len(0)
                 .map_err(|error| Error::new(ErrorKind::Io, "cannot be emptied").at(path).because(error))?;

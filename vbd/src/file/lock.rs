@@ -38,10 +38,11 @@ fn set_lock(file: &File, kind: libc::c_int) -> nix::Result<()> {
     fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file)).map(drop)
 }
 
-/// Asks `attempt` until it has an answer or the deadline is over.
+/// Asks `attempt` until it has an answer or the deadline is over; `own` is how often who asks has the file open.
 pub(super) fn wait_for<T>(
     deadline: Instant,
     path: &Path,
+    own: usize,
     mut attempt: impl FnMut() -> Result<Option<T>, Error>,
 ) -> Result<T, Error> {
     let mut told = false;
@@ -52,10 +53,10 @@ pub(super) fn wait_for<T>(
             return Ok(answer);
         }
         if Instant::now() >= deadline {
-            return Err(in_use(path));
+            return Err(in_use(path, own));
         }
         if !told {
-            tracing::warn!(path = %path.display(), user = %users_of(path), "image_locked: waiting for its user to end");
+            tracing::warn!(path = %path.display(), user = %users_of(path, own), "image_locked: waiting for its user to end");
             told = true;
         }
         std::thread::sleep(pause);
@@ -63,17 +64,18 @@ pub(super) fn wait_for<T>(
     }
 }
 
-pub(super) fn in_use(path: &Path) -> Error {
+pub(super) fn in_use(path: &Path, own: usize) -> Error {
     let hint =
         "end that first (after a crash, its last writes may still be on their way: `serve --lock-timeout` waits)";
-    Error::new(ErrorKind::Locked, format!("is in use by {}", users_of(path)))
+    Error::new(ErrorKind::Locked, format!("is in use by {}", users_of(path, own)))
         .at(path)
         .hint(hint)
 }
 
-/// The processes that have the file open, as far as this one may see; the kernel does not tell who holds such a lock.
-pub(crate) fn users_of(path: &Path) -> String {
-    let users = procfs_users(path).unwrap_or_default();
+/// The processes that have the file open, as far as this one may see; the kernel does not tell who holds such a lock. Who asks has
+/// it open `own` times, which do not count.
+pub(crate) fn users_of(path: &Path, own: usize) -> String {
+    let users = procfs_users(path, own).unwrap_or_default();
     if users.is_empty() {
         "another process".to_owned()
     } else {
@@ -81,11 +83,9 @@ pub(crate) fn users_of(path: &Path) -> String {
     }
 }
 
-fn procfs_users(path: &Path) -> io::Result<Vec<String>> {
+fn procfs_users(path: &Path, asking: usize) -> io::Result<Vec<String>> {
     let wanted = std::fs::metadata(path)?;
     let own = std::process::id().to_string();
-    // Who asks has a regular file open already; a device refuses that.
-    let own_asking = usize::from(wanted.file_type().is_file());
     let mut users = Vec::new();
     for process in std::fs::read_dir("/proc")?.flatten() {
         let pid = process.file_name().to_string_lossy().into_owned();
@@ -101,7 +101,7 @@ fn procfs_users(path: &Path) -> io::Result<Vec<String>> {
             .filter(|meta| (meta.dev(), meta.ino()) == (wanted.dev(), wanted.ino()))
             .count();
         if pid == own {
-            users.extend((opened > own_asking).then(|| "this process".to_owned()));
+            users.extend((opened > asking).then(|| "this process".to_owned()));
         } else if opened > 0 {
             let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
             users.push(format!("process {pid} ({})", name.trim()));

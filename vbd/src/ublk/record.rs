@@ -329,11 +329,11 @@ fn lock(file: &File, path: &Path, deadline: Instant, lives: impl Fn() -> Option<
             return Err(Error::new(ErrorKind::Locked, what).hint(hint));
         }
         if !is_told {
-            tracing::warn!(user = %users_of(path), "device_served: waiting for its server to end");
+            tracing::warn!(user = %users_of(path, 1), "device_served: waiting for its server to end");
             is_told = true;
         }
         if is_over {
-            let what = format!("the device is still held by {}", users_of(path));
+            let what = format!("the device is still held by {}", users_of(path, 1));
             return Err(Error::new(ErrorKind::Locked, what)
                 .at(path)
                 .hint("end that first, or wait longer"));
