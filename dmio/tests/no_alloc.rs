@@ -1,12 +1,10 @@
 //! After a client was made, nothing allocates: not submitting, not waiting, not telling, not cancelling.
-#![allow(unsafe_code, reason = "a counting allocator is unsafe by its trait")]
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
     reason = "what fails here fails the test, what is skipped says so"
 )]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{IoSlice, IoSliceMut};
 use std::rc::Rc;
@@ -20,41 +18,6 @@ use dmio::{
 use iomgr_core::{Device, Sector, SectorCount, SectorRange};
 use tempfile::NamedTempFile;
 use tqueue::EngineKind;
-
-thread_local! {
-    /// Allocations of a thread. The test's runner has its own, when it says that a test takes long.
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count() {
-    // A thread that is ending has no locals any more; it is none of ours.
-    let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-}
-
-struct Counting;
-
-// SAFETY: everything is handed to the system's allocator as it is.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps `GlobalAlloc`'s contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps `GlobalAlloc`'s contract.
-        unsafe { System.realloc(memory, layout, new_size) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps `GlobalAlloc`'s contract.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 const LEN: usize = 8192;
 
@@ -187,10 +150,8 @@ fn nothing_allocates_after_new() {
         }
         let mut load = Load::new(engine, &files);
         (0..50).for_each(|round| load.round(round));
-        let before = ALLOCATIONS.get();
-        (0..rounds()).for_each(|round| load.round(round));
-        let after = ALLOCATIONS.get();
-        assert_eq!(after - before, 0, "{}", load.client.dump());
+        let counted = allocation_counter::measure(|| (0..rounds()).for_each(|round| load.round(round)));
+        assert_eq!(counted.count_total, 0, "{}", load.client.dump());
         assert!(load.keeper.cancelled.get() > 0, "some were cancelled");
         assert_eq!(load.keeper.timeouts.get(), 0);
     }
