@@ -69,7 +69,8 @@ impl Machine {
         }
     }
 
-    /// What a device said when it was told to give a leg up.
+    /// What a device said when it was told to give a leg up. That it never started is news only as long as nobody was told how the
+    /// region ended; after that the leg is late like any other, as whoever was told that the device has it waits for that.
     pub fn handle_cancelled(&mut self, now: Timestamp, leg: LegId, outcome: CancelOutcome) {
         if !self
             .legs
@@ -78,12 +79,14 @@ impl Machine {
         {
             return;
         }
-        let leg = &mut self.legs[leg.0];
+        let (request, leg) = self.owner(leg.0);
+        let is_told = request.undelivered & leg.bit() == 0;
         match (outcome, &mut leg.state) {
+            (CancelOutcome::NeverStarted, _) if is_told => {}
             (CancelOutcome::NeverStarted, Some(RegionState::Cancelled(cancelled))) => {
                 let Cancelled { never_started, .. } = cancelled;
-                self.counters.never_started += u64::from(!*never_started);
-                *never_started = true;
+                let is_news = !std::mem::replace(never_started, true);
+                self.counters.never_started += u64::from(is_news);
             }
             _ => {
                 leg.is_detached = true;

@@ -164,6 +164,49 @@ impl Watch for Over {
     }
 }
 
+/// What was told of a cancelled region stays true; a late answer follows where its device has it, and none where it never started.
+#[derive(Default)]
+pub(crate) struct Lates {
+    /// What cancelled regions were told of requests that are not forgotten.
+    told: HashMap<(RequestId, usize), Cancelled>,
+    /// Late answers that are awaited.
+    awaited: usize,
+}
+
+impl Watch for Lates {
+    fn see(&mut self, _now: Timestamp, call: &Call<'_>, machine: &Machine) {
+        match call {
+            Call::Event(Some(Event::Region(event))) => {
+                if let RegionState::Cancelled(cancelled) = event.state {
+                    self.told.insert((event.request, event.region), cancelled);
+                    self.awaited += usize::from(!cancelled.never_started);
+                }
+            }
+            Call::Event(Some(Event::Late(late))) => {
+                let told = self
+                    .told
+                    .remove(&(late.request, late.region))
+                    .expect("its end was told");
+                assert!(!told.never_started, "{late:?}");
+                self.awaited -= 1;
+            }
+            _ => {}
+        }
+        self.told.retain(|&(id, region), told| {
+            let state = machine.state(id, region);
+            assert!(
+                state.is_none_or(|state| state == RegionState::Cancelled(*told)),
+                "{state:?}"
+            );
+            state.is_some()
+        });
+    }
+
+    fn at_the_end(&mut self, _machine: &Machine) {
+        assert_eq!(self.awaited, 0, "each that a device has is answered late");
+    }
+}
+
 /// S3-11: CANCELLED arrives at once, whatever devices do: with the time of the cancel, before there is nothing more to tell.
 #[derive(Default)]
 pub(crate) struct AtOnce {

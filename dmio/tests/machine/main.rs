@@ -23,7 +23,7 @@ mod world;
 
 use budget::for_seeds;
 use dmio::{Counters, Machine};
-use invariants::{AtOnce, Memory, Notifications, Over, Sum, Writes};
+use invariants::{AtOnce, Lates, Memory, Notifications, Over, Sum, Writes};
 use iomgr_core::Timestamp;
 use model::Model;
 use seen::{Call, Watch};
@@ -83,6 +83,11 @@ fn s3_10_who_is_notified_may_start_cancel_and_release() {
     for_seeds("s3_10_who_is_notified_may_start_cancel_and_release", KEPT, |seed| {
         World::run(seed, style, Model::new)
     });
+}
+
+#[test]
+fn a_late_answer_follows_where_a_device_has_what_is_cancelled() {
+    watched::<Lates>("a_late_answer_follows_where_a_device_has_what_is_cancelled");
 }
 
 #[test]

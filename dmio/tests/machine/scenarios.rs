@@ -398,6 +398,28 @@ fn what_a_device_has_not_begun_is_never_late() {
 }
 
 #[test]
+fn who_was_told_that_the_device_has_it_is_told_when_it_has_it_no_more() {
+    let mut story = Story::new();
+    let here = [region(0, 0)];
+    let id = story.start(&write(&here));
+    let leg = story.submission();
+    story.machine.cancel(story.now, id).unwrap();
+    let told = cancelled(Reason::Handle, false);
+    assert_eq!(story.states(), [(0, told)], "before its device was asked");
+    let cancel = story.machine.poll_cancel().unwrap();
+    story
+        .machine
+        .handle_cancelled(story.now, cancel.leg, CancelOutcome::NeverStarted);
+    assert_eq!(story.machine.state(id, 0), Some(told), "what was told stays true");
+    assert_eq!(story.machine.counters().never_started, 0);
+    story.answer(leg, Err(Errno::CANCELED));
+    let [Event::Late(late)] = story.events()[..] else {
+        panic!("somebody waits for it");
+    };
+    assert_eq!((late.request, late.result), (id, Err(Errno::CANCELED)));
+}
+
+#[test]
 fn a_busy_device_gets_its_legs_again_in_order() {
     let mut story = Story::new();
     for start in [0, 8, 16] {

@@ -6,7 +6,7 @@ use dmio::{
 };
 use iomgr_core::{CancelOutcome, Errno, Operation, Timestamp};
 
-use super::{Key, Model, Part, Place, Request};
+use super::{Key, Model, News, Part, Place, Request};
 use crate::seen::{Call, Watch};
 
 impl Watch for Model {
@@ -237,6 +237,9 @@ impl Model {
         };
         let device = self.device_of(key);
         if outcome == CancelOutcome::NeverStarted {
+            if !self.news.contains(&(key.0, News::End(key.1))) {
+                return;
+            }
             let Some(RegionState::Cancelled(how)) = &mut self.part_mut(key).state else {
                 panic!("an orphan is cancelled");
             };
