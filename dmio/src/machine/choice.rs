@@ -1,6 +1,6 @@
 //! Choices: reads of which one good answer is enough.
 //!
-//! Candidates have their turns in order. The next one's has come when the one before ended badly, or when its time was up: then both
+//! Candidates have their turns in order. The next one's has come when each before it has ended badly, or its time is up: then both
 //! are read, each into memory of its own (a hedge), if there is memory at once. A hedge never waits; when no other candidate is left
 //! that runs, the next one does, as any request does.
 

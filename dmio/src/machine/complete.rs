@@ -59,10 +59,13 @@ impl Machine {
         live
     }
 
-    /// A candidate has ended: the others are not needed, or the next one's turn has come.
+    /// A candidate has ended: the others are not needed, or the next one's turn has come, if none runs that has time left.
     fn chosen(&mut self, now: Timestamp, index: u32, is_read: bool) {
         if !is_read {
-            return self.advance(now, index);
+            if self.requests[index].in_time() == 0 {
+                self.advance(now, index);
+            }
+            return;
         }
         for region in bits(self.requests[index].running) {
             self.give_up(now, self.leg_of(index, region), Reason::Unneeded);

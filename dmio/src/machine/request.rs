@@ -120,6 +120,11 @@ impl Request {
         self.running & (self.admitted | self.waiting)
     }
 
+    /// Those of them whose time is not up.
+    pub(crate) fn in_time(&self) -> u64 {
+        self.active() & !self.timed_out
+    }
+
     /// Does nobody need it any more?
     pub(crate) fn is_forgotten(&self) -> bool {
         let busy = self.running | self.admitted | self.undelivered | self.timeouts | self.lates;

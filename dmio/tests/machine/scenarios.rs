@@ -266,6 +266,30 @@ fn a_stalled_candidate_is_hedged_and_the_first_good_answer_wins() {
 }
 
 #[test]
+fn a_late_candidate_that_fails_leaves_the_one_that_runs_its_time() {
+    let mut story = Story::new();
+    let regions = [region(0, 0), region(1, 0), region(2, 0)];
+    let timeout = Some(10 * MS);
+    story.start(&Io {
+        timeout,
+        ..read(&regions)
+    });
+    let first = story.submission();
+    story.pass(11 * MS);
+    story.submission();
+    story.pass(5 * MS);
+    story.answer(first, Err(Errno::IO));
+    assert_eq!(story.submissions(), [], "the second is neither bad nor late");
+    story.pass(10 * MS);
+    let third = story.submission();
+    assert_eq!(third.device, DeviceIndex(2), "now it is late");
+    let states = story.states();
+    let failed = RegionState::Error(Errno::IO);
+    let late = RegionState::Timeout;
+    assert_eq!(states, [(0, late), (0, failed), (1, late)]);
+}
+
+#[test]
 fn a_candidate_follows_one_that_failed() {
     let mut story = Story::new();
     let regions = [region(0, 0), region(1, 0), region(2, 0)];

@@ -84,7 +84,11 @@ impl Model {
     /// A candidate has answered.
     pub(crate) fn chosen(&mut self, now: Timestamp, request: usize, is_read: bool) {
         if !is_read {
-            return self.advance(now, request);
+            let is_in_time = |&key: &Key| !self.part(key).is_timed_out;
+            if !self.active(request).iter().any(is_in_time) {
+                self.advance(now, request);
+            }
+            return;
         }
         for key in self.running(request) {
             self.give_up(now, key, Reason::Unneeded);
