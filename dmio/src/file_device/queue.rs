@@ -281,6 +281,15 @@ impl DeviceQueue for FileQueue {
 fn is_before_any_flush(errno: Errno) -> bool {
     matches!(
         errno,
-        Errno::NOSPC | Errno::AGAIN | Errno::BUSY | Errno::INTR | Errno::INVAL | Errno::CANCELED
+        Errno::NOSPC
+            | Errno::DQUOT
+            | Errno::FBIG
+            | Errno::NOMEM
+            | Errno::AGAIN
+            | Errno::BUSY
+            | Errno::INTR
+            | Errno::INVAL
+            | Errno::OPNOTSUPP
+            | Errno::CANCELED
     )
 }

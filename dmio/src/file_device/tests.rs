@@ -247,6 +247,32 @@ fn flushes_are_shared_and_a_failed_one_is_final() {
 }
 
 #[test]
+fn a_durable_write_that_came_to_no_flush_fails_alone() {
+    let (disk, device, engine) = simulated();
+    let mut rig = Rig::new(&device, engine, 64);
+    let lease = rig.filled(1);
+    let durable = || Request {
+        flags: RequestFlags::FUA,
+        ..request(0, Operation::Write, lease.data())
+    };
+    for errno in [
+        Errno::NOSPC,
+        Errno::DQUOT,
+        Errno::FBIG,
+        Errno::NOMEM,
+        Errno::INVAL,
+        Errno::OPNOTSUPP,
+    ] {
+        disk.inject(Fault::error(errno).on(OpKinds::WRITE).times(1));
+        assert_eq!(rig.run(durable()), Err(errno));
+        assert_eq!(rig.run(durable()), Ok(()), "after {errno}");
+    }
+    disk.inject(Fault::error(Errno::IO).on(OpKinds::WRITE).times(1));
+    assert_eq!(rig.run(durable()), Err(Errno::IO));
+    assert_eq!(rig.run(durable()), Err(Errno::IO), "that may have been its flush");
+}
+
+#[test]
 fn what_has_not_begun_is_taken_back_and_the_rest_goes_on() {
     let (disk, device, engine) = simulated();
     let mut rig = Rig::new(&device, engine, 64);
