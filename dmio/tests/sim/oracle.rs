@@ -1,7 +1,8 @@
 //! What the sectors of disks may hold.
 //!
-//! Each sector that is written carries the number of its write. What a sector holds must come from a write that has started, and
-//! that no other write has certainly overwritten: one that started when the first was answered, and that ended well.
+//! Each sector that is written carries the number of its write, and its place in it. What a sector holds must come from that place of
+//! a write that has started, and that no other write has certainly overwritten: one that started when the first was answered, and that
+//! ended well.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -11,6 +12,8 @@ pub(crate) const ZEROS: u64 = 0;
 /// Fills memory of the caller's that came back.
 pub(crate) const CANARY: u8 = 0xca;
 pub(crate) const SECTOR: usize = 512;
+/// Bits of a word that say which sector of its write it is in.
+const PLACE_BITS: u32 = 16;
 
 /// One write to one disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,6 +36,25 @@ struct Write {
     /// When the device had answered for certain.
     answered: Option<u64>,
     fate: Fate,
+}
+
+impl Write {
+    /// What it writes to one of its sectors.
+    fn puts(&self, sector: u64) -> Held {
+        let place = match self.content {
+            ZEROS => 0,
+            _ => sector - self.sectors.start,
+        };
+        let content = self.content;
+        Held { content, place }
+    }
+}
+
+/// What a sector holds: a write's number, and which of its sectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Held {
+    content: u64,
+    place: u64,
 }
 
 /// A disk that was read: when, from and to.
@@ -89,12 +111,12 @@ impl Oracle {
     /// Checks what was read from a disk.
     pub(crate) fn check(&self, disk: usize, first: u64, bytes: &[u8], look: Look) {
         for (sector, bytes) in (first..).zip(bytes.chunks(SECTOR)) {
-            let content = parse(bytes, sector).unwrap_or_else(|| panic!("disk {disk}, sector {sector}: {bytes:?}"));
-            self.check_sector(disk, sector, content, look);
+            let held = parse(bytes).unwrap_or_else(|| panic!("disk {disk}, sector {sector}: {bytes:?}"));
+            self.check_sector(disk, sector, held, look);
         }
     }
 
-    fn check_sector(&self, disk: usize, sector: u64, content: u64, look: Look) {
+    fn check_sector(&self, disk: usize, sector: u64, held: Held, look: Look) {
         let writes = || {
             let ids = self.by_disk.get(&disk).into_iter().flatten();
             ids.map(|&id| &self.writes[id])
@@ -109,16 +131,16 @@ impl Oracle {
             })
         };
         let explains = |write: &Write| {
-            write.content == content
+            write.puts(sector) == held
                 && write.fate != Fate::NeverStarted
                 && write.started < look.ended
                 && write.answered.is_none_or(|answered| !is_gone(answered))
         };
-        let is_untouched = content == ZEROS && !is_gone(0);
+        let is_untouched = held.content == ZEROS && !is_gone(0);
         let history: Vec<_> = writes().collect();
         assert!(
             is_untouched || writes().any(explains),
-            "disk {disk}, sector {sector} holds {content} at {look:?}; its writes: {history:#?}"
+            "disk {disk}, sector {sector} holds {held:?} at {look:?}; its writes: {history:#?}"
         );
     }
 }
@@ -127,16 +149,22 @@ impl Oracle {
 pub(crate) fn pattern(content: u64, first: u64, count: u64) -> Vec<u8> {
     let sector = |sector: u64| match content {
         ZEROS => [0; SECTOR].to_vec(),
-        _ => (content << 16 | (sector - first)).to_le_bytes().repeat(SECTOR / 8),
+        _ => (content << PLACE_BITS | (sector - first))
+            .to_le_bytes()
+            .repeat(SECTOR / 8),
     };
     (first..first + count).flat_map(sector).collect()
 }
 
-/// Whose bytes a sector holds; `None` if no write's as a whole.
-fn parse(bytes: &[u8], _sector: u64) -> Option<u64> {
+/// What a sector holds; `None` if no write's as a whole.
+fn parse(bytes: &[u8]) -> Option<Held> {
     let words: Vec<u64> = bytes
         .chunks(8)
         .map(|word| u64::from_le_bytes(word.try_into().unwrap()))
         .collect();
-    words.iter().all(|word| *word == words[0]).then_some(words[0] >> 16)
+    let held = Held {
+        content: words[0] >> PLACE_BITS,
+        place: words[0] & ((1 << PLACE_BITS) - 1),
+    };
+    words.iter().all(|word| *word == words[0]).then_some(held)
 }
