@@ -33,7 +33,8 @@ pub struct ClientConfig {
     pub requests: u32,
     /// Regions of them, at most.
     pub regions: u32,
-    /// Regions given up that a device still owes an answer for, with which it is degraded: more fail at once.
+    /// Regions given up that a device still owes an answer for, with which it is degraded: more fail at once. Each keeps its request's
+    /// place among `requests`: with far fewer than `requests` by the number of devices, one that stalls takes no other's places.
     pub orphans_max: u32,
     /// Bytes of the pool, from which [`Client::alloc`](crate::Client::alloc) leases.
     pub pool_bytes: usize,
@@ -48,7 +49,7 @@ pub struct ClientConfig {
 }
 
 impl Default for ClientConfig {
-    /// No devices; 16 requests of 256 KiB on each, and a pool of 16 MiB.
+    /// No devices; 16 requests of 256 KiB and 16 orphans on each, and a pool of 16 MiB.
     fn default() -> Self {
         Self {
             devices: Vec::new(),
@@ -56,7 +57,7 @@ impl Default for ClientConfig {
             max_size: SectorCount(512),
             requests: 256,
             regions: 1024,
-            orphans_max: 256,
+            orphans_max: 16,
             pool_bytes: 16 << 20,
             list_max: 64,
             lent: 256,

@@ -197,6 +197,23 @@ fn an_overlapping_write_waits_for_the_orphan_before_it() {
 }
 
 #[test]
+fn a_stalled_device_takes_no_other_ones_places() {
+    let mut rig = Rig::new(2);
+    rig.disks[0].stall();
+    let requests = u64::from(dmio::ClientConfig::default().requests);
+    for at in 0..2 * requests {
+        let stalled = [region(0, at, 1)];
+        let given_up = rig.client.io(IoRequest::write_zeroes(&stalled), None).unwrap();
+        rig.client.poll(Some(Duration::ZERO)).unwrap();
+        given_up.cancel().unwrap();
+        let well = [region(1, 8, 8)];
+        let outcome = rig.client.io_sync(IoRequest::write(&well, bounce(1)), None).unwrap();
+        assert_eq!(outcome.error_mask, 0, "after {at}");
+    }
+    assert!(rig.client.counters().failed_fast > 0, "the stalled one is degraded");
+}
+
+#[test]
 fn a_replaced_device_is_free_of_the_old_ones_orphans() {
     let mut rig = Rig::new(1);
     rig.disks[0].stall();
