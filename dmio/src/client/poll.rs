@@ -104,6 +104,10 @@ impl Client {
 
     pub(super) fn poll_until(&mut self, deadline: Option<Timestamp>) -> Result<usize, Error> {
         let mut brought = self.pass();
+        if brought.notifications > 0 {
+            // Whoever starts anew what ends at once, again and again, holds up no other device.
+            self.queue.submit().map_err(|error| queue_failed().because(error))?;
+        }
         while brought.notifications == 0 {
             // After news of a device nobody sleeps: a late answer may be what is waited for.
             let had_news = brought.is_news;

@@ -1,13 +1,16 @@
 //! Notifications that act: S3-10.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dmio::{
-    Buffers, Client, DeviceIndex, ErrorKind, Event, Handle, IoRequest, Memory, Notification, Notify, RegionState,
+    Buffers, Client, ClientConfig, DeviceIndex, ErrorKind, Event, FileDevice, FileOptions, Handle, IoRequest, Memory,
+    Notification, Notify, RegionState,
 };
 use iomgr_core::Errno;
+use tqueue::EngineKind;
 use tqueue::sim::Fault;
 
 use crate::rig::{Notes, Rig, region};
@@ -184,4 +187,49 @@ fn late_answers_and_degraded_devices_are_watched() {
         _ => None,
     });
     assert_eq!(late.unwrap().result, Ok(()));
+}
+
+/// Starts the same again, as often as it may.
+struct Again {
+    times: Cell<u32>,
+    myself: RefCell<Weak<Self>>,
+}
+
+impl Notify for Again {
+    fn notify(&self, client: &mut Client, _: Notification) {
+        let Some(left) = self.times.get().checked_sub(1) else {
+            return;
+        };
+        self.times.set(left);
+        let myself = self.myself.borrow().upgrade().unwrap();
+        let at = [region(1, 0, 8)];
+        client.io(IoRequest::write_zeroes(&at), Some(myself)).unwrap();
+    }
+}
+
+#[test]
+fn what_ends_at_once_again_and_again_holds_up_no_other_device() {
+    let again = Rc::new_cyclic(|myself| Again {
+        times: Cell::new(1_000_000),
+        myself: RefCell::new(Weak::clone(myself)),
+    });
+    let files = [(); 2].map(|()| tempfile::NamedTempFile::new().unwrap());
+    let open = |file: &tempfile::NamedTempFile| {
+        file.as_file().set_len(1 << 20).unwrap();
+        Arc::new(FileDevice::open(file.path(), FileOptions::default()).unwrap()) as _
+    };
+    let config = ClientConfig {
+        devices: files.iter().map(open).collect(),
+        engine: EngineKind::Sync,
+        ..ClientConfig::default()
+    };
+    let mut client = Client::new(config).unwrap();
+    client.fence(DeviceIndex(1)).unwrap();
+    let at = [region(1, 0, 8)];
+    let notify = Rc::clone(&again) as Rc<dyn Notify>;
+    client.io(IoRequest::write_zeroes(&at), Some(notify)).unwrap();
+    let other = [region(0, 0, 8)];
+    let outcome = client.io_sync(IoRequest::write(&other, bounce(1)), None).unwrap();
+    assert_eq!(outcome.error_mask, 0);
+    assert!(again.times.get() > 0, "it went on meanwhile");
 }
