@@ -8,13 +8,16 @@ use super::payload::Slot;
 use crate::{Completed, LegId, Machine};
 
 impl Desk {
-    /// Takes what device queues have finished.
-    pub(super) fn collect(&mut self) {
+    /// Takes what device queues have finished. False: there is nothing new, and nothing to tell the machine.
+    pub(super) fn collect(&mut self) -> bool {
         let Self {
             places, lists, answers, ..
         } = self;
+        let mut has_news = !answers.is_empty();
         for place in places.all_mut() {
             while let Some(Done { tag, result }) = place.poll_done() {
+                // The end of a part of a leg makes room, too.
+                has_news = true;
                 if !lists.is_part(tag) {
                     answers.push((LegId(tag.0), result));
                 } else if let Some((leg, result)) = lists.end(tag, result) {
@@ -23,6 +26,7 @@ impl Desk {
                 }
             }
         }
+        has_news
     }
 
     /// Tells the machine. What was read for somebody is copied before its cell can be used again.

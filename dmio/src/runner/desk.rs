@@ -62,19 +62,19 @@ impl Desk {
 
     /// Goes on until devices have nothing more to say, and nothing is to be submitted.
     pub(super) fn work<T>(&mut self, machine: &mut Machine, pass: &mut Pass<'_>, slots: &mut [Slot<T>]) {
-        self.collect();
-        let has_news = !self.answers.is_empty();
+        let has_news = self.collect();
         self.answer(machine, pass, slots);
         machine.handle_timeout(pass.now);
         self.retry(machine, pass, slots, has_news);
         loop {
             self.cancel(machine, pass);
             self.submit(machine, pass, slots);
-            self.collect();
-            if self.answers.is_empty() {
+            if !self.collect() {
                 return;
             }
             self.answer(machine, pass, slots);
+            // What ended from inside `submit` or `cancel` has made room as well.
+            self.retry(machine, pass, slots, true);
         }
     }
 

@@ -5,6 +5,7 @@
     reason = "what fails here fails the test, and what is skipped says so"
 )]
 
+mod busy;
 mod devices;
 mod memory;
 mod notes;

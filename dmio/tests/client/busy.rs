@@ -1,0 +1,184 @@
+//! Devices that take one request at a time, and never say when to try again.
+
+use std::collections::VecDeque;
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dmio::{AlignedBuf, Buffers, Cancelled, IoRequest, Memory, Reason, RegionState};
+use iomgr_core::{
+    Busy, CancelOutcome, Device, DeviceQueue, Done, Errno, Limits, OpDone, OpQueue, Pass, QueueContext, Request, Tag,
+};
+use tqueue::sim::SimConfig;
+
+use crate::rig::{Notes, Rig, device, region};
+
+/// What becomes of the request that it has taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// It ends from inside `submit`.
+    AtOnce,
+    /// It waits in the queue until it is given up.
+    Waits,
+    /// The device below does it.
+    Below,
+}
+
+#[derive(Debug)]
+struct Narrow {
+    below: Arc<dyn Device>,
+    way: Way,
+}
+
+#[derive(Debug)]
+struct NarrowQueue {
+    below: Box<dyn DeviceQueue>,
+    way: Way,
+    has: Option<Tag>,
+    done: VecDeque<Done>,
+}
+
+impl Device for Narrow {
+    fn name(&self) -> &str {
+        "narrow"
+    }
+
+    fn limits(&self) -> Limits {
+        self.below.limits()
+    }
+
+    fn open_queue(&self, cx: QueueContext<'_>) -> Result<Box<dyn DeviceQueue>, Box<dyn Error + Send + Sync>> {
+        Ok(Box::new(NarrowQueue {
+            below: self.below.open_queue(cx)?,
+            way: self.way,
+            has: None,
+            done: VecDeque::with_capacity(1),
+        }))
+    }
+}
+
+impl NarrowQueue {
+    fn end(&mut self, tag: Tag, result: Result<(), Errno>) {
+        self.has = None;
+        self.done.push_back(Done { tag, result });
+    }
+}
+
+impl DeviceQueue for NarrowQueue {
+    fn submit(&mut self, pass: &mut Pass<'_>, request: Request) -> Result<(), Busy> {
+        if self.busy() {
+            return Err(Busy(request));
+        }
+        self.has = Some(request.tag);
+        match self.way {
+            Way::AtOnce => self.end(request.tag, Ok(())),
+            Way::Waits => {}
+            Way::Below => self.below.submit(pass, request)?,
+        }
+        Ok(())
+    }
+
+    fn op_done(&mut self, pass: &mut Pass<'_>, done: OpDone) {
+        self.below.op_done(pass, done);
+        while let Some(Done { tag, result }) = self.below.poll_done() {
+            self.end(tag, result);
+        }
+    }
+
+    fn kick(&mut self, pass: &mut Pass<'_>) {
+        self.below.kick(pass);
+    }
+
+    fn poll_done(&mut self) -> Option<Done> {
+        self.done.pop_front()
+    }
+
+    fn busy(&self) -> bool {
+        self.has.is_some() || !self.done.is_empty()
+    }
+
+    fn cancel(&mut self, pass: &mut Pass<'_>, tag: Tag) -> CancelOutcome {
+        if self.way != Way::Waits || self.has != Some(tag) {
+            return self.below.cancel(pass, tag);
+        }
+        self.end(tag, Err(Errno::CANCELED));
+        CancelOutcome::NeverStarted
+    }
+
+    fn is_idle(&self) -> bool {
+        self.has.is_none() && self.done.is_empty()
+    }
+
+    fn close(self: Box<Self>, io: &mut dyn OpQueue) {
+        self.below.close(io);
+    }
+}
+
+fn narrow(way: Way) -> Rig {
+    Rig::with(SimConfig::calm(5), 1, |mut config| {
+        let below = Arc::clone(&config.devices[0]);
+        config.devices[0] = Arc::new(Narrow { below, way });
+        config
+    })
+}
+
+fn sectors() -> Memory {
+    let parts = (0..8).map(|number| AlignedBuf::copied_from(&[number; 512]).unwrap());
+    Memory::Owned(Buffers::Vector(parts.collect()))
+}
+
+#[test]
+fn what_was_handed_back_goes_on_after_an_end_from_inside_submit() {
+    let mut rig = narrow(Way::AtOnce);
+    let notes = Notes::default();
+    for at in 0..3 {
+        let at = [region(0, at * 8, 8)];
+        rig.client
+            .io(IoRequest::write_zeroes(&at), Some(notes.listener()))
+            .unwrap();
+    }
+    rig.pass_time(Duration::from_secs(1));
+    assert_eq!(notes.states(), [(0, RegionState::Ok); 3]);
+    let at = [region(0, 0, 8)];
+    rig.client
+        .io(IoRequest::write(&at, sectors()), Some(notes.listener()))
+        .unwrap();
+    rig.pass_time(Duration::from_secs(1));
+    assert_eq!(notes.states(), [(0, RegionState::Ok); 4], "the parts of a list as well");
+    assert!(rig.client.destroy().is_ok());
+}
+
+#[test]
+fn what_was_handed_back_goes_on_after_an_end_from_inside_cancel() {
+    let mut rig = narrow(Way::Waits);
+    let notes = Notes::default();
+    let handles = [0, 8].map(|start| {
+        let at = [region(0, start, 8)];
+        let request = IoRequest::write_zeroes(&at);
+        rig.client.io(request, Some(notes.listener())).unwrap()
+    });
+    rig.client.poll(Some(Duration::ZERO)).unwrap();
+    assert_eq!((rig.client.counters().submitted, rig.client.counters().busy), (1, 1));
+    handles[0].cancel().unwrap();
+    rig.pass_time(Duration::from_secs(1));
+    let never = RegionState::Cancelled(Cancelled {
+        reason: Reason::Handle,
+        never_started: true,
+    });
+    assert_eq!(notes.states(), [(0, never)]);
+    assert_eq!(rig.client.counters().submitted, 2, "the device has the second");
+}
+
+#[test]
+fn a_part_that_ends_makes_room_for_the_next() {
+    let mut rig = narrow(Way::Below);
+    let notes = Notes::default();
+    let at = [region(0, 0, 8)];
+    rig.client
+        .io(IoRequest::write(&at, sectors()), Some(notes.listener()))
+        .unwrap();
+    rig.pass_time(Duration::from_secs(1));
+    assert_eq!(notes.states(), [(0, RegionState::Ok)]);
+    let expected: Vec<u8> = (0..8).flat_map(|number| [number; 512]).collect();
+    assert_eq!(rig.bytes(0, 0, 8), expected);
+}
