@@ -40,30 +40,37 @@ impl Client {
     pub fn destroy_wait(mut self, deadline: Option<Timestamp>) -> Result<(), NotDestroyed> {
         let remote = self.remote();
         remote.watch(true);
-        while let Err(error) = self.refuse_inside().and_then(|()| self.check_quiet()) {
-            let is_late = deadline.is_some_and(|deadline| deadline <= self.queue.now());
-            let polled = if is_late {
-                Err(error)
-            } else {
-                self.poll_until(deadline).map(drop)
-            };
-            if let Err(error) = polled {
-                remote.watch(false);
-                let client = Box::new(self);
-                return Err(NotDestroyed { error, client });
-            }
+        let waited = self.refuse_inside().and_then(|()| self.wait_until_quiet(deadline));
+        if let Err(error) = waited {
+            remote.watch(false);
+            let client = Box::new(self);
+            return Err(NotDestroyed { error, client });
         }
         self.close();
         Ok(())
     }
 
+    /// What devices do on their own ends without anything to tell: so this looks after every pass.
+    fn wait_until_quiet(&mut self, deadline: Option<Timestamp>) -> Result<(), Error> {
+        loop {
+            self.pass();
+            let Err(error) = self.check_quiet() else { return Ok(()) };
+            if deadline.is_some_and(|deadline| deadline <= self.queue.now()) {
+                return Err(error);
+            }
+            self.sleep(deadline)?;
+        }
+    }
+
     fn check_quiet(&mut self) -> Result<(), Error> {
         let Occupancy { requests, orphans, .. } = self.occupancy();
-        if requests == 0 && self.runner().is_idle() {
-            return Ok(());
-        }
-        let what =
-            format!("{requests} requests are under way or have handles, and devices owe answers for {orphans} regions");
+        let what = match (requests, orphans) {
+            (0, 0) if self.runner().is_idle() => return Ok(()),
+            (0, 0) => "devices have work of their own to end".to_owned(),
+            _ => format!(
+                "{requests} requests are under way or have handles, and devices owe answers for {orphans} regions"
+            ),
+        };
         Err(Error::new(ErrorKind::Busy, what))
     }
 

@@ -51,7 +51,7 @@ pub(super) fn queue_failed() -> Error {
 
 /// What a pass has brought.
 #[derive(Clone, Copy, Debug, Default)]
-struct Brought {
+pub(super) struct Brought {
     notifications: usize,
     /// Something was told, be it of a device only.
     is_news: bool,
@@ -122,7 +122,7 @@ impl Client {
     }
 
     /// Takes what has ended, works, and tells.
-    fn pass(&mut self) -> Brought {
+    pub(super) fn pass(&mut self) -> Brought {
         let now = self.queue.now();
         self.pass_began = now;
         let is_woken = self.reap(now);
@@ -165,7 +165,7 @@ impl Client {
     }
 
     /// Lets the kernel work until something ends, or it is time for something.
-    fn sleep(&mut self, deadline: Option<Timestamp>) -> Result<(), Error> {
+    pub(super) fn sleep(&mut self, deadline: Option<Timestamp>) -> Result<(), Error> {
         let until = deadline.into_iter().chain(self.runner().wake_at()).min();
         if let (None, Some(until)) = (&self.waking, until)
             && self.queue.is_idle()

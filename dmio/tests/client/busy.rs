@@ -11,7 +11,7 @@ use iomgr_core::{
 };
 use tqueue::sim::SimConfig;
 
-use crate::rig::{Notes, Rig, device, region};
+use crate::rig::{Notes, Rig, region};
 
 /// What becomes of the request that it has taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@
 
 mod busy;
 mod devices;
+mod ends;
 mod memory;
 mod notes;
 mod rig;
