@@ -64,8 +64,8 @@
 //!
 //! # Events
 //! `tracing` tells of `region_timed_out`, `region_cancelled`, `region_failed`, `request_cancelled`, `device_cancelled`, `leg_orphaned`,
-//! `leg_late`, `memory_returned`, `device_degraded`, `device_healthy`, `device_fenced`, `device_unfenced`, `device_replaced` and
-//! `flush_failed`; [`Counters`] counts, and [`Client::dump`] shows all that is under way.
+//! `leg_late`, `memory_returned`, `device_degraded`, `device_healthy`, `device_fenced`, `device_unfenced`, `device_replaced`,
+//! `answer_unknown` and `flush_failed`; [`Counters`] counts, and [`Client::dump`] shows all that is under way.
 #![forbid(unsafe_code)]
 
 mod client;

@@ -41,8 +41,18 @@ impl Desk {
                 is_there.then_some(()).ok_or(Errno::FAULT)
             });
             let completed = machine.handle_completion(pass.now, leg, result);
-            if let (Completed::Live { request, .. }, Some(cell), Ok(())) = (completed, cell, result) {
-                Cells::drain(pass.io, cell, &mut slots[request.index()].payload);
+            match (completed, cell, result) {
+                (Completed::Live { request, .. }, Some(cell), Ok(())) => {
+                    Cells::drain(pass.io, cell, &mut slots[request.index()].payload);
+                }
+                (Completed::Unknown, ..) => {
+                    tracing::error!(
+                        leg = leg.0,
+                        ?result,
+                        "answer_unknown: the device does not have this request"
+                    );
+                }
+                _ => {}
             }
         }
         self.answers.clear();

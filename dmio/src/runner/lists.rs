@@ -5,8 +5,8 @@ use iomgr_core::{Errno, Tag};
 /// The parts that are at devices. Their tags lie above those of legs.
 #[derive(Debug)]
 pub(super) struct Lists {
-    /// The leg of each part.
-    legs: Box<[u32]>,
+    /// The leg of each part that a device has.
+    legs: Box<[Option<u32>]>,
     free: Vec<u32>,
     /// Parts that requests may still take.
     unreserved: u32,
@@ -34,7 +34,7 @@ impl Lists {
             error: None,
         };
         Self {
-            legs: vec![0; parts as usize].into(),
+            legs: vec![None; parts as usize].into(),
             free: (0..parts).rev().collect(),
             unreserved: parts,
             first_tag: legs,
@@ -71,7 +71,7 @@ impl Lists {
             return None;
         }
         let part = self.free.pop().expect("parts were reserved");
-        self.legs[part as usize] = leg;
+        self.legs[part as usize] = Some(leg);
         fan.submitted += 1;
         fan.outstanding += 1;
         Some((fan.submitted as usize - 1, Tag(self.first_tag + part)))
@@ -79,7 +79,7 @@ impl Lists {
 
     /// The part was handed back.
     pub(super) fn undo(&mut self, tag: Tag) {
-        let fan = self.give(tag);
+        let (_, fan) = self.give(tag).expect("it was just taken");
         fan.submitted -= 1;
     }
 
@@ -88,13 +88,14 @@ impl Lists {
         self.fans[leg as usize].submitted == 0
     }
 
-    /// A part has ended, if the tag is one's: the leg that ends with it, and how.
+    /// A part has ended: the leg that ends with it, and how.
     pub(super) fn end(&mut self, tag: Tag, result: Result<(), Errno>) -> Option<(u32, Result<(), Errno>)> {
-        let leg = self.legs[(tag.0 - self.first_tag) as usize];
-        let fan = self.give(tag);
+        let Some((leg, fan)) = self.give(tag) else {
+            tracing::error!(?tag, ?result, "answer_unknown: the device does not have this request");
+            return None;
+        };
         fan.error = fan.error.or(result.err());
-        let is_over = fan.outstanding == 0 && (fan.submitted == fan.all || fan.error.is_some());
-        is_over.then(|| (leg, fan.error.map_or(Ok(()), Err)))
+        fan.end().map(|result| (leg, result))
     }
 
     /// Is it the tag of a part?
@@ -102,12 +103,22 @@ impl Lists {
         tag.0 >= self.first_tag
     }
 
-    fn give(&mut self, tag: Tag) -> &mut Fan {
-        let part = tag.0 - self.first_tag;
+    /// Takes a part back from its device, if that has it.
+    fn give(&mut self, tag: Tag) -> Option<(u32, &mut Fan)> {
+        let part = tag.0.checked_sub(self.first_tag)?;
+        let leg = self.legs.get_mut(part as usize)?.take()?;
         self.free.push(part);
-        let fan = &mut self.fans[self.legs[part as usize] as usize];
+        let fan = &mut self.fans[leg as usize];
         fan.outstanding -= 1;
-        fan
+        Some((leg, fan))
+    }
+}
+
+impl Fan {
+    /// How the leg ends, if no part is at the device and none is to follow.
+    fn end(&self) -> Option<Result<(), Errno>> {
+        let is_over = self.outstanding == 0 && (self.submitted == self.all || self.error.is_some());
+        is_over.then(|| self.error.map_or(Ok(()), Err))
     }
 }
 
@@ -153,5 +164,22 @@ mod tests {
         assert_eq!(lists.end(tags[0], Err(Errno::IO)), None);
         assert_eq!(lists.next(0), None);
         assert_eq!(lists.end(tags[1], Err(Errno::NOSPC)), Some((0, Err(Errno::IO))));
+    }
+
+    #[test]
+    fn what_no_device_has_and_what_ends_twice_is_dropped() {
+        let mut lists = Lists::new(1, 2);
+        lists.reserve(2);
+        lists.begin(0, 2);
+        let tags = [lists.next(0).unwrap().1, lists.next(0).unwrap().1];
+        assert_eq!(lists.end(Tag(3), Ok(())), None, "there are two parts only");
+        assert_eq!(lists.end(Tag(u32::MAX), Ok(())), None);
+        assert_eq!(lists.end(tags[0], Ok(())), None);
+        assert_eq!(lists.end(tags[0], Err(Errno::IO)), None, "it has ended");
+        assert_eq!(lists.end(tags[1], Ok(())), Some((0, Ok(()))));
+        assert_eq!(lists.end(tags[1], Ok(())), None);
+        lists.begin(0, 2);
+        let tags = [lists.next(0).unwrap().1, lists.next(0).unwrap().1];
+        assert_ne!(tags[0], tags[1], "each is free once");
     }
 }
