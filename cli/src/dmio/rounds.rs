@@ -21,6 +21,8 @@ use crate::signals;
 const BOUNCE_MAX: u64 = 256 << 20;
 /// Requests on a device that get memory, at most; and answers that a device may owe before it is degraded.
 const IOS_MAX: u64 = 16;
+/// How long the end waits for what images do on their own: they reserve room ahead.
+const CLOSE_MAX: Duration = Duration::from_secs(30);
 /// Some region was late or given up.
 const EXIT_LATE: u8 = 3;
 
@@ -200,8 +202,10 @@ impl Task<'_> {
     }
 }
 
+/// Images may still work on their own, though all requests are answered.
 fn close(client: Client, disks: &Disks) -> Result<(), Failure> {
-    client.destroy().map_err(|left| failed(&left.error))?;
+    let until = client.now() + CLOSE_MAX;
+    client.destroy_wait(Some(until)).map_err(|left| failed(&left.error))?;
     disks.close()
 }
 

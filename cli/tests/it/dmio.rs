@@ -101,6 +101,18 @@ fn regions_of_one_disk_are_read_each_by_itself() {
     place.ok(&["check", "v.vhd"]);
 }
 
+/// The image goes on by itself after a write: it reserves room ahead.
+#[test]
+fn a_disk_that_still_works_on_its_own_is_waited_for() {
+    let place = Place::new().with_vhd("v.vhd");
+    for round in 0..20 {
+        let at = format!("v.vhd@{}M+64k", round * 2);
+        let ended = run(&place, &["write", &at]);
+        assert_eq!(ended.code, Some(0), "{round}: {ended:?}");
+    }
+    place.ok(&["check", "v.vhd"]);
+}
+
 #[test]
 fn of_a_choice_the_first_is_read() {
     let place = place();
