@@ -9,7 +9,7 @@ use super::bounce::Cells;
 use super::lists::Lists;
 use super::payload::{Payload, Slot, cut};
 use super::places::Places;
-use crate::{CellId, Error, ErrorKind, Io, LegId, Machine, Submission};
+use crate::{CellId, DeviceIndex, Error, ErrorKind, Generation, Io, LegId, Machine, Submission};
 
 /// See the module.
 #[derive(Debug)]
@@ -75,6 +75,14 @@ impl Desk {
             self.answer(machine, pass, slots);
             // What ended from inside `submit` or `cancel` has made room as well.
             self.retry(machine, pass, slots, true);
+        }
+    }
+
+    /// Puts an opened queue in the place of a device's. Legs that the old one has in part end with what it has of them.
+    pub(super) fn replace(&mut self, device: DeviceIndex, generation: Generation, at: usize) {
+        for leg in self.places.install(device, generation, at) {
+            let ended = self.lists.give_up(leg, Errno::NODEV);
+            self.answers.extend(ended.map(|result| (LegId(leg), result)));
         }
     }
 

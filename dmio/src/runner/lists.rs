@@ -98,6 +98,13 @@ impl Lists {
         fan.end().map(|result| (leg, result))
     }
 
+    /// No more parts of a leg are to be begun: how it ends, if it does so at once.
+    pub(super) fn give_up(&mut self, leg: u32, errno: Errno) -> Option<Result<(), Errno>> {
+        let fan = &mut self.fans[leg as usize];
+        fan.error = fan.error.or(Some(errno));
+        fan.end()
+    }
+
     /// Is it the tag of a part?
     pub(super) fn is_part(&self, tag: Tag) -> bool {
         tag.0 >= self.first_tag

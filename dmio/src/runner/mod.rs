@@ -260,7 +260,7 @@ impl<T> Runner<T> {
         let replaced = shared.own(|core| core.machine.replace(pass.now, device, DeviceConfig::of(&**with)));
         match replaced {
             Ok(generation) => {
-                desk.places.install(device, generation, next);
+                desk.replace(device, generation, next);
                 tracing::warn!(device = device.0, generation = generation.0, "device_replaced");
                 Ok(())
             }

@@ -63,7 +63,7 @@ impl Places {
         };
         for (number, device) in (0..).zip(devices) {
             match places.open(io, device, config.waker.clone()) {
-                Ok(at) => places.install(DeviceIndex(number), Generation(0), at),
+                Ok(at) => drop(places.install(DeviceIndex(number), Generation(0), at)),
                 Err(error) => {
                     places.close(io);
                     return Err(error);
@@ -116,19 +116,23 @@ impl Places {
         Ok(at)
     }
 
-    /// Gives an opened queue a device's number; the one that had it goes on until it has answered for all.
-    pub(super) fn install(&mut self, device: DeviceIndex, generation: Generation, at: usize) {
+    /// Gives an opened queue a device's number; the one that had it goes on until it has answered for all. Says which legs it
+    /// has in part only: the rest goes nowhere.
+    pub(super) fn install(&mut self, device: DeviceIndex, generation: Generation, at: usize) -> VecDeque<u32> {
         let number = usize::from(device.0);
+        let mut partial = VecDeque::new();
         if let Some(old) = self.places[self.current[number]]
             .as_mut()
             .filter(|old| old.device == Some(device))
         {
             old.is_replaced = true;
             self.has_replaced = true;
+            partial = std::mem::take(&mut old.partial);
         }
         self.current[number] = at;
         let place = self.places[at].as_mut().expect("it was opened");
         (place.device, place.generation) = (Some(device), generation);
+        partial
     }
 
     /// Closes a queue that was opened and gets no number.

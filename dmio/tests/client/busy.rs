@@ -5,13 +5,13 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dmio::{AlignedBuf, Buffers, Cancelled, IoRequest, Memory, Reason, RegionState};
+use dmio::{AlignedBuf, Buffers, Cancelled, DeviceIndex, IoRequest, Memory, Reason, RegionState};
 use iomgr_core::{
     Busy, CancelOutcome, Device, DeviceQueue, Done, Errno, Limits, OpDone, OpQueue, Pass, QueueContext, Request, Tag,
 };
 use tqueue::sim::SimConfig;
 
-use crate::rig::{Notes, Rig, region};
+use crate::rig::{Notes, Rig, device, region};
 
 /// What becomes of the request that it has taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ enum Way {
     Waits,
     /// The device below does it.
     Below,
+    /// Likewise; and no other is ever taken.
+    BelowOnce,
 }
 
 #[derive(Debug)]
@@ -35,6 +37,7 @@ struct NarrowQueue {
     below: Box<dyn DeviceQueue>,
     way: Way,
     has: Option<Tag>,
+    is_closed: bool,
     done: VecDeque<Done>,
 }
 
@@ -52,6 +55,7 @@ impl Device for Narrow {
             below: self.below.open_queue(cx)?,
             way: self.way,
             has: None,
+            is_closed: false,
             done: VecDeque::with_capacity(1),
         }))
     }
@@ -70,10 +74,11 @@ impl DeviceQueue for NarrowQueue {
             return Err(Busy(request));
         }
         self.has = Some(request.tag);
+        self.is_closed = self.way == Way::BelowOnce;
         match self.way {
             Way::AtOnce => self.end(request.tag, Ok(())),
             Way::Waits => {}
-            Way::Below => self.below.submit(pass, request)?,
+            Way::Below | Way::BelowOnce => self.below.submit(pass, request)?,
         }
         Ok(())
     }
@@ -94,7 +99,7 @@ impl DeviceQueue for NarrowQueue {
     }
 
     fn busy(&self) -> bool {
-        self.has.is_some() || !self.done.is_empty()
+        self.is_closed || self.has.is_some() || !self.done.is_empty()
     }
 
     fn cancel(&mut self, pass: &mut Pass<'_>, tag: Tag) -> CancelOutcome {
@@ -181,4 +186,31 @@ fn a_part_that_ends_makes_room_for_the_next() {
     assert_eq!(notes.states(), [(0, RegionState::Ok)]);
     let expected: Vec<u8> = (0..8).flat_map(|number| [number; 512]).collect();
     assert_eq!(rig.bytes(0, 0, 8), expected);
+}
+
+#[test]
+fn of_a_list_no_more_goes_to_a_device_that_was_replaced() {
+    for (way, is_stalled) in [(Way::BelowOnce, false), (Way::Below, true)] {
+        let mut rig = narrow(way);
+        if is_stalled {
+            rig.disks[0].stall();
+        }
+        let notes = Notes::default();
+        let at = [region(0, 0, 8)];
+        rig.client
+            .io(IoRequest::write(&at, sectors()), Some(notes.listener()))
+            .unwrap();
+        rig.pass_time(Duration::from_secs(1));
+        let next = rig.machine.create_block_device(1 << 20);
+        rig.client.replace(DeviceIndex(0), &device(&next)).unwrap();
+        rig.pass_time(Duration::from_secs(1));
+        assert_eq!(notes.states().is_empty(), is_stalled, "a device has the first part");
+        rig.disks[0].release();
+        rig.pass_time(Duration::from_secs(1));
+        assert_eq!(notes.states(), [(0, RegionState::Error(Errno::NODEV))]);
+        let memory = notes.take().pop().unwrap().memory;
+        assert!(matches!(memory, Memory::Owned(Buffers::Vector(parts)) if parts.len() == 8));
+        assert_eq!(rig.bytes(0, 1, 7), [0; 7 * 512]);
+        assert!(rig.client.destroy().is_ok());
+    }
 }
