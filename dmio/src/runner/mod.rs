@@ -38,8 +38,14 @@ use self::events::Events;
 use self::payload::Slot;
 use crate::core::{Clock, Core, Shared};
 use crate::{
-    Counters, DeviceConfig, DeviceIndex, Error, Event, Io, Machine, MachineConfig, Occupancy, Remote, RequestId,
+    Counters, DeviceConfig, DeviceIndex, Error, ErrorKind, Event, Io, Machine, MachineConfig, Occupancy, Remote,
+    RequestId,
 };
+
+/// Most parts of lists at devices.
+const PARTS_MAX: u32 = 1 << 16;
+/// Most parts of a list.
+const LIST_MAX: u32 = 64;
 
 /// How large a runner is.
 #[derive(Clone, Debug)]
@@ -54,9 +60,9 @@ pub struct RunnerConfig {
     pub orphans_max: u32,
     /// The longest region that is read or written.
     pub max_size: SectorCount,
-    /// Parts of lists that are at devices at the same time, one for each region that they serve.
+    /// Parts of lists that are at devices at the same time, one for each region that they serve; 65536 at most.
     pub parts: u32,
-    /// Parts of a list.
+    /// Parts of a list, 64 at most.
     pub list_max: u32,
     /// Owners of ops that device queues may stamp on theirs: one for each device, and one for each that was replaced and still
     /// owes answers.
@@ -65,6 +71,19 @@ pub struct RunnerConfig {
     pub clock: Clock,
     /// Wakes the thread.
     pub waker: Waker,
+}
+
+impl RunnerConfig {
+    /// What the machine does not check.
+    fn check(&self) -> Result<(), Error> {
+        for (name, number, most) in [("parts", self.parts, PARTS_MAX), ("list_max", self.list_max, LIST_MAX)] {
+            if number > most {
+                let what = format!("{name}: {number} is out of range; give {most} at most");
+                return Err(Error::new(ErrorKind::Config, what));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// See the module. `T` is what the user wants back with a request's end.
@@ -88,6 +107,7 @@ impl<T> Runner<T> {
         io: &mut dyn OpQueue,
         lease: impl FnMut(&mut dyn OpQueue, u32) -> Option<Lease>,
     ) -> Result<Self, Error> {
+        config.check()?;
         let limits = devices.iter().map(|device| DeviceConfig::of(&**device)).collect();
         let machine = Machine::new(MachineConfig {
             requests: config.requests,

@@ -171,6 +171,39 @@ fn what_is_refused_comes_back_and_owners_are_limited() {
 }
 
 #[test]
+fn a_runner_that_is_too_large_is_refused() {
+    let machine = SimHandle::new(SimConfig::calm(9));
+    let disk = device(&machine.create_block_device(SIZE.0 * 512));
+    let config = Config {
+        engine: EngineKind::Sim(machine),
+        ..Config::default()
+    };
+    let mut queue = Queue::new(&config).unwrap();
+    for (parts, list_max, says) in [
+        (u32::MAX, 4, "parts: "),
+        (4, u32::MAX, "list_max: "),
+        (4, 65, "list_max: 65 "),
+    ] {
+        let config = RunnerConfig {
+            requests: 4,
+            regions: 8,
+            min_ios: 1,
+            orphans_max: 4,
+            max_size: SectorCount(16),
+            parts,
+            list_max,
+            owners: 7..10,
+            clock: Clock::Passes,
+            waker: Waker::none(),
+        };
+        let made = Runner::<()>::new(config, &[Arc::clone(&disk)], &mut queue, |io, len| io.alloc(len));
+        let error = made.unwrap_err();
+        assert_eq!(error.kind(), dmio::ErrorKind::Config);
+        assert!(error.to_string().starts_with(says), "{error}");
+    }
+}
+
+#[test]
 fn a_runner_that_cannot_be_made_leaves_nothing_behind() {
     let machine = SimHandle::new(SimConfig::calm(9));
     let disk = device(&machine.create_block_device(SIZE.0 * 512));
