@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use iomgr_core::{Data, Lease};
-use tqueue::{AlignedBuf, Queue};
+use tqueue::{AlignedBuf, BORROWED_MAX, Queue};
 
 use super::Client;
 use super::deliver::{Entry, Given};
@@ -19,6 +19,8 @@ pub(super) struct Lender {
     /// Those of the request that is about to start, and their parts that it uses.
     starting: Vec<Lease>,
     parts: Vec<Data>,
+    /// Most parts that are borrowed by a call.
+    pub(super) borrowed_max: usize,
 }
 
 /// What buffers looked like.
@@ -31,12 +33,13 @@ pub(super) enum Shape {
 }
 
 impl Lender {
-    pub(super) fn new(requests: u32, list_max: u32) -> Self {
+    pub(super) fn new(requests: u32, list_max: u32, lent: u16) -> Self {
         let list = || Vec::with_capacity(list_max as usize);
         Self {
             lent: (0..requests).map(|_| list()).collect(),
             starting: list(),
             parts: Vec::with_capacity(list_max as usize),
+            borrowed_max: BORROWED_MAX.min(lent.into()),
         }
     }
 

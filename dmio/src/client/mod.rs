@@ -79,7 +79,7 @@ impl Client {
         Ok(Self {
             runner: Some(config.open(runner, &mut queue)?),
             pass_began: queue.now(),
-            lender: Lender::new(config.requests, config.list_max),
+            lender: Lender::new(config.requests, config.list_max, config.lent),
             queue,
             waking,
             watch: None,

@@ -30,7 +30,8 @@ pub struct IoRequest<'a> {
     pub flags: IoFlags,
 }
 
-/// The request was not taken. Nothing happened, and here is what came with it.
+/// The request was not taken: nothing happened, and here is what came with it. Only of a [synchronous](crate::Client::io_sync) one
+/// it may also mean that it was taken, and cannot be waited for.
 #[derive(Debug)]
 pub struct Refused {
     /// Why.

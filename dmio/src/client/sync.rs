@@ -3,12 +3,13 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use iomgr_core::Errno;
 use tqueue::{Borrowed, Queue};
 
 use super::Client;
 use super::deliver::{Entry, Given};
 use super::request::{IoRequest, Refused};
-use crate::{Error, Handle, IoFlags, Memory, Notify, Payload, REGIONS_MAX, RegionState, RequestId};
+use crate::{Error, ErrorKind, Handle, IoFlags, Memory, Notify, Payload, REGIONS_MAX, RegionState, RequestId};
 
 /// What a synchronous request came to.
 #[derive(Debug)]
@@ -61,7 +62,8 @@ impl Client {
     ///
     /// # Errors
     /// [`Deadlock`](crate::ErrorKind::Deadlock) from inside a notification; [`Invalid`](crate::ErrorKind::Invalid) besides what any
-    /// request can have wrong: a timeout with memory that cannot be given up.
+    /// request can have wrong: a timeout with memory that cannot be given up; [`Device`](crate::ErrorKind::Device) when the queue of
+    /// ops fails: the request was taken, and goes on as one that nobody waits for.
     pub fn io_sync(&mut self, request: IoRequest<'_>, notify: Option<Rc<dyn Notify>>) -> Result<Outcome, Refused> {
         let request = match self.check_sync(&request, notify.is_some()) {
             Ok(flags) => request.flags(flags),
@@ -79,18 +81,23 @@ impl Client {
 
     /// The same on memory that is borrowed from the caller, without any copy: parts of whole logical blocks, as well aligned as the
     /// devices want it. The request has no other memory, and no timeout.
+    ///
+    /// # Errors
+    /// As for [`io_sync`](Self::io_sync); [`Full`](crate::ErrorKind::Full) while other requests on memory of the caller's own take all
+    /// the room.
     pub fn io_sync_borrowed(
         &mut self,
         request: IoRequest<'_>,
         memory: Borrowed<'_, '_>,
         notify: Option<Rc<dyn Notify>>,
-    ) -> Result<Outcome, Error> {
-        let flags = self.check_sync(&request, notify.is_some())?;
-        if request.timeout.is_some() || !matches!(request.memory, Memory::None) {
-            return Err(Error::invalid(
-                "borrowed memory allows for no timeout, and for no other memory",
-            ));
-        }
+    ) -> Result<Outcome, Refused> {
+        let flags = match self.check_borrowed(&request, &memory, notify.is_some()) {
+            Ok(flags) => flags,
+            Err(error) => {
+                let memory = request.memory;
+                return Err(Refused { error, memory });
+            }
+        };
         let io = request.flags(flags).io();
         let run = |lending: &mut Lending<'_>, parts: &[_]| {
             let client = &mut *lending.0;
@@ -100,10 +107,33 @@ impl Client {
                 .map_err(|refused| refused.error)?;
             client.finish_sync(&Handle::new(Arc::clone(client.runner().shared()), id))
         };
-        Queue::borrowed(&mut Lending(self), memory, run).map_err(|errno| {
-            let what = "borrowed memory: a part is empty, or there are more parts than the client has room for";
-            Error::invalid(what).because(errno)
-        })?
+        let ended = Queue::borrowed(&mut Lending(self), memory, run).unwrap_or_else(|errno| Err(not_borrowed(errno)));
+        ended.map_err(|error| Refused {
+            error,
+            memory: Memory::None,
+        })
+    }
+
+    fn check_borrowed(
+        &self,
+        request: &IoRequest<'_>,
+        memory: &Borrowed<'_, '_>,
+        is_notified: bool,
+    ) -> Result<IoFlags, Error> {
+        let flags = self.check_sync(request, is_notified)?;
+        if request.timeout.is_some() || !matches!(request.memory, Memory::None) {
+            let what = "borrowed memory allows for no timeout, and for no other memory";
+            return Err(Error::invalid(what));
+        }
+        let parts = match memory {
+            Borrowed::Shared(parts) => parts.len(),
+            Borrowed::Mut(parts) => parts.len(),
+        };
+        if parts > self.lender.borrowed_max {
+            let what = "borrowed memory has more parts than the client was made for; have it copied instead";
+            return Err(Error::invalid(what));
+        }
+        Ok(flags)
     }
 
     /// Checks what is about synchronous requests only; says which flags they get.
@@ -131,7 +161,8 @@ impl Client {
         while self.awaited.as_ref().is_some_and(|awaited| awaited.memory.is_none()) {
             if let Err(error) = self.poll_until(None) {
                 self.awaited = None;
-                return Err(error);
+                let what = "the queue of ops failed, and the request goes on: its memory comes back with its end";
+                return Err(Error::new(ErrorKind::Device, what).because(error));
             }
         }
         let memory = self
@@ -151,6 +182,18 @@ impl Client {
             awaited.memory = Some(memory);
         }
     }
+}
+
+/// Why memory could not be borrowed, of which there are not too many parts.
+fn not_borrowed(errno: Errno) -> Error {
+    let error = match errno {
+        Errno::NOBUFS => Error::new(
+            ErrorKind::Full,
+            "others have too much memory of their own at devices now",
+        ),
+        _ => Error::invalid("borrowed memory: a part is empty or too long"),
+    };
+    error.because(errno)
 }
 
 fn outcome(handle: &Handle, memory: Memory) -> Outcome {

@@ -4,11 +4,11 @@ use std::io::{IoSlice, IoSliceMut};
 use std::time::Duration;
 
 use dmio::{
-    AlignedBuf, Borrowed, Buffers, Client, ClientConfig, ErrorKind, FileDevice, FileOptions, IoRequest, Memory,
+    AlignedBuf, Borrowed, Buffers, Client, ClientConfig, ErrorKind, FileDevice, FileOptions, IoRequest, Memory, Refused,
 };
 use iomgr_core::{Errno, SectorCount};
 use tqueue::EngineKind;
-use tqueue::sim::Fault;
+use tqueue::sim::{Fault, SimConfig};
 
 use crate::rig::{Notes, Rig, region};
 
@@ -208,7 +208,7 @@ fn borrowed_memory_allows_for_no_timeout_and_whole_blocks_only() {
     let at = [region(0, 0, 2)];
     let mut refusal = |request, parts: &[IoSlice<'_>]| {
         let outcome = rig.client.io_sync_borrowed(request, Borrowed::Shared(parts), None);
-        outcome.unwrap_err().kind()
+        outcome.unwrap_err().error.kind()
     };
     let bytes = [1; 1024];
     let timed = IoRequest::write(&at, Memory::None).timeout(Duration::from_secs(1));
@@ -262,4 +262,47 @@ fn real_files_are_written_and_read_by_every_engine() {
         }
         assert!(client.destroy().is_ok());
     }
+}
+
+#[test]
+fn what_comes_with_a_refused_request_on_borrowed_memory_comes_back() {
+    let mut rig = Rig::new(1);
+    let at = [region(0, 0, 1)];
+    let parts = [IoSlice::new(&[1; 512])];
+    let lease = rig.client.alloc(4096).unwrap();
+    let request = IoRequest::write(&at, Memory::Pool(lease));
+    let refused = rig.client.io_sync_borrowed(request, Borrowed::Shared(&parts), None);
+    let Err(Refused {
+        error,
+        memory: Memory::Pool(lease),
+    }) = refused
+    else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    rig.client.free(lease);
+}
+
+#[test]
+fn borrowed_memory_waits_for_room_that_others_take_or_never_gets_it() {
+    let mut rig = Rig::with(SimConfig::calm(1), 1, |config| ClientConfig { lent: 2, ..config });
+    rig.disks[0].stall();
+    let at = [region(0, 8, 2)];
+    let others = Memory::Owned(Buffers::Vector(vec![owned(&[1; 512]), owned(&[2; 512])]));
+    let handle = rig.client.io(IoRequest::write(&at, others), None).unwrap();
+    rig.client.poll(Some(Duration::ZERO)).unwrap();
+    let at = [region(0, 0, 1)];
+    let parts = [IoSlice::new(&[3; 512]); 3];
+    let write = |rig: &mut Rig, count: usize| {
+        let request = IoRequest::write(&at, Memory::None);
+        let ended = rig
+            .client
+            .io_sync_borrowed(request, Borrowed::Shared(&parts[..count]), None);
+        ended.map(drop).map_err(|refused| refused.error.kind())
+    };
+    assert_eq!(write(&mut rig, 3), Err(ErrorKind::Invalid), "never");
+    assert_eq!(write(&mut rig, 1), Err(ErrorKind::Full));
+    rig.disks[0].release();
+    rig.client.wait(&handle, None).unwrap();
+    assert_eq!(write(&mut rig, 1), Ok(()));
 }

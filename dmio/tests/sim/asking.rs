@@ -97,10 +97,7 @@ fn run_borrowed(book: &Rc<RefCell<Book>>, client: &mut Client, wish: Wish) {
                 book.oracle.check(leg.disk, leg.first, &bytes, look);
             }
         }
-        Err(error) => {
-            let memory = Memory::None;
-            forget(&mut book.borrow_mut(), client, wish.key, Refused { error, memory });
-        }
+        Err(refused) => forget(&mut book.borrow_mut(), client, wish.key, refused),
     }
 }
 
