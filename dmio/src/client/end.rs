@@ -85,7 +85,8 @@ impl Drop for Client {
     fn drop(&mut self) {
         let Some(runner) = &self.runner else { return };
         let shared = std::sync::Arc::clone(runner.shared());
-        // Who has a handle sees the end. What devices have, they keep: the queue waits for it a short time, and leaks it then.
+        // Who has a handle sees the end, but of what a device does on memory that it cannot be parted from. What devices have, they
+        // keep: the queue waits for it a short time, and leaks it then.
         for number in 0.. {
             let device = DeviceIndex(number);
             if self.runner().place(device).is_none() || shared.cancel_device(device, true).is_err() {
