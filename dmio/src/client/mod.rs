@@ -29,7 +29,7 @@ mod sync;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use iomgr_core::{Device, Pass, Timestamp, Waker};
+use iomgr_core::{Device, Pass, Waker};
 use tqueue::Queue;
 
 pub use self::config::ClientConfig;
@@ -52,8 +52,6 @@ pub struct Client {
     queue: Queue,
     waking: Option<Waking>,
     watch: Option<Watcher>,
-    /// When the last pass began.
-    pass_began: Timestamp,
     /// Somebody is being notified.
     is_notifying: bool,
     /// The request of a synchronous call.
@@ -78,7 +76,6 @@ impl Client {
         let runner = config.runner(waker, waking.is_none());
         Ok(Self {
             runner: Some(config.open(runner, &mut queue)?),
-            pass_began: queue.now(),
             lender: Lender::new(config.requests, config.list_max, config.lent),
             queue,
             waking,

@@ -124,7 +124,6 @@ impl Client {
     /// Takes what has ended, works, and tells.
     pub(super) fn pass(&mut self) -> Brought {
         let now = self.queue.now();
-        self.pass_began = now;
         let is_woken = self.reap(now);
         self.work(now);
         let (notifications, is_news) = self.deliver();

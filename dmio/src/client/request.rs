@@ -145,8 +145,8 @@ impl Client {
     }
 
     pub(super) fn begin(&mut self, io: &Io<'_>, payload: Payload<'_>, entry: Entry) -> Result<RequestId, Refused> {
-        // Only a timeout counts from this very moment.
-        let now = io.timeout.map_or(self.pass_began, |_| self.queue.now());
+        // A timeout counts from this very moment, and what fails at once ends now.
+        let now = self.queue.now();
         self.runner_mut().start(now, io, payload, entry).map_err(|refused| {
             let (error, payload, entry) = refused;
             let memory = self.reclaim(payload, entry.given, None);

@@ -118,6 +118,23 @@ fn the_last_handle_that_goes_lets_a_client_end() {
     thread.join().unwrap();
 }
 
+#[test]
+fn what_is_refused_at_once_ends_when_it_was_asked_for() {
+    let device = Arc::new(MemDevice::new("good", 1 << 20));
+    let mut client = client(&[&device]);
+    client.fence(DeviceIndex(0)).unwrap();
+    let notes = Notes::default();
+    let before = client.now();
+    let at = [region(0, 0, 8)];
+    client
+        .io(IoRequest::write(&at, bounce()), Some(notes.listener()))
+        .unwrap();
+    let after = client.now();
+    assert_eq!(client.poll(None).unwrap(), 1);
+    let ended = notes.take().pop().unwrap().at;
+    assert!(before <= ended && ended <= after, "{before:?} {ended:?} {after:?}");
+}
+
 /// Requests in a storm of cancels.
 const STORM: u64 = 3000;
 
