@@ -116,8 +116,9 @@ impl Client {
     }
 
     /// Puts another device in the place of one: all that goes on there is given up, and the new one is neither fenced nor degraded, nor
-    /// does it wait for what the old one may still be writing. Bounce memory that the old one has counts for the new one until it
-    /// answers. See to it that the old one cannot write to the new one.
+    /// does it wait for what the old one may still be writing. Bounce memory that the old one keeps is taken from the pool for
+    /// the new one: where there is not enough, the device is not replaced (`Memory`). See to it that the old one cannot write to the
+    /// new one.
     pub fn replace(&mut self, device: DeviceIndex, with: &Arc<dyn Device>) -> Result<(), Error> {
         let now = self.queue.now();
         let waker = self.waking.as_ref().map_or_else(Waker::none, Waking::waker);

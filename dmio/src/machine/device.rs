@@ -6,7 +6,7 @@ use super::Machine;
 use super::holds::Holds;
 use super::leg::Stage;
 use crate::slots::List;
-use crate::{DeviceIndex, Error, Reason};
+use crate::{DeviceIndex, Error, ErrorKind, Reason};
 
 /// What there is to know about a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,15 +93,22 @@ impl Machine {
 
     /// Another device takes the place of this one, of which all is given up that can be; it is neither fenced nor degraded.
     ///
-    /// What the old one has keeps its memory, which still counts for the place, but its sectors are not held any more: see to it that
-    /// it cannot write to the new one.
+    /// What the old one has keeps its memory, but neither that nor its sectors count for the new one: see to it that it cannot write
+    /// there.
+    ///
+    /// # Errors
+    /// `Memory` where cells are [missing](Self::cells_missing); [add](Self::add_cells) them before.
     pub fn replace(&mut self, now: Timestamp, device: DeviceIndex, config: DeviceConfig) -> Result<Generation, Error> {
         config.check()?;
-        self.device(device)?;
+        if self.cells_missing(device)? > 0 {
+            let what = "the old device keeps bounce memory that the new one needs: add cells before";
+            return Err(Error::new(ErrorKind::Memory, what));
+        }
         self.for_each_leg_on(device, |machine, leg| {
             machine.give_up(now, leg, Reason::Device);
         });
         let place = &mut self.devices[usize::from(device.0)];
+        self.strays += std::mem::take(&mut place.used);
         while let Some(hold) = place.holds.pop() {
             self.legs[hold.leg].holds = false;
         }

@@ -19,7 +19,7 @@
 //! - No two writes that devices have at the same time overlap, orphans included: a later one waits, in order. Writes of
 //!   which one is still waiting for memory have no order.
 //! - What a request uses stays its own until all its legs are answered, its events are taken and its handles released.
-//! - Nothing allocates after [`Machine::new`].
+//! - Nothing allocates after [`Machine::new`], but for [`Machine::add_cells`].
 //!
 //! # Cancellation
 //! A cancelled region is over at once. What its device has of it becomes an orphan: it keeps its memory and, if it writes, its
@@ -129,6 +129,8 @@ pub struct Machine {
     /// Orphans whose device is to be told.
     cancels: List,
     cells: Cells,
+    /// Requests that have bounce memory at devices that were replaced, for each such device.
+    strays: u32,
     /// Of `eventful`.
     event_links: Links,
     /// Requests with something to tell.
@@ -157,6 +159,7 @@ impl Machine {
             ready: List::EMPTY,
             cancels: List::EMPTY,
             cells: Cells::new(cells),
+            strays: 0,
             event_links: Links::new(requests),
             eventful: List::EMPTY,
             is_device_news: false,

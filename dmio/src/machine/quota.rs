@@ -2,7 +2,7 @@
 //!
 //! A request counts one on each device where legs of it use a cell, orphans included, and a device counts `min_ios` at most. As a
 //! cell is used by a leg that is counted, there is always a cell where the count allows one, and a device that stalls takes no
-//! other device's. The regions of a write share a cell; the candidates of a choice need one each, and count one by one.
+//! other device's. What a device has that was replaced counts for none: there are more cells then, and they stay. The regions of a write share a cell; the candidates of a choice need one each, and count one by one.
 //!
 //! A leg that finds no room waits in its device's list, in order, and for that device only. As soon as there is room the first one
 //! goes, so that where somebody waits there is none for others.
@@ -10,7 +10,7 @@
 use super::leg::{Leg, Stage};
 use super::request::{Request, bits};
 use super::{Io, Machine, MemoryKind};
-use crate::DeviceIndex;
+use crate::{DeviceIndex, Error};
 
 /// The number of a cell of bounce memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,6 +49,15 @@ impl Cells {
         if *users == 0 {
             self.free.push(cell);
         }
+    }
+
+    /// As many more, free.
+    fn add(&mut self, count: u32) {
+        let first = self.capacity();
+        self.users.resize(self.users.len() + count as usize, 0);
+        // What is in use comes back, and must find room.
+        self.free.reserve(self.users.len() - self.free.len());
+        self.free.extend(first..first + count);
     }
 
     pub(crate) fn users(&self) -> &[u32] {
@@ -141,9 +150,30 @@ impl Machine {
         if std::mem::take(&mut self.legs[index].is_counted) {
             match self.companion(index, |leg| !leg.is_counted) {
                 Some(other) => self.legs[other].is_counted = true,
+                None if self.is_stray(index) => self.strays -= 1,
                 None => self.devices[usize::from(self.legs[index].device.0)].used -= 1,
             }
         }
+    }
+
+    /// Has a device the leg that was replaced? Then it counts for none.
+    pub(crate) fn is_stray(&self, index: u32) -> bool {
+        let leg = &self.legs[index];
+        leg.is_orphan() && leg.generation != self.devices[usize::from(leg.device.0)].generation
+    }
+
+    /// How many cells more there must be so that a device can be [replaced](Self::replace): the old one keeps those that it has, and
+    /// the new one is to find as many as any.
+    pub fn cells_missing(&self, device: DeviceIndex) -> Result<u32, Error> {
+        let used = self.device(device)?.used;
+        let devices = u32::try_from(self.devices.len()).expect("numbered by 16 bits");
+        let needed = devices * self.min_ios + self.strays + used;
+        Ok(needed.saturating_sub(self.cells.capacity()))
+    }
+
+    /// Takes in so many cells more, whose names follow those that there are; this allocates.
+    pub fn add_cells(&mut self, count: u32) {
+        self.cells.add(count);
     }
 
     /// The other legs of the request that may share memory with this one.

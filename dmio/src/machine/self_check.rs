@@ -170,14 +170,15 @@ impl Machine {
         let device = &self.devices[number];
         let legs = self.taken_legs().map(|leg| &self.legs[leg]);
         let here: Vec<_> = legs.filter(|leg| usize::from(leg.device.0) == number).collect();
+        let is_stray = |leg: &Leg| leg.is_orphan() && leg.generation != device.generation;
         let count = |is: &dyn Fn(&Leg) -> bool| here.iter().filter(|leg| is(leg)).count();
         assert_eq!(
             device.used as usize,
-            count(&|leg| leg.is_counted),
+            count(&|leg| leg.is_counted && !is_stray(leg)),
             "ios of device {number}"
         );
         let mut users = HashSet::new();
-        for leg in here.iter().filter(|leg| leg.cell.is_some()) {
+        for leg in here.iter().filter(|leg| leg.cell.is_some() && !is_stray(leg)) {
             let candidate = self.requests[leg.request].choice.then_some(leg.region);
             users.insert((leg.request, candidate));
         }
@@ -205,6 +206,14 @@ impl Machine {
             users[cell as usize] += 1;
         }
         assert_eq!(users, self.cells.users(), "users of cells");
+        let strays = self
+            .taken_legs()
+            .filter(|&leg| self.legs[leg].is_counted && self.is_stray(leg));
+        assert_eq!(
+            strays.count(),
+            self.strays as usize,
+            "requests at devices that were replaced"
+        );
         let unused = users.iter().filter(|&&users| users == 0).count();
         assert_eq!(unused, self.cells.free() as usize, "cells without users are free");
         let (used, orphaned) = self.cells_taken();

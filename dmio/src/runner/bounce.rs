@@ -40,6 +40,24 @@ impl Cells {
         self.0[cell as usize].data().slice(0, len)
     }
 
+    /// Leases as many more as that, or none.
+    pub(super) fn grow(&mut self, count: u32, io: &mut dyn OpQueue) -> Result<(), Error> {
+        let bytes = self.0.first().map_or(0, |cell| cell.data().len);
+        let more: Vec<Lease> = (0..count).map_while(|_| io.alloc(bytes)).collect();
+        if more.len() < count as usize {
+            more.into_iter().for_each(|lease| io.free(lease));
+            let what = format!(
+                "the old device keeps bounce memory, and the queue has no room for {count} cells of {bytes} bytes instead: \
+                 give memory of the pool back, or wait until that device answers"
+            );
+            return Err(Error::new(ErrorKind::Memory, what));
+        }
+        let mut cells = std::mem::take(&mut self.0).into_vec();
+        cells.extend(more);
+        self.0 = cells.into();
+        Ok(())
+    }
+
     /// Puts what is to be written into a cell. False: an op is still at it.
     pub(super) fn fill(io: &mut dyn OpQueue, cell: Data, from: &Stored) -> bool {
         let Stored::Bounce(buffers) = from else { return false };

@@ -267,7 +267,8 @@ impl<T> Runner<T> {
         Remote::new(Arc::clone(&self.shared))
     }
 
-    /// Puts another device in the place of one: see [`Machine::replace`]. The old one's queue is closed when it has answered for all.
+    /// Puts another device in the place of one: see [`Machine::replace`]. The old one's queue is closed when it has answered for all;
+    /// bounce memory that it keeps until then is leased anew, from the queue of ops, for the new one.
     pub fn replace(
         &mut self,
         pass: &mut Pass<'_>,
@@ -277,7 +278,12 @@ impl<T> Runner<T> {
     ) -> Result<(), Error> {
         let Self { shared, desk, .. } = self;
         let next = desk.places.open(pass.io, with, waker)?;
-        let replaced = shared.own(|core| core.machine.replace(pass.now, device, DeviceConfig::of(&**with)));
+        let replaced = shared.own(|core| {
+            let missing = core.machine.cells_missing(device)?;
+            desk.cells.grow(missing, pass.io)?;
+            core.machine.add_cells(missing);
+            core.machine.replace(pass.now, device, DeviceConfig::of(&**with))
+        });
         match replaced {
             Ok(generation) => {
                 desk.replace(device, generation, next);

@@ -6,7 +6,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dmio::{AlignedBuf, Buffers, DeviceIndex, IoFlags, IoRequest, Memory, RegionState};
+use dmio::{AlignedBuf, Buffers, DeviceIndex, ErrorKind, IoFlags, IoRequest, Memory, RegionState};
 use iomgr_core::{
     Busy, CancelOutcome, Device, DeviceQueue, Done, Errno, Limits, OpDone, OpQueue, Pass, QueueContext, Request, Tag,
     Timestamp,
@@ -211,6 +211,40 @@ fn a_stalled_device_takes_no_other_ones_places() {
         assert_eq!(outcome.error_mask, 0, "after {at}");
     }
     assert!(rig.client.counters().failed_fast > 0, "the stalled one is degraded");
+}
+
+#[test]
+fn a_new_device_has_all_its_bounce_memory_while_the_old_one_keeps_its_own() {
+    let mut rig = Rig::new(1);
+    rig.disks[0].stall();
+    let cells = u64::from(rig.client.occupancy().cells_free);
+    for at in 0..cells {
+        let at = [region(0, at * 8, 8)];
+        rig.client.io(IoRequest::write(&at, bounce(1)), None).unwrap();
+    }
+    rig.client.poll(Some(Duration::ZERO)).unwrap();
+    let next = rig.machine.create_block_device(1 << 20);
+    let mut hoard = Vec::new();
+    while let Some(lease) = rig.client.alloc(4096) {
+        hoard.push(lease);
+    }
+    let refused = rig.client.replace(DeviceIndex(0), &device(&next)).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Memory, "{refused}");
+    hoard.into_iter().for_each(|lease| rig.client.free(lease));
+    rig.client.replace(DeviceIndex(0), &device(&next)).unwrap();
+    for at in 0..cells {
+        let at = [region(0, at * 8, 8)];
+        rig.client
+            .io(IoRequest::write(&at, bounce(2)).flags(IoFlags::NOWAIT), None)
+            .unwrap();
+    }
+    rig.pass_time(Duration::from_secs(1));
+    let taken = rig.client.occupancy();
+    assert_eq!((u64::from(taken.cells_orphaned), taken.cells_used), (cells, 0));
+    rig.disks[0].release();
+    rig.pass_time(Duration::from_secs(1));
+    assert_eq!(u64::from(rig.client.occupancy().cells_free), 2 * cells);
+    assert!(rig.client.destroy().is_ok());
 }
 
 #[test]

@@ -200,6 +200,9 @@ fn a_replaced_device_has_no_ghosts() {
     let here = [region(0, 0)];
     story.start(&write(&here));
     let ghost = story.submission();
+    let missing = story.machine.cells_missing(DeviceIndex(0)).unwrap();
+    assert_eq!(missing, 1, "the ghost keeps one");
+    story.machine.add_cells(missing);
     let generation = story
         .machine
         .replace(story.now, DeviceIndex(0), config().devices[0])

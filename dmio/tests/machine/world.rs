@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use dmio::{
-    DeviceConfig, DeviceIndex, Io, IoFlags, LegId, Machine, MachineConfig, MemoryKind, Region, RequestId, Submission,
+    DeviceConfig, DeviceIndex, ErrorKind, Io, IoFlags, LegId, Machine, MachineConfig, MemoryKind, Region, RequestId,
+    Submission,
 };
 use fastrand::Rng;
 use iomgr_core::{CancelOutcome, Errno, Operation, RequestFlags, Sector, SectorCount, SectorRange, Timestamp};
@@ -314,6 +315,12 @@ impl World {
 
     fn replace(&mut self) {
         let (device, config) = (self.random_device(), random_device_config(&mut self.rng));
+        let missing = self.machine.cells_missing(device).unwrap();
+        if missing > 0 {
+            let refused = self.machine.replace(self.now, device, config).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Memory);
+            self.machine.add_cells(missing);
+        }
         let generation = self.call(|machine, now| machine.replace(now, device, config)).unwrap();
         self.disks[usize::from(device.0)].config = config;
         self.did(&Call::Replace(device, config, generation));

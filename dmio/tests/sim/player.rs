@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use dmio::{Client, DeviceIndex, Memory};
+use dmio::{Client, DeviceIndex, ErrorKind, Memory};
 use fastrand::Rng;
 
 use crate::asking::{run, start};
@@ -120,7 +120,15 @@ impl Player {
         let device = self.device();
         let disk = self.world.add_disk();
         let next = self.world.device(disk);
-        self.client.replace(device, &next).unwrap();
+        if let Err(error) = self.client.replace(device, &next) {
+            assert_eq!(error.kind(), ErrorKind::Memory, "{error}");
+            return;
+        }
+        // What the old one keeps is replaced, too.
+        let taken = self.client.occupancy();
+        let cells = taken.cells_free + taken.cells_used + taken.cells_orphaned;
+        assert!(cells >= self.cells);
+        self.cells = cells;
         self.world.current[usize::from(device.0)] = disk;
         self.book.borrow_mut().disks.clone_from(&self.world.current);
     }

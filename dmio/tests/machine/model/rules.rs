@@ -103,7 +103,10 @@ impl Model {
     pub(crate) fn ios(&self, device: DeviceIndex) -> usize {
         let mut ios = Vec::new();
         for (request, part) in self.keys() {
-            let is_there = self.device_of((request, part)) == device && self.part((request, part)).place.is_admitted();
+            let generation = self.part((request, part)).generation;
+            let place = self.part((request, part)).place;
+            let is_replaced = place == Place::Orphan && generation != self.device(device).generation;
+            let is_there = self.device_of((request, part)) == device && place.is_admitted() && !is_replaced;
             let io = (request, if self.requests[request].choice { part } else { 0 });
             if is_there && self.requests[request].memory == MemoryKind::Bounce && !ios.contains(&io) {
                 ios.push(io);
