@@ -38,6 +38,9 @@ pub struct Config {
     /// [`DataHome::Registered`](iomgr_core::DataHome::Registered) below this number. Where there are any, none of the queue's own are
     /// registered. Needs io_uring (Linux 5.19).
     pub driver_buffers: u16,
+    /// Threads of the kernel's for ops that a file takes only by waiting (flushes, discards and zeroes of block devices), at most; 0
+    /// leaves it to the kernel: four for each CPU. They serve all files, so that one that stalls keeps others waiting when it has all.
+    pub workers: u32,
     /// Bounds for merging.
     pub plan: PlanLimits,
     /// How long a disk op may be in the kernel before that is reported: by a line in the log, and [`Counters::stuck`](crate::Counters::stuck).
@@ -64,6 +67,7 @@ impl Default for Config {
             files: 64,
             registered_leases: 0,
             driver_buffers: 0,
+            workers: 0,
             plan: PlanLimits::default(),
             stuck_after: Duration::from_secs(10),
             filters: Vec::new(),

@@ -123,6 +123,7 @@ impl Ring {
             places = make_table(&uring, config, arena, notes);
             features.set(Features::REGISTERED_BUFFERS, places.is_some());
         }
+        setup::workers(&uring, config.workers, notes);
         if !config.mask.contains(Features::REGISTERED_FILES) && setup::file_table(&uring, config.files, notes) {
             features |= Features::REGISTERED_FILES;
         }

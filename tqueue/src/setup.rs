@@ -83,6 +83,19 @@ fn check(uring: IoUring, flags: Features, mask: Features) -> Result<(IoUring, Fe
     Ok((uring, features))
 }
 
+/// Lets the kernel have so many threads for ops that wait; without, it goes on with as many as it likes.
+pub(crate) fn workers(uring: &IoUring, count: u32, notes: &mut Vec<String>) {
+    // None is no change: of threads for sockets and the like.
+    if count > 0
+        && let Err(error) = uring.submitter().register_iowq_max_workers(&mut [count, 0])
+    {
+        tracing::warn!(%error, count, "workers_unset");
+        notes.push(format!(
+            "the kernel has four threads for each CPU for ops that wait: {error}"
+        ));
+    }
+}
+
 /// Makes an empty table of registered files.
 pub(crate) fn file_table(uring: &IoUring, files: u32, notes: &mut Vec<String>) -> bool {
     match uring.submitter().register_files_sparse(files) {

@@ -85,6 +85,7 @@ impl ClientConfig {
             arena_bytes: self.pool_bytes.next_multiple_of(PAGE).max(ARENA_MIN),
             large_bytes: self.bounce_bytes()?,
             lent: self.lent,
+            workers: ops,
             engine: self.engine.clone(),
             files: (64 + 2 * devices).min(FILES_MAX),
             drain_max: self.drain_max,

@@ -138,6 +138,28 @@ fn regions_states_too_many_orphans_degrade_a_device() {
     assert!(rig.client.destroy().is_ok());
 }
 
+/// The kernel runs flushes, discards and zeroes in threads that all devices share.
+#[test]
+fn regions_states_a_stalled_device_takes_no_thread_that_another_needs() {
+    let Some(mut rig) = Rig::new() else { return };
+    rig.throttle.stall();
+    // More than four for each CPU of small machines.
+    for at in 0..64 {
+        drop(rig.start(
+            IoRequest::write_zeroes(&[region(BAD, at * SECTORS, SECTORS)]),
+            &Notes::default(),
+        ));
+    }
+    rig.client.poll(Some(Duration::ZERO)).unwrap();
+    let notes = Notes::default();
+    drop(rig.start(IoRequest::flush(&[region(GOOD, 0, 0)]), &notes));
+    rig.poll_until(|_| notes.len() == 1);
+    assert_eq!(notes.of_one(), [RegionState::Ok]);
+    rig.throttle.lift();
+    rig.poll_until(|client| client.occupancy().requests == 0);
+    assert!(rig.client.destroy().is_ok());
+}
+
 #[test]
 fn regions_states_a_fenced_device_takes_nothing() {
     let Some(mut rig) = Rig::new() else { return };
