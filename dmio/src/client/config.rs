@@ -49,7 +49,7 @@ pub struct ClientConfig {
 }
 
 impl Default for ClientConfig {
-    /// No devices; 16 requests of 256 KiB and 16 orphans on each, and a pool of 16 MiB.
+    /// No devices; 16 requests of 256 KiB and 32 orphans on each, and a pool of 16 MiB.
     fn default() -> Self {
         Self {
             devices: Vec::new(),
@@ -57,7 +57,7 @@ impl Default for ClientConfig {
             max_size: SectorCount(512),
             requests: 256,
             regions: 1024,
-            orphans_max: 16,
+            orphans_max: 32,
             pool_bytes: 16 << 20,
             list_max: 64,
             lent: 256,
