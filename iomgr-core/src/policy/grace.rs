@@ -2,7 +2,8 @@
 //!
 //! A policy may keep a place for a device that was told no before. That one is woken when something is freed, and will ask;
 //! unless its frontend is busy, or gone, which no hook tells. So it is waited for during a grace, counted from when somebody
-//! first stands behind it. One that was not woken, since nothing was freed, cannot ask, and is not waited for.
+//! first stands behind it. One that was not woken, since nothing was freed, asks when it was told to look by itself, and is
+//! waited for only where it would come off badly for ever.
 
 use std::time::Duration;
 
@@ -20,7 +21,9 @@ const RESERVE: Duration = Duration::from_millis(10);
 pub(super) struct Told {
     /// How many requests had been freed when it was told.
     freed: u64,
-    /// Since when somebody waits for it.
+    /// When it looks by itself, as far as anybody knows.
+    looks: Option<Timestamp>,
+    /// Since when somebody waits for it, and it was woken.
     silent: Option<Timestamp>,
 }
 
@@ -36,8 +39,12 @@ pub(super) enum Expected {
 
 impl Told {
     /// It is told no, when so many requests have been freed (or given back).
-    pub(super) fn new(freed: u64) -> Self {
-        Self { freed, silent: None }
+    pub(super) fn new(wait: Wait, freed: u64) -> Self {
+        Self {
+            freed,
+            looks: wait.until(),
+            silent: None,
+        }
     }
 
     /// Somebody who asks now stands behind it.
@@ -45,11 +52,23 @@ impl Told {
         if self.freed == freed {
             return Expected::Asleep;
         }
-        let until = *self.silent.get_or_insert(now) + GRACE;
-        match until <= now {
-            true => Expected::Gone,
-            false => Expected::Until(until),
+        within_grace(*self.silent.get_or_insert(now), now)
+    }
+
+    /// The same from somebody who lets it sleep no longer than it was told to.
+    pub(super) fn expected_by_itself(&mut self, freed: u64, now: Timestamp) -> Expected {
+        match self.expected(freed, now) {
+            Expected::Asleep => within_grace(*self.looks.get_or_insert(now), now),
+            woken => woken,
         }
+    }
+}
+
+fn within_grace(since: Timestamp, now: Timestamp) -> Expected {
+    let until = since + GRACE;
+    match until <= now {
+        true => Expected::Gone,
+        false => Expected::Until(until),
     }
 }
 

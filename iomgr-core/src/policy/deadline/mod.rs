@@ -191,10 +191,11 @@ impl Order {
             true => Some(Wait::Freed),
             false => self.behind_another(id, direction, head, now),
         };
-        let (arrival, told) = (head.arrival, Told::new(self.freed));
+        let (arrival, freed) = (head.arrival, self.freed);
         let device = self.devices.of(id);
         let held = &mut device.held[direction as usize];
         if let Some(wait) = wait {
+            let told = Told::new(wait, freed);
             if held.is_none_or(|held| held.arrival >= arrival) {
                 *held = Some(Held { arrival, told });
             }

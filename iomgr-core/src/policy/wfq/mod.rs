@@ -15,8 +15,8 @@
 //!         has a device that was woken by a free, and is yet to ask, something left? ─yes─► wait for a free, or a grace
 //!           │ no
 //!           ▼
-//!         is there one with something left that sleeps, since nothing was freed? ─yes─► go, and owe it
-//!           │ no
+//!         is there one with something left that sleeps, since nothing was freed? ─yes─► go, and owe it; but after `depth`
+//!           │ no                                                               such requests wait until it looks
 //!           ▼
 //!         a new round
 //! ```
@@ -30,11 +30,12 @@
 //!
 //! # Contract
 //! - In any time in which two devices have a backlog, what they got is in the proportion of their weights, but for two quanta
-//!   and `depth` + 2 requests.
+//!   and `depth` + 1 requests of each.
 //! - Reads and writes in flight never exceed `depth`. Flushes always go, for nothing may hold them behind data; they cost
 //!   the base, but between two other requests of a device no more than four quanta, or 16 of them.
 //! - Work-conserving: as long as fewer than `depth` are in flight, a request waits only for one that was woken to go first, and
-//!   only for a millisecond. A device that went away with requests waiting holds the others up once, for that long.
+//!   only for a millisecond; or, if it is `depth` requests ahead, for one that looks by itself, which it does within 12 ms. A
+//!   device that went away with requests waiting holds the others up once, for that long.
 //! - A device that was idle comes back with what it owes, and with nothing saved up. One that had a backlog, but was not heard
 //!   of while others went on (its thread got no time, say), comes back with four quanta at most.
 //! - "No, until a free" is only said when `depth` requests are in flight, so a free will come.

@@ -44,6 +44,8 @@ struct Account {
     in_flight: u32,
     /// What is left of its quantum, in fractions; below zero it is owed.
     left: i64,
+    /// Requests granted on credit since it had something left.
+    on_credit: u32,
     /// What was charged for flushes since another request of it was granted.
     flushed: i64,
     /// The classes that were told no and got no grant since: it has a backlog if there are any.
@@ -60,7 +62,7 @@ struct Account {
 enum Ahead {
     /// Somebody who was woken and is yet to ask, at the latest at this instant.
     Awake(Timestamp),
-    /// Somebody who sleeps until something is freed.
+    /// Somebody who sleeps until something is freed, or until a while has passed.
     Asleep,
     Nobody,
 }
@@ -100,6 +102,7 @@ impl Rounds {
             weight: weight(&self.config, name),
             in_flight: 0,
             left: 0,
+            on_credit: 0,
             flushed: 0,
             held: 0,
             asked: 0,
@@ -136,11 +139,15 @@ impl Rounds {
         let class = class_bit(head);
         if let Some(wait) = wait {
             account.held |= class;
-            account.told = Told::new(freed);
+            account.told = Told::new(wait, freed);
             return Verdict::No(wait);
         }
         account.held &= !class;
         account.flushed = 0;
+        account.on_credit = match account.left > 0 {
+            true => 0,
+            false => account.on_credit.saturating_add(1),
+        };
         account.spend(charge);
         account.in_flight += 1;
         self.in_flight += 1;
@@ -181,16 +188,23 @@ impl Rounds {
         }
     }
 
-    /// Who has a backlog and something left, besides this device? One who kept silent for too long has no backlog.
+    /// Who has a backlog and something left, besides this device? One who kept silent for too long has no backlog. Past who
+    /// sleeps a device has credit for no more requests than are in flight together: the order in which devices ask may be
+    /// such that the same one sleeps whenever there are places.
     fn ahead(&mut self, id: DeviceId, now: Timestamp) -> Ahead {
         let freed = self.freed;
+        let has_credit = self.devices.of(id).on_credit < self.config.depth;
         let mut ahead = Ahead::Nobody;
         for other in self
             .devices
             .others(id)
             .filter(|other| other.held != 0 && other.left > 0)
         {
-            match (other.told.expected(freed, now), &ahead) {
+            let expected = match has_credit {
+                true => other.told.expected(freed, now),
+                false => other.told.expected_by_itself(freed, now),
+            };
+            match (expected, &ahead) {
                 (Expected::Until(until), _) => ahead = Ahead::Awake(until),
                 (Expected::Asleep, Ahead::Nobody) => ahead = Ahead::Asleep,
                 (Expected::Asleep, _) => {}
