@@ -2,7 +2,7 @@
 
 use iomgr_core::{Data, Lease, OpQueue, SectorCount};
 
-use super::payload::Stored;
+use super::payload::Payload;
 use crate::{CellId, Error, ErrorKind};
 
 /// Leases the cells, or none.
@@ -59,16 +59,16 @@ impl Cells {
     }
 
     /// Puts what is to be written into a cell. False: an op is still at it.
-    pub(super) fn fill(io: &mut dyn OpQueue, cell: Data, from: &Stored) -> bool {
-        let Stored::Bounce(buffers) = from else { return false };
+    pub(super) fn fill(io: &mut dyn OpQueue, cell: Data, from: &Payload<'_>) -> bool {
+        let Payload::Bounce(buffers) = from else { return false };
         let Some(bytes) = io.bytes_mut(cell) else { return false };
         buffers.copy_to(bytes);
         true
     }
 
     /// Gives what was read to its request.
-    pub(super) fn drain(io: &dyn OpQueue, cell: Data, into: &mut Stored) {
-        if let (Stored::Bounce(buffers), Some(bytes)) = (into, io.bytes(cell)) {
+    pub(super) fn drain(io: &dyn OpQueue, cell: Data, into: &mut Payload<'_>) {
+        if let (Payload::Bounce(buffers), Some(bytes)) = (into, io.bytes(cell)) {
             buffers.copy_from(bytes);
         }
     }

@@ -209,7 +209,7 @@ impl<T> Runner<T> {
             payload, value, parts, ..
         } = &mut self.slots[request.index()];
         self.desk.lists.unreserve(std::mem::take(parts));
-        let ended = (payload.take(), value.take());
+        let ended = (std::mem::take(payload), value.take());
         self.events.finished(request);
         ended
     }
@@ -237,7 +237,7 @@ impl<T> Runner<T> {
                 self.events.expect();
                 Ok(id)
             }
-            Err(error) => Err((error, payload.back(), value)),
+            Err(error) => Err((error, payload.kept(), value)),
         }
     }
 

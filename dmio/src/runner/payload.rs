@@ -37,8 +37,8 @@ impl Payload<'_> {
         }
     }
 
-    /// What is to be given back of it.
-    pub(super) fn back(self) -> Payload<'static> {
+    /// What is kept of it: a list's parts are the caller's.
+    pub(super) fn kept(self) -> Payload<'static> {
         match self {
             Self::Bounce(buffers) => Payload::Bounce(buffers),
             Self::Whole { data, cancellable } => Payload::Whole { data, cancellable },
@@ -57,34 +57,11 @@ impl Payload<'_> {
     }
 }
 
-/// What a slot has of a request's memory.
-#[derive(Debug, Default)]
-pub(super) enum Stored {
-    #[default]
-    None,
-    Whole {
-        data: Data,
-        cancellable: bool,
-    },
-    /// In the slot's list.
-    List,
-    Bounce(Buffers<Vec<u8>>),
-}
-
-impl Stored {
-    pub(super) fn take(&mut self) -> Payload<'static> {
-        match std::mem::take(self) {
-            Self::None | Self::List => Payload::None,
-            Self::Whole { data, cancellable } => Payload::Whole { data, cancellable },
-            Self::Bounce(buffers) => Payload::Bounce(buffers),
-        }
-    }
-}
-
 /// A request, as far as the machine does not know it.
 #[derive(Debug)]
 pub(super) struct Slot<T> {
-    pub(super) payload: Stored,
+    /// None for a list.
+    pub(super) payload: Payload<'static>,
     /// The parts of a list; never grows.
     pub(super) list: Vec<Data>,
     /// Its bytes could not be copied to bounce memory: no leg of it is to write what is there.
@@ -97,7 +74,7 @@ pub(super) struct Slot<T> {
 impl<T> Slot<T> {
     pub(super) fn new(list_max: u32) -> Self {
         Self {
-            payload: Stored::None,
+            payload: Payload::None,
             list: Vec::with_capacity(list_max as usize),
             is_unfilled: false,
             parts: 0,
@@ -107,18 +84,13 @@ impl<T> Slot<T> {
 
     /// Takes a request whose memory was found to be good.
     pub(super) fn fill(&mut self, io: &Io<'_>, payload: Payload<'_>, value: T, parts: u32) {
-        let len = io.regions.first().map_or(0, |region| region.range.len_bytes());
         self.list.clear();
-        self.payload = match payload {
-            Payload::None => Stored::None,
-            Payload::Whole { data, cancellable } => Stored::Whole { data, cancellable },
-            Payload::List(parts) => {
-                let len = usize::try_from(len).expect("regions are short");
-                self.list.extend(cut(parts, len));
-                Stored::List
-            }
-            Payload::Bounce(buffers) => Stored::Bounce(buffers),
-        };
+        if let Payload::List(parts) = payload {
+            let len = io.regions.first().map_or(0, |region| region.range.len_bytes());
+            let len = usize::try_from(len).expect("regions are short");
+            self.list.extend(cut(parts, len));
+        }
+        self.payload = payload.kept();
         self.is_unfilled = false;
         self.parts = parts;
         self.value = Some(value);

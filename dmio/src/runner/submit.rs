@@ -4,7 +4,7 @@ use iomgr_core::{Busy, Data, Errno, Operation, Pass, Request, Sector, SectorCoun
 
 use super::bounce::Cells;
 use super::desk::{Desk, Reading};
-use super::payload::{Slot, Stored};
+use super::payload::{Payload, Slot};
 use crate::{LegId, Machine, Submission};
 
 /// The memory of a leg.
@@ -79,12 +79,12 @@ impl Desk {
             return Memory::Run(data);
         }
         match &slot.payload {
-            Stored::Whole { data, .. } => Memory::Run(data.slice(0, len)),
-            Stored::List => match slot.list[..] {
+            Payload::Whole { data, .. } => Memory::Run(data.slice(0, len)),
+            _ => match slot.list[..] {
+                [] => Memory::Fault,
                 [only] => Memory::Run(only),
                 ref parts => Memory::List(parts.len()),
             },
-            Stored::None | Stored::Bounce(_) => Memory::Fault,
         }
     }
 
