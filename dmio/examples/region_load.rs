@@ -132,7 +132,7 @@ impl Load {
             false => IoRequest::read(regions, memory),
         };
         request.timeout = self.timeout;
-        if let Err(refused) = client.io(request, self.this.borrow().clone()) {
+        if let Err(refused) = client.start(request, self.this.borrow().clone()) {
             *self.failure.borrow_mut() = Some(refused.error.to_string());
         }
     }

@@ -41,7 +41,7 @@ use self::deliver::Entry;
 use self::lend::Lender;
 use self::poll::Waking;
 use self::sync::Awaited;
-use crate::{Counters, DeviceIndex, Error, Handle, IoFlags, Notify, Occupancy, Remote, Runner, Watch};
+use crate::{Counters, DeviceIndex, Error, Handle, IoFlags, Notify, Occupancy, Remote, RequestId, Runner, Watch};
 
 /// See the module.
 #[derive(Debug)]
@@ -87,12 +87,18 @@ impl Client {
 
     /// Starts a request. Its regions end by themselves, whatever becomes of the handle; `notify` hears of each.
     pub fn io(&mut self, request: IoRequest<'_>, notify: Option<Rc<dyn Notify>>) -> Result<Handle, Refused> {
+        let request = self.start(request, notify)?;
+        Ok(self.handle(request))
+    }
+
+    /// The same without a handle, for less: by the name, which notifications have as well, nothing can be asked or given up.
+    pub fn start(&mut self, request: IoRequest<'_>, notify: Option<Rc<dyn Notify>>) -> Result<RequestId, Refused> {
         if request.flags.contains(IoFlags::SYNC) {
             let error = Error::invalid("a synchronous request is for `io_sync`");
             let memory = request.memory;
             return Err(Refused { error, memory });
         }
-        self.start(request, notify)
+        self.launch(request, notify)
     }
 
     /// Has `watch` hear what devices come to, or nobody.

@@ -1,7 +1,6 @@
 //! Requests as callers write them, and how they start.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use iomgr_core::{Operation, RequestFlags};
@@ -122,11 +121,11 @@ impl<'a> IoRequest<'a> {
 
 impl Client {
     /// Starts a request, with whatever memory came with it.
-    pub(super) fn start(
+    pub(super) fn launch(
         &mut self,
         mut request: IoRequest<'_>,
         notify: Option<Rc<dyn Notify>>,
-    ) -> Result<Handle, Refused> {
+    ) -> Result<RequestId, Refused> {
         let memory = std::mem::take(&mut request.memory);
         let io = request.io();
         match memory {
@@ -141,7 +140,12 @@ impl Client {
             }
             Memory::Owned(buffers) => self.begin_owned(&io, buffers, notify),
         }
-        .map(|id| Handle::new(Arc::clone(self.runner().shared()), id))
+    }
+
+    /// A handle of what has just begun.
+    pub(super) fn handle(&self, request: RequestId) -> Handle {
+        let handle = self.runner().handle(request);
+        handle.expect("a request that nobody was told the end of is not forgotten")
     }
 
     pub(super) fn begin(&mut self, io: &Io<'_>, payload: Payload<'_>, entry: Entry) -> Result<RequestId, Refused> {

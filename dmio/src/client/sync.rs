@@ -1,7 +1,6 @@
 //! Synchronous requests.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use iomgr_core::Errno;
 use tqueue::{Borrowed, Queue};
@@ -72,8 +71,8 @@ impl Client {
                 return Err(Refused { error, memory });
             }
         };
-        let handle = self.start(request, notify)?;
-        self.finish_sync(&handle).map_err(|error| Refused {
+        let request = self.launch(request, notify)?;
+        self.finish_sync(&self.handle(request)).map_err(|error| Refused {
             error,
             memory: Memory::None,
         })
@@ -105,7 +104,7 @@ impl Client {
             let id = client
                 .begin(&io, Payload::List(parts), entry)
                 .map_err(|refused| refused.error)?;
-            client.finish_sync(&Handle::new(Arc::clone(client.runner().shared()), id))
+            client.finish_sync(&client.handle(id))
         };
         let ended = Queue::borrowed(&mut Lending(self), memory, run).unwrap_or_else(|errno| Err(not_borrowed(errno)));
         ended.map_err(|error| Refused {

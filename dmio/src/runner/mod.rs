@@ -38,8 +38,8 @@ use self::events::Events;
 use self::payload::Slot;
 use crate::core::{Clock, Core, Shared};
 use crate::{
-    Counters, DeviceConfig, DeviceIndex, Error, ErrorKind, Event, Io, Machine, MachineConfig, Occupancy, Remote,
-    RequestId,
+    Counters, DeviceConfig, DeviceIndex, Error, ErrorKind, Event, Handle, Io, Machine, MachineConfig, Occupancy,
+    Remote, RequestId,
 };
 
 /// Most parts of lists at devices.
@@ -214,7 +214,8 @@ impl<T> Runner<T> {
         ended
     }
 
-    /// Starts a request, with one handle of it; it is submitted in the next [`work`](Self::work). Refused, it leaves no trace.
+    /// Starts a request, whose name is good until it is finished, and longer with a [handle](Self::handle); it is submitted in the
+    /// next [`work`](Self::work). Refused, it leaves no trace.
     pub fn start(
         &mut self,
         now: Timestamp,
@@ -241,20 +242,19 @@ impl<T> Runner<T> {
         }
     }
 
-    /// Starts a request in the machine, with a handle of our own: until it is finished, nobody else gets its slot.
+    /// Starts a request in the machine. The handle is our own: until it is finished, nobody else gets its slot.
     fn admit(&mut self, now: Timestamp, io: &Io<'_>) -> Result<RequestId, Error> {
         let Self { shared, events, .. } = self;
         shared.own(|core| {
             events.settle(&mut core.machine);
-            let id = core.machine.start(now, io)?;
-            core.machine.acquire(id)?;
-            Ok(id)
+            core.machine.start(now, io)
         })
     }
 
-    /// Gives up the handle that [`start`](Self::start) gave: the request goes on.
-    pub fn forget(&mut self, request: RequestId) {
-        self.shared.release(request);
+    /// A handle of a request that was not finished.
+    pub fn handle(&self, request: RequestId) -> Result<Handle, Error> {
+        self.shared.own(|core| core.machine.acquire(request))?;
+        Ok(Handle::new(Arc::clone(&self.shared), request))
     }
 
     /// Gives up the regions of a request: see [`Machine::cancel`].

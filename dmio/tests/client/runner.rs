@@ -70,13 +70,8 @@ impl Frontend {
         value: &'static str,
     ) -> (&'static str, RegionState, Payload<'static>) {
         let now = self.queue.now();
-        let id = self
-            .runner
-            .start(now, io, payload, value)
-            .map_err(|(error, ..)| error)
-            .unwrap();
-        // Nobody keeps a handle of it.
-        self.runner.forget(id);
+        let started = self.runner.start(now, io, payload, value);
+        started.map_err(|(error, ..)| error).unwrap();
         loop {
             if let Some(end) = self.pass().pop() {
                 return end;

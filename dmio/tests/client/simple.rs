@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use dmio::{AlignedBuf, Buffers, Cancelled, ErrorKind, IoFlags, IoRequest, Memory, Reason, RegionState};
+use dmio::{AlignedBuf, Buffers, Cancelled, ClientConfig, ErrorKind, IoFlags, IoRequest, Memory, Reason, RegionState};
 use iomgr_core::Errno;
-use tqueue::sim::{Fault, OpKinds};
+use tqueue::sim::{Fault, OpKinds, SimConfig};
 
 use crate::rig::{Notes, Rig, region};
 
@@ -41,6 +41,25 @@ fn a_write_reaches_both_legs_and_a_read_gets_it_back() {
         bytes[..4096] == [7; 4096] && bytes[4096..] == [1; 904],
         "what is longer is left alone"
     );
+    assert!(rig.client.destroy().is_ok());
+}
+
+#[test]
+fn without_a_handle_a_request_has_its_place_until_it_is_told() {
+    let mut rig = Rig::with(SimConfig::calm(1), 1, |config| ClientConfig { requests: 1, ..config });
+    let (notes, at) = (Notes::default(), [region(0, 8, 8)]);
+    let mut names = Vec::new();
+    for byte in 1..4 {
+        let write = |byte| IoRequest::write(&at, bounce(4096, byte));
+        names.push(rig.client.start(write(byte), Some(notes.listener())).unwrap());
+        let refused = rig.client.start(write(9), None).unwrap_err();
+        assert_eq!(refused.error.kind(), ErrorKind::Full);
+        rig.client.poll(None).unwrap();
+    }
+    let told: Vec<_> = notes.take().iter().map(|note| (note.request, note.state)).collect();
+    let ok: Vec<_> = names.into_iter().map(|name| (name, RegionState::Ok)).collect();
+    assert_eq!(told, ok);
+    assert_eq!(rig.bytes(0, 8, 8), [3; 4096]);
     assert!(rig.client.destroy().is_ok());
 }
 
