@@ -45,8 +45,8 @@ impl Machine {
             request: self.id(of),
             region,
         };
-        if is_read && !self.legs[index].indeterminate {
-            self.legs[index].indeterminate = self.is_haunted(index);
+        if is_read && self.is_haunted(&self.legs[index]) {
+            self.legs[index].indeterminate = true;
         }
         self.settle(now, index);
         match result {

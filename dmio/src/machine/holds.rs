@@ -6,7 +6,7 @@
 use iomgr_core::{Sector, SectorRange};
 
 use super::Machine;
-use super::leg::Stage;
+use super::leg::{Leg, Stage};
 
 /// The ranges of one device's outstanding writes: sorted, and as none overlaps another, by their ends as well.
 #[derive(Debug)]
@@ -118,13 +118,13 @@ impl Machine {
     }
 
     /// May an orphan be writing what this leg reads?
-    pub(crate) fn is_haunted(&self, index: u32) -> bool {
-        let leg = &self.legs[index];
+    pub(crate) fn is_haunted(&self, leg: &Leg) -> bool {
         let device = &self.devices[usize::from(leg.device.0)];
-        if device.ghosts == 0 || leg.generation != device.generation {
-            return false;
-        }
-        let mut holds = device.holds.overlapping(leg.range);
+        device.ghosts > 0 && leg.generation == device.generation && self.is_orphan_in(leg.range, &device.holds)
+    }
+
+    fn is_orphan_in(&self, range: SectorRange, holds: &Holds) -> bool {
+        let mut holds = holds.overlapping(range);
         holds.any(|hold| self.legs[hold.leg].may_still_write())
     }
 }

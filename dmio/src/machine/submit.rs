@@ -79,7 +79,7 @@ impl Machine {
             range: leg.range,
         };
         if request.op == Operation::Read {
-            self.legs[index].indeterminate = self.is_haunted(index);
+            self.legs[index].indeterminate = self.is_haunted(&self.legs[index]);
         }
         submission
     }

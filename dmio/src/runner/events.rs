@@ -1,7 +1,5 @@
 //! Events between the machine and whoever is told, a batch for each time that the mutex is taken.
 
-use std::collections::VecDeque;
-
 use crate::{Event, Machine, RequestId};
 
 /// Events of a batch.
@@ -10,7 +8,9 @@ const BATCH: usize = 64;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Events {
-    batch: VecDeque<Event>,
+    batch: Vec<Event>,
+    /// How many of them were taken.
+    taken: usize,
     /// The machine has no others.
     are_all: bool,
     /// Requests whose slots are not needed any more; the machine is told when the mutex is taken next.
@@ -20,18 +20,26 @@ pub(super) struct Events {
 impl Events {
     pub(super) fn new(requests: usize) -> Self {
         Self {
-            batch: VecDeque::with_capacity(BATCH),
+            batch: Vec::with_capacity(BATCH),
+            taken: 0,
             are_all: true,
             finished: Vec::with_capacity(requests),
         }
     }
 
+    /// Takes over what the machine has, unless there are others before.
     pub(super) fn fetch(&mut self, machine: &mut Machine) {
-        self.are_all = false;
-        while self.batch.len() < BATCH && !self.are_all {
-            match machine.poll_event() {
-                Some(event) => self.batch.push_back(event),
-                None => self.are_all = true,
+        if self.taken < self.batch.len() {
+            self.are_all = false;
+            return;
+        }
+        (self.taken, self.are_all) = (0, true);
+        self.batch.clear();
+        while let Some(event) = machine.poll_event() {
+            self.batch.push(event);
+            if self.batch.len() == BATCH {
+                self.are_all = false;
+                break;
             }
         }
     }
@@ -42,7 +50,9 @@ impl Events {
     }
 
     pub(super) fn next(&mut self) -> Option<Event> {
-        self.batch.pop_front()
+        let event = *self.batch.get(self.taken)?;
+        self.taken += 1;
+        Some(event)
     }
 
     pub(super) fn are_all(&self) -> bool {
@@ -50,7 +60,7 @@ impl Events {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.batch.is_empty() && self.are_all
+        self.taken == self.batch.len() && self.are_all
     }
 
     pub(super) fn finished(&mut self, request: RequestId) {
