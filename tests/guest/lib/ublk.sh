@@ -39,9 +39,9 @@ held() {
 # Some megabytes of files, without those that would take emulated processors long: the product with what debuggers read.
 copy_tree() { mkdir "$1" && find /bin /lib /tests -type f -size -4000k | xargs cp -t "$1"; }
 
-# Waits until a condition holds, for ten seconds.
+# Waits until a condition holds, for the thirty seconds after which a hang is one.
 becomes() {
-    tries=100
+    tries=300
     until "$@"; do
         tries=$((tries - 1))
         [ $tries -gt 0 ] || return 1
