@@ -21,8 +21,20 @@ pub(crate) struct Args {
 const ONCE: &[&str] = &["crash::", "full::", "loop_::", "nbd::", "hooks"];
 const ROUNDS: &[&str] = &["sim::"];
 
-/// Of `tqueue`: random ops against the model (a million on each engine), and ten million that allocate nothing.
-const QUEUE: &[&str] = &["real::", "faults::the_simulator", "nothing_allocates"];
+/// Crates, and which of their tests have a long form: random ops of `tqueue` against the model (a million on each engine), and ten
+/// million that allocate nothing; ten million events for each policy; of `dmio` five million calls for each invariant, and fifty
+/// thousand histories of whole clients.
+const CRATES: &[(&[&str], &[&str])] = &[
+    (
+        &["tqueue", "--tests"],
+        &["real::", "faults::the_simulator", "nothing_allocates"],
+    ),
+    (&["iomgr-core", "--test", "policies"], &[]),
+    (
+        &["iomgr-dmio", "--test", "machine", "--test", "sim", "--test", "no_alloc"],
+        &[],
+    ),
+];
 
 /// How long each fuzz target runs.
 const FUZZ_SECS: u64 = 60;
@@ -39,7 +51,9 @@ pub(crate) fn run(args: &Args) -> Result {
         parts: Vec::new(),
     };
     soak.fuzz();
-    soak.queue()?;
+    for &(package, filters) in CRATES {
+        soak.of_crate(package, filters)?;
+    }
     for &module in ONCE {
         soak.part(module, module, 0)?;
     }
@@ -83,10 +97,9 @@ impl Soak {
         self.run(name, selection.env("IOMGR_SIM_SEED", seed.to_string()))
     }
 
-    fn queue(&mut self) -> Result {
-        let filters = QUEUE.iter().map(|&filter| filter.to_owned()).collect();
-        let packages = ["--package", "tqueue", "--tests"];
-        self.run("tqueue", Selection::of(&packages, filters))
+    fn of_crate(&mut self, package: &[&str], filters: &[&str]) -> Result {
+        let filters = filters.iter().map(|&filter| filter.to_owned()).collect();
+        self.run(package[0], Selection::of(&[&["--package"], package].concat(), filters))
     }
 
     fn guest(&mut self) -> Result {
