@@ -319,31 +319,18 @@ fn ended_by(in_flight: &mut Vec<Head>, frees: usize) -> Vec<Head> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// All devices always have more to do. No two are ever further apart than the contract says, and no place stays empty.
+    /// Some devices always have more to do: no two of them are ever further apart than the contract says, whoever else comes and
+    /// goes. And no place stays empty.
     #[test]
     fn shares_are_those_of_a_fluid(
         history in histories(),
         weights in prop::array::uniform4(1..10_000u16),
         depth in 1..20u32,
+        greedy in 2..=4u32,
     ) {
-        let mut share = Share::new(weights, depth, 4);
-        for step in history {
-            share.run(step);
-            prop_assert_eq!(share.in_flight(), depth as usize);
-            share.check()?;
-        }
-    }
-
-    /// Two devices always have more to do, and two come and go.
-    #[test]
-    fn who_comes_and_goes_does_not_upset_the_shares_of_others(
-        history in histories(),
-        weights in prop::array::uniform4(1..10_000u16),
-        depth in 1..20u32,
-    ) {
-        let mut share = Share::new(weights, depth, 2);
+        let mut share = Share::new(weights, depth, greedy);
         for step in history {
             share.run(step);
             prop_assert_eq!(share.in_flight(), depth as usize);
