@@ -117,6 +117,9 @@ struct Common {
     /// The host's page cache: none goes past it, where the file can do that
     #[arg(long, default_value = "none")]
     cache: Cache,
+    /// How long to wait for somebody else's lock on an image
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = size::seconds)]
+    lock_timeout: Duration,
 }
 
 /// What is done to the regions.

@@ -29,6 +29,7 @@ impl Disks {
             format: common.format.map(Into::into),
             read_only,
             cache: common.cache.into(),
+            lock_timeout: common.lock_timeout,
             // Errors are what is looked for.
             retry: RetryPolicy {
                 timeout: Duration::ZERO,

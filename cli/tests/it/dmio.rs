@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::run::{Ended, Place};
+use crate::serving::Served;
 
 /// Two raw images of 1 MiB, full of 1 and 2.
 fn place() -> Place {
@@ -171,4 +172,20 @@ fn errors_name_the_file_and_the_field() {
         assert!(ended.stderr.contains(says), "{args:?}: {ended:?}");
     }
     assert!(place.read("a.img").iter().all(|&byte| byte == 1));
+}
+
+#[test]
+fn somebody_elses_image_is_waited_for_as_long_as_said() {
+    let place = place();
+    let (_served, _) = Served::json(&place, &["a.img"]);
+    let ended = run(&place, &["read", "-v", "--lock-timeout", "0", "a.img"]);
+    assert_eq!((ended.code, &*ended.stdout), (Some(1), ""), "{ended:?}");
+    assert!(
+        ended.stderr.contains("a.img: is in use by") && ended.stderr.contains("`--lock-timeout`"),
+        "{ended:?}"
+    );
+    let waits = |ended: &Ended| ended.stderr.contains("image_locked");
+    assert!(!waits(&ended), "{ended:?}");
+    let ended = run(&place, &["read", "-v", "--lock-timeout", "10ms", "a.img"]);
+    assert!(ended.code == Some(1) && waits(&ended), "{ended:?}");
 }

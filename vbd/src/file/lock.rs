@@ -66,7 +66,7 @@ pub(super) fn wait_for<T>(
 
 pub(super) fn in_use(path: &Path, own: usize) -> Error {
     let hint =
-        "end that first (after a crash, its last writes may still be on their way: `serve --lock-timeout` waits)";
+        "end that first (after a crash, its last writes may still be on their way: verbs with `--lock-timeout` wait)";
     Error::new(ErrorKind::Locked, format!("is in use by {}", users_of(path, own)))
         .at(path)
         .hint(hint)

@@ -85,18 +85,21 @@ fn regions_verb_cancels_at_the_timeout_and_leaves() {
     assert_eq!(devices.on_disk("bad"), [OLD; 9]);
 
     // Until the ghost has ended, nobody else gets the device.
-    let locked = Tool::iomgr()
-        .args(["dmio", "read"])
-        .arg(devices.bad.path())
-        .run_for_code(1);
-    assert!(locked.stderr.contains("in use"), "{locked:?}");
+    let read = |patience| {
+        let tool = Tool::iomgr().args(["dmio", "read", "--lock-timeout", patience]);
+        tool.arg(devices.bad.path())
+    };
+    let locked = read("0").run_for_code(1);
+    assert!(locked.stderr.contains("in use") && locked.stderr.contains("`--lock-timeout`"));
+    let next = Process::start(read("60s").arg("-v"), Stdio::null(), Stdio::piped());
+    let mut told = BufReader::new(next.take_stderr()).lines().map_while(Result::ok);
+    assert!(told.any(|line| line.contains("image_locked")), "it does not wait");
     devices.throttle.lift();
+    assert_eq!(next.exit_code(), 0);
     assert!(
-        wait::until(|| devices.all_landed()),
-        "the write of a process that is gone landed in part"
+        devices.all_landed(),
+        "the write of a process that is gone landed in part, or after the next one had the lock"
     );
-    let read = || Tool::iomgr().args(["dmio", "read"]).arg(devices.bad.path()).end();
-    assert!(wait::until(|| read().code == Some(0)));
 }
 
 /// Starts it, with the device stalled until it says that the region is in a state.
