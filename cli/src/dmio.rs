@@ -29,6 +29,7 @@ Examples:
   iomgr dmio read a.img                                 the first 4 KiB, and how long that took
   iomgr dmio write --timeout 200ms a.img /dev/sdb@1M    one write to two regions
   iomgr dmio write --timeout 200ms --cancel-on-timeout --linger 10s /dev/sdb@1M+64k
+  iomgr dmio write --flush --timeout 1s a.img           and that it survives a power cut
   iomgr dmio read --choice --timeout 50ms a.img b.img   the first that answers well
   iomgr dmio read --repeat 60 --interval 1s --json /dev/sdb
 
@@ -81,6 +82,10 @@ struct Write {
     /// Each region is OK only when it survives a power cut
     #[arg(long)]
     fua: bool,
+    /// Then flush each image of which a region was OK, which is told like a region: OK, and what was written survives a power
+    /// cut
+    #[arg(long)]
+    flush: bool,
 }
 
 /// What reading and writing take.
@@ -125,8 +130,14 @@ struct Common {
 /// What is done to the regions.
 #[derive(Debug)]
 enum Task<'a> {
-    Read { choice: bool },
-    Write { content: Option<&'a Content>, fua: bool },
+    Read {
+        choice: bool,
+    },
+    Write {
+        content: Option<&'a Content>,
+        fua: bool,
+        flush: bool,
+    },
 }
 
 impl Dmio {
@@ -161,8 +172,11 @@ impl Read {
 impl Write {
     fn run(&self, json: bool) -> Result<ExitCode, Failure> {
         self.common.check_lengths()?;
-        let content = self.data.as_ref();
-        let task = Task::Write { content, fua: self.fua };
+        let task = Task::Write {
+            content: self.data.as_ref(),
+            fua: self.fua,
+            flush: self.flush,
+        };
         Ok(self.common.run(&task, json)?.code)
     }
 }

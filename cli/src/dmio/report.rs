@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use vbd::dmio::{Cancelled, DeviceIndex, Event, Late, Notification, Reason, Region, RegionState};
-use vbd::iomgr_core::Timestamp;
+use vbd::iomgr_core::{Operation, Timestamp};
 
 use super::place::Place;
 use crate::failure::Failure;
@@ -25,12 +25,14 @@ pub(super) struct Report {
 }
 
 /// Which request it is about, and when that began.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Origin {
     /// Which time.
     pub(super) round: u64,
-    /// The number of its first region.
-    pub(super) first: usize,
+    /// The numbers of its regions.
+    pub(super) regions: Vec<usize>,
+    /// It flushes the regions' images.
+    pub(super) is_flush: bool,
     pub(super) began: Timestamp,
 }
 
@@ -60,21 +62,21 @@ impl Report {
     }
 
     /// A region's state, and when.
-    pub(super) fn region(&mut self, origin: Origin, note: &Notification) {
-        let (place, took) = (
-            &self.places[origin.first + note.region],
-            us(note.at.since(origin.began)),
-        );
+    pub(super) fn region(&mut self, origin: &Origin, note: &Notification) {
+        let place = &self.places[origin.regions[note.region]];
+        let took = us(note.at.since(origin.began));
         if self.json {
-            let mut event = head("region", place);
+            let mut event = head(["region", "flush"], place, origin.is_flush);
             event["run"] = origin.round.into();
             event["took_us"] = took.into();
-            event["indeterminate"] = note.indeterminate.into();
+            if !origin.is_flush {
+                event["indeterminate"] = note.indeterminate.into();
+            }
             add_state(&mut event, note.state);
             return self.event(&event);
         }
-        let (run, time, name) = (origin.round.to_string(), microseconds(took), place.to_string());
-        let why = why(note.state, note.indeterminate);
+        let (run, time) = (origin.round.to_string(), microseconds(took));
+        let (name, why) = name_and_why(place, origin.is_flush, why(note.state, note.indeterminate));
         self.line([&run, &time, &name, word(note.state), &why]);
     }
 
@@ -95,13 +97,14 @@ impl Report {
     }
 
     fn late(&mut self, late: &Late) {
-        let is_it = |region: &Region| (region.device, region.range) == (late.device, late.range);
+        let is_flush = late.op == Operation::Flush;
+        let is_it = |region: &Region| region.device == late.device && (is_flush || region.range == late.range);
         let Some(place) = self.regions.iter().position(is_it).map(|at| &self.places[at]) else {
             return;
         };
         let state = late.result.map_or_else(RegionState::Error, |()| RegionState::Ok);
         if self.json {
-            let mut event = head("late", place);
+            let mut event = head(["late", "late_flush"], place, is_flush);
             event["after_us"] = us(late.after).into();
             add_state(&mut event, state);
             return self.event(&event);
@@ -112,7 +115,7 @@ impl Report {
             Err(errno) => errno.to_string(),
         };
         let why = format!("the device answered {after} after it was given up: {result}");
-        let name = place.to_string();
+        let (name, why) = name_and_why(place, is_flush, why);
         self.line(["-", "-", &name, "LATE", &why]);
     }
 
@@ -148,13 +151,28 @@ impl Report {
     }
 }
 
-fn head(event: &str, place: &Place) -> Value {
-    json!({
-        "event": event,
-        "image": place.image.to_string_lossy(),
-        "start_bytes": place.start_bytes,
-        "length_bytes": place.len_bytes,
-    })
+/// What each event of a region, or of its image's flush, says.
+fn head([of_region, of_flush]: [&str; 2], place: &Place, is_flush: bool) -> Value {
+    let image = place.image.to_string_lossy();
+    match is_flush {
+        true => json!({ "event": of_flush, "image": image }),
+        false => json!({
+            "event": of_region,
+            "image": image,
+            "start_bytes": place.start_bytes,
+            "length_bytes": place.len_bytes,
+        }),
+    }
+}
+
+/// The cells of a region, or of its image's flush.
+fn name_and_why(place: &Place, is_flush: bool, why: String) -> (String, String) {
+    let image = || place.image.display().to_string();
+    match (is_flush, &*why) {
+        (false, _) => (place.to_string(), why),
+        (true, "") => (image(), "flushed".into()),
+        (true, why) => (image(), format!("flush: {why}")),
+    }
 }
 
 fn add_state(event: &mut Value, state: RegionState) {
@@ -228,6 +246,19 @@ mod tests {
             assert_eq!(why(state, false), says);
         }
         assert!(why(RegionState::Ok, true).starts_with("indeterminate"));
+    }
+
+    #[test]
+    fn a_flush_is_told_of_an_image() {
+        let place = Place::parse("a.img@4k".into()).unwrap();
+        let told = |is_flush, why: &str| name_and_why(&place, is_flush, why.to_owned());
+        assert_eq!(told(false, ""), ("a.img@4096+4096".into(), String::new()));
+        assert_eq!(told(true, ""), ("a.img".into(), "flushed".into()));
+        assert_eq!(told(true, "it goes on"), ("a.img".into(), "flush: it goes on".into()));
+        assert_eq!(
+            head(["late", "late_flush"], &place, true),
+            json!({ "event": "late_flush", "image": "a.img" })
+        );
     }
 
     #[test]

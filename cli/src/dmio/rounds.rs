@@ -1,5 +1,6 @@
 //! The loop: start, wait, tell; as often as asked for. What runs is cancelled on time, or when a signal comes.
 
+use std::collections::HashSet;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use vbd::dmio::{Buffers, Client, ClientConfig, Error, Handle, IoRequest, Memory, Region, Remote};
-use vbd::iomgr_core::{SectorCount, Timestamp};
+use vbd::iomgr_core::{Operation, SectorCount, SectorRange, Timestamp};
 
 use super::disks::Disks;
 use super::report::{Origin, Report};
@@ -84,12 +85,25 @@ impl<'a> Rounds<'a> {
     /// All regions, once.
     fn round(&mut self, round: u64) -> Result<(), Failure> {
         let handles = self.start(round)?;
+        self.await_end(&handles)?;
+        let good = self.told.take_good();
+        if !matches!(self.task, Task::Write { flush: true, .. }) || good.is_empty() || self.signal() != 0 {
+            return Ok(());
+        }
+        let flush = self.start_flush(round, good)?;
+        self.await_end(&[flush])?;
+        self.told.take_good();
+        Ok(())
+    }
+
+    /// Waits for what runs, and cancels it when its time has come, or after a signal.
+    fn await_end(&mut self, handles: &[Handle]) -> Result<(), Failure> {
         let cancel_at = self.common.cancel_after.map(|after| self.client.now() + after);
         self.wait(cancel_at, |rounds| rounds.told.is_over())?;
         if self.told.is_over() {
             return Ok(());
         }
-        for handle in &handles {
+        for handle in handles {
             handle.cancel().map_err(|error| failed(&error))?;
         }
         while !self.told.is_over() {
@@ -131,8 +145,30 @@ impl<'a> Rounds<'a> {
     /// Starts the request whose first region has the number `first`.
     fn start_one(&mut self, round: u64, first: usize, regions: &[Region]) -> Result<Handle, Failure> {
         let request = self.request(round, first, regions);
-        let began = self.client.now();
-        let origin = Origin { round, first, began };
+        self.submit(round, (first..first + regions.len()).collect(), request)
+    }
+
+    /// Flushes the images of regions that were written, each once.
+    fn start_flush(&mut self, round: u64, mut written: Vec<usize>) -> Result<Handle, Failure> {
+        let mut known = HashSet::new();
+        written.retain(|&number| known.insert(self.disks.regions[number].device));
+        let region = |&number: &usize| Region {
+            device: self.disks.regions[number].device,
+            range: SectorRange::default(),
+        };
+        let regions: Vec<_> = written.iter().map(region).collect();
+        self.submit(round, written, self.limited(IoRequest::flush(&regions)))
+    }
+
+    /// Starts a request, which is about the regions of these numbers.
+    fn submit(&mut self, round: u64, regions: Vec<usize>, request: IoRequest<'_>) -> Result<Handle, Failure> {
+        let first = regions[0];
+        let origin = Origin {
+            round,
+            regions,
+            is_flush: request.op == Operation::Flush,
+            began: self.client.now(),
+        };
         let notify = self.told.expect(origin, request.choice);
         self.client
             .io(request, Some(notify))
@@ -150,6 +186,10 @@ impl<'a> Rounds<'a> {
                 if *fua { request.fua() } else { request }
             }
         };
+        self.limited(request)
+    }
+
+    fn limited<'r>(&self, request: IoRequest<'r>) -> IoRequest<'r> {
         IoRequest {
             timeout: self.common.timeout,
             ..request.flags(self.common.flags())

@@ -19,6 +19,8 @@ pub(super) struct Told {
     open: Cell<usize>,
     has_failed: Cell<bool>,
     is_late: Cell<bool>,
+    /// The numbers of regions that were OK.
+    good: RefCell<Vec<usize>>,
     read: RefCell<Option<Vec<u8>>>,
 }
 
@@ -38,6 +40,7 @@ impl Told {
             open: Cell::default(),
             has_failed: Cell::default(),
             is_late: Cell::default(),
+            good: RefCell::default(),
             read: RefCell::default(),
         }
     }
@@ -84,6 +87,13 @@ impl Told {
         self.is_late.get()
     }
 
+    /// The numbers of regions that were OK since it was asked last, in the order of the command line.
+    pub(super) fn take_good(&self) -> Vec<usize> {
+        let mut good = self.good.take();
+        good.sort_unstable();
+        good
+    }
+
     /// What was read last.
     pub(super) fn take_read(&self) -> Option<Vec<u8>> {
         self.read.take()
@@ -112,9 +122,12 @@ impl Told {
 impl Notify for Listener {
     fn notify(&self, _: &mut Client, note: Notification) {
         let told = &self.told;
-        told.report.borrow_mut().region(self.origin, &note);
+        told.report.borrow_mut().region(&self.origin, &note);
         match note.state {
-            RegionState::Ok => self.is_any_ok.set(true),
+            RegionState::Ok => {
+                self.is_any_ok.set(true);
+                told.good.borrow_mut().push(self.origin.regions[note.region]);
+            }
             RegionState::Error(_) => self.is_any_bad.set(true),
             RegionState::Cancelled(Cancelled {
                 reason: Reason::Unneeded,

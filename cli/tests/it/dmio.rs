@@ -82,6 +82,41 @@ fn what_is_written_says_what_it_is() {
 }
 
 #[test]
+fn each_image_is_flushed_once_after_a_write() {
+    let place = place();
+    let ended = run(&place, &["write", "--flush", "b.img@8k", "a.img", "b.img@64k"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let table = table(&ended);
+    let lines: Vec<_> = table.lines().skip(1).collect();
+    let (mut regions, mut flushes) = (lines[..3].to_vec(), lines[3..].to_vec());
+    regions.sort_unstable();
+    flushes.sort_unstable();
+    assert_eq!(
+        regions,
+        ["a.img@0+4096 OK", "b.img@65536+4096 OK", "b.img@8192+4096 OK"]
+    );
+    assert_eq!(flushes, ["a.img OK flushed", "b.img OK flushed"]);
+
+    let ended = run(&place, &["write", "--flush", "--repeat", "2", "--json", "a.img"]);
+    let told = events(&ended);
+    let word = |event: &Value, field: &str| event[field].as_str().unwrap_or("").to_owned();
+    let words: Vec<_> = told
+        .iter()
+        .map(|event| (word(event, "event"), word(event, "state"), event["run"].as_u64()))
+        .collect();
+    let of = |event: &str, run| (event.to_owned(), "ok".to_owned(), Some(run));
+    assert_eq!(
+        words[..4],
+        [of("region", 1), of("flush", 1), of("region", 2), of("flush", 2)]
+    );
+    assert_eq!(
+        (&told[1]["image"], &told[1]["start_bytes"]),
+        (&"a.img".into(), &Value::Null)
+    );
+    assert_eq!((&told[4]["regions"], &told[4]["ok"]), (&4.into(), &4.into()));
+}
+
+#[test]
 fn regions_of_one_disk_are_read_each_by_itself() {
     let place = place().with_vhd("v.vhd");
     let ended = run(&place, &["write", "--data", "0x77", "v.vhd@2M+64k"]);
@@ -135,6 +170,7 @@ fn what_makes_no_sense_is_wrong_usage() {
         (&["read", "--timeout", "0", "a.img"], "no time at all"),
         (&["read", "--output", "out", "a.img", "b.img"], "--choice"),
         (&["write", "a.img", "b.img@0+8k"], "differ in length"),
+        (&["read", "--flush", "a.img"], "--flush"),
         (&["write", "--data", "0x", "a.img"], "0xff"),
     ] {
         let ended = run(&place, args);

@@ -1,11 +1,12 @@
 //! `iomgr dmio` on a stalled device: what it prints, and how it ends.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
 use std::sync::mpsc;
 
 use iomgr_tests::tool::Ended;
-use iomgr_tests::{Blkio, Loop, Process, TempDir, Tool, need, product, wait};
+use iomgr_tests::{Blkio, Loop, NbdFuse, Nbdkit, Process, TempDir, Tool, fuse, need, product, wait};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -60,12 +61,15 @@ impl Devices {
     }
 }
 
-/// The states of a table, by device.
+/// The states of a device's region in a table.
 fn states(ended: &Ended, device: &Loop) -> Vec<String> {
-    let name = format!("{}@0+4096", device.path().display());
+    states_of(ended, &format!("{}@0+4096", device.path().display()))
+}
+
+fn states_of(ended: &Ended, name: &str) -> Vec<String> {
     let state = |line: &str| {
         let words: Vec<_> = line.split_whitespace().collect();
-        let at = words.iter().position(|word| *word == name)?;
+        let at = words.iter().position(|&word| word == name)?;
         Some(words[at + 1].to_owned())
     };
     ended.stdout.lines().filter_map(state).collect()
@@ -192,4 +196,32 @@ fn regions_verb_is_cancelled_by_a_signal() {
         devices.throttle.lift();
         assert!(wait::until(|| devices.all_landed()));
     }
+}
+
+#[test]
+fn regions_verb_flushes_what_was_written_and_tells_if_that_fails() {
+    if !need::fuse() || !need::tools(&["nbdkit"]) {
+        return;
+    }
+    if !fuse::nbdkit_has("eval") {
+        return need::skip("nbdkit has no plugin eval");
+    }
+    let dir = TempDir::new();
+    let trip = dir.join("trip");
+    let nbdkit = Nbdkit::failing_flush(&dir.join("nbdkit.sock"), &dir.join("store"), &trip, 4 << 20);
+    let bad = NbdFuse::mount(&nbdkit.uri(), &dir.join("bad"));
+    let good = backing(&dir.join("good"));
+    let write = |option: &[&str]| {
+        let tool = Tool::iomgr().args(["dmio", "write", "--cache", "writeback", "--format", "raw"]);
+        tool.args(option).arg(&good).arg(bad.path())
+    };
+    let images = [good.as_path(), bad.path()].map(|path| path.display().to_string());
+    let flushes = |ended: &Ended| images.each_ref().map(|image| states_of(ended, image));
+    assert_eq!(flushes(&write(&["--flush"]).run_for_code(0)), [["OK"], ["OK"]]);
+    assert_eq!(flushes(&write(&[]).run_for_code(0)), [[""; 0]; 2]);
+    fs::write(&trip, "").unwrap();
+    let ended = write(&["--flush"]).run_for_code(1);
+    assert_eq!(flushes(&ended), [["OK"], ["ERROR"]], "{ended:?}");
+    assert_eq!(states_of(&ended, &format!("{}@0+4096", images[1])), ["OK"], "{ended:?}");
+    bad.unmount();
 }
