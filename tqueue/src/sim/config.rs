@@ -27,6 +27,8 @@ pub struct SimConfig {
     pub interrupt_every: u32,
     /// One submission in this many finds no room in the ring, and nothing happens to it; 0 for none.
     pub refuse_every: u32,
+    /// One write in this many takes its bytes from memory when it is done, as disks may, and not when it is issued; 0 for none.
+    pub take_late_every: u32,
 }
 
 impl SimConfig {
@@ -39,6 +41,7 @@ impl SimConfig {
             short_every: 20,
             interrupt_every: 100,
             refuse_every: 0,
+            take_late_every: 0,
         }
     }
 
@@ -83,5 +86,14 @@ impl SimConfig {
     #[must_use]
     pub fn refuse_every(self, refuse_every: u32) -> Self {
         Self { refuse_every, ..self }
+    }
+
+    /// Sets [`take_late_every`](Self#structfield.take_late_every).
+    #[must_use]
+    pub fn take_late_every(self, take_late_every: u32) -> Self {
+        Self {
+            take_late_every,
+            ..self
+        }
     }
 }

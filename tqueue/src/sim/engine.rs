@@ -23,6 +23,8 @@ pub(crate) struct SimEngine {
     ticket: Ticket,
     /// Reads on their way, and where their bytes go.
     reads: Vec<(Key, Vec<Run>)>,
+    /// Writes on their way that take their bytes when they are done, and where from.
+    late_writes: Vec<(Key, Vec<Run>)>,
     outcomes: Vec<Outcome>,
 }
 
@@ -33,6 +35,7 @@ impl SimEngine {
             machine: machine.clone(),
             ticket,
             reads: Vec::new(),
+            late_writes: Vec::new(),
             outcomes: Vec::new(),
         }
     }
@@ -66,11 +69,14 @@ impl SimEngine {
                 Act::Read { offset, len }
             }
             Call::WriteMany { offset, durable } => {
-                let bytes = on.runs.iter().flat_map(|&run| on.arena.run(run)).copied().collect();
+                self.late_writes
+                    .extend(world.takes_late().then(|| (key, on.runs.to_vec())));
+                let bytes = gather(on.runs, on.arena);
                 Act::Write { offset, bytes, durable }
             }
             Call::Write { offset, run, durable } => {
-                let bytes = on.arena.run(run).to_vec();
+                self.late_writes.extend(world.takes_late().then(|| (key, vec![run])));
+                let bytes = gather(&[run], on.arena);
                 Act::Write { offset, bytes, durable }
             }
             Call::Sync => Act::Flush {
@@ -92,6 +98,10 @@ impl SimEngine {
     pub(crate) fn enter(&mut self, wait: Wait, on: &mut Surroundings<'_>) -> Result<(), Error> {
         on.counters.enters += 1;
         let mut world = self.machine.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody changes memory from here on until this returns.
+        for (key, runs) in &self.late_writes {
+            world.retake(self.ticket, *key, gather(runs, on.arena));
+        }
         world.tick();
         let limit = match wait {
             _ if !self.outcomes.is_empty() => None,
@@ -105,6 +115,7 @@ impl SimEngine {
         let ended: Vec<Ended> = world.take_ended(self.ticket).collect();
         drop(world);
         for Ended { key, result, bytes } in ended {
+            self.late_writes.retain(|(write, _)| *write != key);
             if let Some(at) = self.reads.iter().position(|(read, _)| *read == key) {
                 let (_, runs) = self.reads.swap_remove(at);
                 scatter(&bytes, &runs, on.arena);
@@ -140,6 +151,11 @@ impl SimEngine {
         };
         self.outcomes.push(Outcome { key, result });
     }
+}
+
+/// The bytes of runs, one behind the other.
+fn gather(runs: &[Run], arena: &Arena) -> Vec<u8> {
+    runs.iter().flat_map(|&run| arena.run(run)).copied().collect()
 }
 
 /// Puts bytes into runs, one behind the other; the last ones may get none.

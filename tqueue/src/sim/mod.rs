@@ -17,6 +17,7 @@
 //!   of size are kept up to some point in their order; where the size was kept and the bytes were lost, zeros are read.
 //! - [`SimHandle::kill`]: the process dies and the machine goes on. Ops that were issued happen, happen in part, or do not.
 //! - A flush that fails makes nothing durable for certain, and no later flush will: Linux marks the pages clean.
+//! - A write takes its bytes from memory when it is issued; one in [`take_late_every`](SimConfig::take_late_every) when it is done.
 //! - An op that was issued cannot be cancelled, as on io_uring: it goes on to its own end, even if that is never.
 //! - Time stands still except in a queue's wait.
 //! - One seed is one run. What is switched off draws no random number.

@@ -95,6 +95,35 @@ fn open(machine: &SimHandle, disk: &SimDisk) -> (Queue, FileSlot) {
 }
 
 #[test]
+fn a_write_takes_its_bytes_when_it_is_issued_or_late_when_it_is_done() {
+    for (every, lands) in [(0, 7), (1, 0)] {
+        let machine = SimHandle::new(SimConfig::calm(1).take_late_every(every));
+        let disk = machine.create_file();
+        let (queue, file) = open(&machine, &disk);
+        let mut rig = Rig {
+            machine,
+            disk,
+            queue,
+            file,
+        };
+        let lease = rig.lease(7, 1024);
+        rig.push(
+            0,
+            Action::Write {
+                offset: 0,
+                data: lease.data(),
+                durable: false,
+            },
+        );
+        rig.queue.submit().unwrap();
+        assert!(rig.queue.bytes_mut(lease.data()).is_none(), "an op has it");
+        assert!(rig.queue.fill_zeros(lease.data()), "no matter who has it");
+        assert_eq!(rig.finish(), [Ok(1024)]);
+        assert_eq!(rig.sectors(), [Some(lands); 2]);
+    }
+}
+
+#[test]
 fn what_was_flushed_survives_every_cut_and_the_rest_is_old_or_new() {
     let mut seen = std::collections::HashSet::new();
     for seed in 0..300 {

@@ -115,6 +115,19 @@ impl World {
         refused
     }
 
+    /// Does a write that is issued now take its bytes when it is done?
+    pub(crate) fn takes_late(&mut self) -> bool {
+        one_in(&mut self.rng, self.config.take_late_every)
+    }
+
+    /// What a write will write that is on its way still, as its memory is now.
+    pub(crate) fn retake(&mut self, ticket: Ticket, key: Key, memory: Vec<u8>) {
+        let is_meant = |p: &&mut Pending| p.queue == ticket.queue && p.key == key;
+        if let Some(Act::Write { bytes, .. }) = self.pending.iter_mut().find(is_meant).map(|p| &mut p.act) {
+            *bytes = memory;
+        }
+    }
+
     pub(crate) fn refuse_submissions(&mut self, refuse: bool) {
         self.refuse = refuse;
     }
