@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dmio::{Borrowed, Client, DeviceIndex, ErrorKind, IoFlags, IoRequest, Memory, Refused, Region};
 use fastrand::Rng;
-use iomgr_core::{Operation, Sector, SectorCount, SectorRange};
+use iomgr_core::{Operation, RequestFlags, Sector, SectorCount, SectorRange};
 
 use crate::book::{Asked, Book, Key, Leg, bounce, owned, poison};
 use crate::oracle::{Fate, Look, ZEROS, pattern};
@@ -18,6 +18,7 @@ use crate::world::{LONGEST, SECTORS};
 struct Wish {
     key: Key,
     op: Operation,
+    request_flags: RequestFlags,
     regions: Vec<Region>,
     bytes: Vec<u8>,
     timeout: Option<Duration>,
@@ -92,6 +93,7 @@ fn run_borrowed(book: &Rc<RefCell<Book>>, client: &mut Client, wish: Wish) {
                 let look = Look {
                     started: asked.started,
                     ended: book.oracle.tick(),
+                    after_cut: false,
                 };
                 let leg = &asked.legs[region];
                 book.oracle.check(leg.disk, leg.first, &bytes, look);
@@ -120,28 +122,18 @@ fn request(wish: &Wish, memory: Memory) -> IoRequest<'_> {
         Operation::Read => IoRequest::read(&wish.regions, memory),
         op => IoRequest::new(op, &wish.regions, memory),
     };
-    let request = request.flags(wish.flags);
-    match wish.timeout {
-        Some(timeout) => request.timeout(timeout),
-        None => request,
+    IoRequest {
+        request_flags: wish.request_flags,
+        timeout: wish.timeout,
+        ..request.flags(wish.flags)
     }
 }
 
 fn wish(book: &mut Book, is_sync: bool) -> Wish {
     book.keys += 1;
     let key = book.keys;
+    let (op, request_flags) = what(book);
     let rng = &mut book.rng;
-    let op = *rng
-        .choice(&[
-            Operation::Write,
-            Operation::Write,
-            Operation::Write,
-            Operation::Read,
-            Operation::Read,
-            Operation::WriteZeroes,
-            Operation::Flush,
-        ])
-        .unwrap();
     let count = if op == Operation::Flush {
         0
     } else {
@@ -164,6 +156,7 @@ fn wish(book: &mut Book, is_sync: bool) -> Wish {
     let legs = regions.iter().map(|region| leg(book, op, region, content)).collect();
     let asked = Asked {
         op,
+        is_fua: request_flags.contains(RequestFlags::FUA),
         started,
         legs,
         filling,
@@ -181,11 +174,32 @@ fn wish(book: &mut Book, is_sync: bool) -> Wish {
     Wish {
         key,
         op,
+        request_flags,
         regions,
         bytes,
         timeout,
         flags,
     }
+}
+
+fn what(book: &mut Book) -> (Operation, RequestFlags) {
+    let rng = &mut book.rng;
+    let op = match rng.u8(..32) {
+        0..12 => Operation::Write,
+        12..20 => Operation::Read,
+        20..24 => Operation::WriteZeroes,
+        24..28 => Operation::Discard,
+        _ => Operation::Flush,
+    };
+    let mut flags = RequestFlags::empty();
+    let is_fua = op.is_write() && book.fua_every > 0 && rng.u8(..book.fua_every) == 0;
+    flags.set(RequestFlags::FUA, is_fua);
+    flags.set(RequestFlags::NO_UNMAP, op == Operation::WriteZeroes && rng.bool());
+    flags.set(
+        RequestFlags::FAST_ZERO,
+        op == Operation::WriteZeroes && rng.u8(..4) == 0,
+    );
+    (op, flags)
 }
 
 fn region(rng: &mut Rng, device: usize, count: u64) -> Region {

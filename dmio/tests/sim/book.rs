@@ -27,6 +27,8 @@ pub(crate) struct Leg {
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     pub(crate) op: Operation,
+    /// It is to survive a power cut.
+    pub(crate) is_fua: bool,
     pub(crate) started: u64,
     pub(crate) legs: Vec<Leg>,
     /// What a read's memory had in it before.
@@ -54,14 +56,18 @@ pub(crate) struct Book {
     /// Leases that keep the pool small.
     pub(crate) hoard: Vec<Lease>,
     pub(crate) keys: Key,
+    /// One write in so many is to be durable; none, if 0.
+    pub(crate) fua_every: u8,
     /// Notifications start nothing any more.
     pub(crate) is_ending: bool,
     pub(crate) told: u64,
 }
 
 impl Book {
-    pub(crate) fn new(rng: Rng, disks: Vec<usize>) -> Self {
+    pub(crate) fn new(mut rng: Rng, disks: Vec<usize>) -> Self {
         Self {
+            // An error makes such a write a device's last.
+            fua_every: *rng.choice(&[0, 3, 20]).unwrap(),
             rng,
             oracle: Oracle::default(),
             asked: HashMap::new(),

@@ -2,7 +2,8 @@
 //!
 //! Each sector that is written carries the number of its write, and its place in it. What a sector holds must come from that place of
 //! a write that has started, and that no other write has certainly overwritten: one that started when the first was answered, and that
-//! ended well.
+//! ended well. After a power cut only writes count as such that are durable. A discard may leave zeros, or what was there: it explains
+//! zeros, and overwrites nothing for certain.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -36,6 +37,8 @@ struct Write {
     /// When the device had answered for certain.
     answered: Option<u64>,
     fate: Fate,
+    /// If it ended well, it survives a power cut.
+    is_durable: bool,
 }
 
 impl Write {
@@ -62,6 +65,7 @@ struct Held {
 pub(crate) struct Look {
     pub(crate) started: u64,
     pub(crate) ended: u64,
+    pub(crate) after_cut: bool,
 }
 
 /// All that was ever written.
@@ -95,6 +99,7 @@ impl Oracle {
             started,
             answered: None,
             fate: Fate::Maybe,
+            is_durable: false,
         });
         let id = self.writes.len() - 1;
         self.by_disk.entry(disk).or_default().push(id);
@@ -108,12 +113,36 @@ impl Oracle {
         write.answered = write.answered.or(is_answered.then_some(now));
     }
 
+    /// The write survives a power cut.
+    pub(crate) fn persist(&mut self, WriteId(id): WriteId) {
+        self.writes[id].is_durable = true;
+    }
+
+    /// A flush ended well that was asked for at that time: what was answered before survives a power cut.
+    pub(crate) fn flush(&mut self, disk: usize, started: u64) {
+        for &id in self.by_disk.get(&disk).into_iter().flatten() {
+            let write = &mut self.writes[id];
+            write.is_durable |= write.answered.is_some_and(|answered| answered < started);
+        }
+    }
+
     /// Checks what was read from a disk.
     pub(crate) fn check(&self, disk: usize, first: u64, bytes: &[u8], look: Look) {
         for (sector, bytes) in (first..).zip(bytes.chunks(SECTOR)) {
             let held = parse(bytes).unwrap_or_else(|| panic!("disk {disk}, sector {sector}: {bytes:?}"));
             self.check_sector(disk, sector, held, look);
         }
+    }
+
+    /// Checks a whole disk after all has ended; `after_cut`: and after a power cut.
+    pub(crate) fn check_at_end(&mut self, disk: usize, bytes: &[u8], after_cut: bool) {
+        let now = self.tick();
+        let look = Look {
+            started: now,
+            ended: now,
+            after_cut,
+        };
+        self.check(disk, 0, bytes, look);
     }
 
     fn check_sector(&self, disk: usize, sector: u64, held: Held, look: Look) {
@@ -126,6 +155,7 @@ impl Oracle {
         let is_gone = |answered: u64| {
             writes().any(|next| {
                 next.fate == Fate::Written
+                    && (next.is_durable || !look.after_cut)
                     && next.started > answered
                     && next.answered.is_some_and(|answered| answered < look.started)
             })

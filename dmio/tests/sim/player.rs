@@ -9,7 +9,6 @@ use fastrand::Rng;
 
 use crate::asking::{run, start};
 use crate::book::{Asked, Book, Key};
-use crate::oracle::Look;
 use crate::overlap;
 use crate::told::{Watcher, cancel, check_canary, give_up};
 use crate::world::World;
@@ -118,7 +117,7 @@ impl Player {
     /// Another disk in the place of one.
     fn replace(&mut self) {
         let device = self.device();
-        let disk = self.world.add_disk();
+        let disk = self.world.add_disk(&mut self.rng);
         let next = self.world.device(disk);
         if let Err(error) = self.client.replace(device, &next) {
             assert_eq!(error.kind(), ErrorKind::Memory, "{error}");
@@ -179,13 +178,13 @@ impl Player {
             "{counters:?}"
         );
         assert!(self.client.destroy().is_ok());
-        let now = book.oracle.tick();
-        let look = Look {
-            started: now,
-            ended: now,
-        };
-        for disk in 0..self.world.disks.len() {
-            book.oracle.check(disk, 0, &self.world.read(disk), look);
+        for after_cut in [false, true] {
+            if after_cut {
+                self.world.machine.cut_power(self.rng.u64(..));
+            }
+            for disk in 0..self.world.disks.len() {
+                book.oracle.check_at_end(disk, &self.world.read(disk), after_cut);
+            }
         }
         overlap::check(&self.world.machine.trace());
     }

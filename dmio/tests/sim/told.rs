@@ -96,19 +96,36 @@ pub(crate) fn hear(book: &mut Book, key: Key, region: usize, state: RegionState)
         return;
     }
     leg.is_over = true;
-    let write = leg.write;
+    let (write, disk) = (leg.write, leg.disk);
     if state == RegionState::Ok && asked.op == Operation::Read {
         assert!(asked.is_read.replace(region).is_none(), "one good answer is enough");
     }
     asked.is_done = asked.legs.iter().all(|leg| leg.is_over);
+    let (op, started) = (asked.op, asked.started);
+    let is_durable = state == RegionState::Ok && asked.is_fua;
+    if state == RegionState::Ok && op == Operation::Flush {
+        book.oracle.flush(disk, started);
+    }
     if let Some(write) = write {
         let (fate, is_answered) = match state {
-            RegionState::Ok => (Fate::Written, true),
+            RegionState::Ok => (done(op), true),
             RegionState::Cancelled(cancelled) if cancelled.never_started => (Fate::NeverStarted, true),
             RegionState::Cancelled(_) | RegionState::Timeout => (Fate::Maybe, false),
             RegionState::Error(_) => (Fate::Maybe, true),
         };
         book.oracle.end(write, fate, is_answered);
+        if is_durable {
+            book.oracle.persist(write);
+        }
+    }
+}
+
+/// What becomes of sectors of which a device says that all is well.
+fn done(op: Operation) -> Fate {
+    match op {
+        // Zeros, or as before.
+        Operation::Discard => Fate::Maybe,
+        _ => Fate::Written,
     }
 }
 
@@ -142,6 +159,7 @@ pub(crate) fn take_back(book: &mut Book, client: &mut Client, key: Key, memory: 
                 let look = Look {
                     started: asked.started,
                     ended: book.oracle.tick(),
+                    after_cut: false,
                 };
                 let leg = &asked.legs[region];
                 book.oracle.check(leg.disk, leg.first, &content, look);
@@ -196,7 +214,7 @@ impl Watch for Watcher {
         assert!(!std::mem::replace(&mut leg.is_late, true), "a device answers once");
         if let Some(write) = leg.write {
             let fate = if late.result.is_ok() {
-                Fate::Written
+                done(late.op)
             } else {
                 Fate::Maybe
             };

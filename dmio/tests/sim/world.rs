@@ -30,20 +30,25 @@ impl World {
         } else {
             SimConfig::new(seed)
         };
-        let machine = SimHandle::new(config.refuse_every(*rng.choice(&[0, 0, 7]).unwrap()));
+        let config = config
+            .refuse_every(*rng.choice(&[0, 0, 7]).unwrap())
+            .take_late_every(*rng.choice(&[0, 1, 3]).unwrap());
+        let machine = SimHandle::new(config);
         machine.record(1 << 20);
         let mut world = Self {
             machine,
             disks: Vec::new(),
             current: Vec::new(),
         };
-        world.current = (0..rng.usize(1..=3)).map(|_| world.add_disk()).collect();
+        world.current = (0..rng.usize(1..=3)).map(|_| world.add_disk(rng)).collect();
         world
     }
 
     /// Another disk, of zeros.
-    pub(crate) fn add_disk(&mut self) -> usize {
-        self.disks.push(self.machine.create_block_device(SECTORS * 512));
+    pub(crate) fn add_disk(&mut self, rng: &mut Rng) -> usize {
+        let disk = self.machine.create_block_device(SECTORS * 512);
+        disk.refuse_holes(rng.u8(..4) == 0);
+        self.disks.push(disk);
         self.disks.len() - 1
     }
 
