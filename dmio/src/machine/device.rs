@@ -107,11 +107,12 @@ impl Machine {
         self.for_each_leg_on(device, |machine, leg| {
             machine.give_up(now, leg, Reason::Device);
         });
+        while let Some(hold) = self.devices[usize::from(device.0)].holds.pop() {
+            self.legs[hold.leg].holds = false;
+            self.haunt(hold.leg);
+        }
         let place = &mut self.devices[usize::from(device.0)];
         self.strays += std::mem::take(&mut place.used);
-        while let Some(hold) = place.holds.pop() {
-            self.legs[hold.leg].holds = false;
-        }
         place.generation.0 = place.generation.0.wrapping_add(1);
         place.config = config;
         (place.is_fenced, place.is_busy) = (false, false);

@@ -81,11 +81,31 @@ impl Machine {
         if !std::mem::take(&mut leg.holds) {
             return;
         }
+        let is_ghost = leg.stage == Stage::Orphan;
         let device = &mut self.devices[usize::from(leg.device.0)];
         device.holds.remove(leg.range);
-        device.ghosts -= u32::from(leg.stage == Stage::Orphan);
+        device.ghosts -= u32::from(is_ghost);
         let first = device.held.front();
+        if is_ghost {
+            self.haunt(index);
+        }
         self.unblock(index, first);
+    }
+
+    /// An orphan ends, or is no longer looked for: what its device reads there at this moment may be what it has left, or not.
+    pub(crate) fn haunt(&mut self, ghost: u32) {
+        let leg = &self.legs[ghost];
+        let (device, generation, range) = (leg.device, leg.generation, leg.range);
+        if !leg.may_still_write() {
+            return;
+        }
+        for index in 0..self.legs.capacity() {
+            let (request, leg) = self.owner(index);
+            let is_there = leg.stage == Stage::AtDevice && (leg.device, leg.generation) == (device, generation);
+            if is_there && !request.op.is_write() && leg.range.overlaps(range) {
+                leg.indeterminate = true;
+            }
+        }
     }
 
     /// Takes a write out of those that are held back.

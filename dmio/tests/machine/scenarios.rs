@@ -116,6 +116,12 @@ impl Story {
         std::iter::from_fn(|| self.machine.poll_event()).collect()
     }
 
+    /// Is some region said to be so?
+    fn is_indeterminate(&mut self) -> bool {
+        let is = |event: &Event| matches!(event, Event::Region(event) if event.indeterminate);
+        self.events().iter().any(is)
+    }
+
     /// Regions, and what they came to, of events that are about nothing else.
     fn states(&mut self) -> Vec<(usize, RegionState)> {
         let state = |event| match event {
@@ -221,26 +227,78 @@ fn a_read_of_what_an_orphan_may_be_writing_says_so() {
     let here = [region(0, 0)];
     let first = story.start(&write(&here));
     let ghost = story.submission();
-    let is_indeterminate = |story: &mut Story| {
-        let events = story.events();
-        events
-            .iter()
-            .any(|event| matches!(event, Event::Region(event) if event.indeterminate))
-    };
     story.start(&read(&here));
     let reader = story.submission();
     story.machine.cancel(story.now, first).unwrap();
     story.answer(reader, Ok(()));
-    assert!(is_indeterminate(&mut story), "it became one while it was read");
+    assert!(story.is_indeterminate(), "it became one while it was read");
     story.start(&read(&here));
     let reader = story.submission();
     story.answer(ghost, Ok(()));
     story.answer(reader, Ok(()));
-    assert!(is_indeterminate(&mut story), "it was one when it was read");
+    assert!(story.is_indeterminate(), "it was one when it was read");
     story.start(&read(&here));
     let reader = story.submission();
     story.answer(reader, Ok(()));
-    assert!(!is_indeterminate(&mut story));
+    assert!(!story.is_indeterminate());
+}
+
+#[test]
+fn a_read_that_is_longer_than_an_orphan_says_so_too() {
+    let mut story = Story::new();
+    let (here, beside) = ([region(0, 0)], [region(0, 8)]);
+    let first = story.start(&write(&here));
+    let ghost = story.submission();
+    for regions in [&here, &beside] {
+        story.start(&io(Operation::Read, regions, POOL));
+    }
+    let readers = story.submissions();
+    story.machine.cancel(story.now, first).unwrap();
+    story.detach();
+    assert_eq!(story.answer(ghost, Ok(())), Completed::Late);
+    assert!(
+        matches!(story.events()[1], Event::Late(_)),
+        "who is told that it has landed"
+    );
+    story.answer(readers[0], Ok(()));
+    assert!(story.is_indeterminate(), "may yet get what was there before");
+    story.answer(readers[1], Ok(()));
+    assert!(!story.is_indeterminate(), "the orphan was not there");
+    assert_eq!(story.machine.counters().indeterminate, 1);
+}
+
+#[test]
+fn what_never_started_is_seen_by_no_read() {
+    let mut story = Story::new();
+    let here = [region(0, 0)];
+    let first = story.start(&write(&here));
+    let stopped = story.submission();
+    story.start(&read(&here));
+    let reader = story.submission();
+    story.machine.cancel(story.now, first).unwrap();
+    let told = story.machine.poll_cancel().unwrap();
+    story
+        .machine
+        .handle_cancelled(story.now, told.leg, CancelOutcome::NeverStarted);
+    story.answer(stopped, Err(Errno::CANCELED));
+    story.answer(reader, Ok(()));
+    assert!(!story.is_indeterminate());
+}
+
+#[test]
+fn a_read_that_outlives_its_devices_number_says_what_the_device_still_wrote() {
+    let mut story = Story::new();
+    let here = [region(0, 0)];
+    story.start(&io(Operation::Write, &here, POOL));
+    story.submission();
+    story.start(&io(Operation::Read, &here, OWN));
+    let reader = story.submission();
+    story
+        .machine
+        .replace(story.now, DeviceIndex(0), config().devices[0])
+        .unwrap();
+    story.answer(reader, Ok(()));
+    assert!(story.is_indeterminate());
 }
 
 #[test]

@@ -256,6 +256,7 @@ impl Model {
 
     fn replace(&mut self, now: Timestamp, device: DeviceIndex, config: DeviceConfig) -> Generation {
         self.give_up_device(now, device);
+        self.keys_on(device).into_iter().for_each(|key| self.haunt(key));
         let place = self.device_mut(device);
         place.generation.0 += 1;
         place.config = config;

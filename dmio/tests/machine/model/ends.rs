@@ -88,6 +88,15 @@ impl Model {
         }
     }
 
+    /// If it is an orphan that writes: what its device is reading there may be what it leaves.
+    pub(crate) fn haunt(&mut self, ghost: Key) {
+        for key in self.keys().collect::<Vec<_>>() {
+            let is_read = !self.requests[key.0].op.is_write() && self.part(key).place == Place::AtDevice;
+            let is_there = self.part(key).generation == self.part(ghost).generation && self.overlap(key, ghost);
+            self.part_mut(key).is_indeterminate |= is_read && is_there && self.may_still_write(ghost);
+        }
+    }
+
     pub(crate) fn end(&mut self, now: Timestamp, key: Key, state: RegionState) {
         let part = self.part_mut(key);
         assert_eq!(part.state, None, "a region ends once");

@@ -9,6 +9,7 @@ impl Model {
     pub(crate) fn answer_late(&mut self, now: Timestamp, key: Key, result: Result<(), Errno>) {
         let never = matches!(self.part(key).state, Some(RegionState::Cancelled(how)) if how.never_started);
         self.part_mut(key).answer = Some((now, result));
+        self.haunt(key);
         if !never {
             self.counters.late += 1;
             self.news.push((key.0, News::Late(key.1)));

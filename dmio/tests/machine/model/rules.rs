@@ -163,11 +163,14 @@ impl Model {
     pub(crate) fn is_haunted(&self, key: Key) -> bool {
         let part = self.part(key);
         let is_now = part.generation == self.device(part.region.device).generation;
-        let writes = |&other: &Key| {
-            let never = matches!(self.part(other).state, Some(RegionState::Cancelled(how)) if how.never_started);
-            self.part(other).place == Place::Orphan && self.is_outstanding_write(other) && !never
-        };
+        let writes = |&other: &Key| self.may_still_write(other) && self.is_outstanding_write(other);
         is_now && self.keys().filter(writes).any(|other| self.overlap(key, other))
+    }
+
+    /// Is it an orphan that writes, of the device of that number or one before?
+    pub(crate) fn may_still_write(&self, key: Key) -> bool {
+        let never = matches!(self.part(key).state, Some(RegionState::Cancelled(how)) if how.never_started);
+        self.requests[key.0].op.is_write() && self.part(key).place == Place::Orphan && !never
     }
 
     /// Regions that run and whose turn has come.
