@@ -19,7 +19,11 @@ impl Desk {
                 // The end of a part of a leg makes room, too.
                 has_news = true;
                 if !lists.is_part(tag) {
-                    answers.push((LegId(tag.0), result));
+                    if lists.is_in_parts(tag.0) {
+                        unknown(tag.0, result);
+                    } else {
+                        answers.push((LegId(tag.0), result));
+                    }
                 } else if let Some((leg, result)) = lists.end(tag, result) {
                     place.partial.retain(|&other| other != leg);
                     answers.push((LegId(leg), result));
@@ -45,13 +49,7 @@ impl Desk {
                 (Completed::Live { request, .. }, Some(cell), Ok(())) => {
                     Cells::drain(pass.io, cell, &mut slots[request.index()].payload);
                 }
-                (Completed::Unknown, ..) => {
-                    tracing::error!(
-                        leg = leg.0,
-                        ?result,
-                        "answer_unknown: the device does not have this request"
-                    );
-                }
+                (Completed::Unknown, ..) => unknown(leg.0, result),
                 _ => {}
             }
         }
@@ -69,4 +67,9 @@ impl Desk {
             machine.handle_cancelled(pass.now, cancel.leg, outcome);
         }
     }
+}
+
+#[cold]
+fn unknown(leg: u32, result: Result<(), Errno>) {
+    tracing::error!(leg, ?result, "answer_unknown: the device does not have this request");
 }

@@ -110,6 +110,15 @@ impl Lists {
         tag.0 >= self.first_tag
     }
 
+    /// Has the device begun the leg in parts, each of which ends by its own tag? Where no request has a list, that is soon said.
+    pub(super) fn is_in_parts(&self, leg: u32) -> bool {
+        let has_lists = (self.unreserved as usize) < self.legs.len();
+        has_lists && {
+            let fan = &self.fans[leg as usize];
+            fan.submitted > 0 && fan.end().is_none()
+        }
+    }
+
     /// Takes a part back from its device, if that has it.
     fn give(&mut self, tag: Tag) -> Option<(u32, &mut Fan)> {
         let part = tag.0.checked_sub(self.first_tag)?;
@@ -155,11 +164,14 @@ mod tests {
         let (first, tag) = lists.next(0).unwrap();
         lists.undo(tag);
         assert!(first == 0 && lists.is_unbegun(0));
+        assert!(!lists.is_in_parts(0), "it may be given up, and the leg be another's");
         let (again, tag) = lists.next(0).unwrap();
         assert!(again == 0 && !lists.is_unbegun(0));
         assert_eq!(lists.end(tag, Ok(())), None, "there is one more");
+        assert!(lists.is_in_parts(0));
         let (second, tag) = lists.next(0).unwrap();
         assert_eq!((second, lists.end(tag, Ok(()))), (1, Some((0, Ok(())))));
+        assert!(!lists.is_in_parts(0));
     }
 
     #[test]

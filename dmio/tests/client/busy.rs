@@ -11,6 +11,7 @@ use iomgr_core::{
 };
 use tqueue::sim::SimConfig;
 
+use crate::log::log_of;
 use crate::rig::{Notes, Rig, device, region};
 
 /// What becomes of the request that it has taken.
@@ -24,7 +25,12 @@ enum Way {
     Below,
     /// Likewise; and no other is ever taken.
     BelowOnce,
+    /// Likewise; and it says of the first legs that they have ended, as if it knew them.
+    Forges,
 }
+
+/// So many.
+const FORGED: u32 = 16;
 
 #[derive(Debug)]
 struct Narrow {
@@ -79,6 +85,14 @@ impl DeviceQueue for NarrowQueue {
             Way::AtOnce => self.end(request.tag, Ok(())),
             Way::Waits => {}
             Way::Below | Way::BelowOnce => self.below.submit(pass, request)?,
+            Way::Forges => {
+                let ended = |tag| Done {
+                    tag: Tag(tag),
+                    result: Ok(()),
+                };
+                self.done.extend((0..FORGED).map(ended));
+                self.below.submit(pass, request)?;
+            }
         }
         Ok(())
     }
@@ -213,4 +227,24 @@ fn of_a_list_no_more_goes_to_a_device_that_was_replaced() {
         assert_eq!(rig.bytes(0, 1, 7), [0; 7 * 512]);
         assert!(rig.client.destroy().is_ok());
     }
+}
+
+#[test]
+fn a_list_ends_with_its_parts_whatever_is_said_of_its_leg() {
+    let mut rig = narrow(Way::Forges);
+    let notes = Notes::default();
+    let at = [region(0, 0, 8)];
+    rig.client
+        .io(IoRequest::write(&at, sectors()), Some(notes.listener()))
+        .unwrap();
+    rig.disks[0].stall();
+    let log = log_of(|| rig.pass_time(Duration::from_secs(1)));
+    assert_eq!(notes.states(), [], "the device has the first part");
+    assert_eq!(log.matches("answer_unknown").count(), FORGED as usize, "{log}");
+    rig.disks[0].release();
+    rig.pass_time(Duration::from_secs(1));
+    assert_eq!(notes.states(), [(0, RegionState::Ok)]);
+    let expected: Vec<u8> = (0..8).flat_map(|number| [number; 512]).collect();
+    assert_eq!(rig.bytes(0, 0, 8), expected);
+    assert!(rig.client.destroy().is_ok());
 }

@@ -8,6 +8,7 @@
 mod busy;
 mod devices;
 mod ends;
+mod log;
 mod memory;
 mod notes;
 mod rig;
