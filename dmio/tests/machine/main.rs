@@ -19,6 +19,7 @@ mod progress;
 mod refusals;
 mod scenarios;
 mod seen;
+mod story;
 mod world;
 
 use budget::for_seeds;

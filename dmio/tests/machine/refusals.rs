@@ -3,7 +3,7 @@
 use dmio::{DeviceConfig, Io, IoFlags, Machine, MachineConfig, MemoryKind, Region};
 use iomgr_core::{Errno, Operation, Sector, SectorCount, SectorRange, Timestamp};
 
-use crate::scenarios::{OWN, POOL, config, io, read, region, write};
+use crate::story::{OWN, POOL, config, io, read, region, write};
 
 #[test]
 fn refusals_say_what_is_wrong() {
