@@ -37,7 +37,46 @@ pub(super) struct Rig {
     pub(super) dir: TempDir,
 }
 
+/// What is left without the client. The order of the fields is the order of the teardown.
+pub(super) struct Below {
+    pub(super) throttle: Blkio,
+    pub(super) backing: [PathBuf; 2],
+    pub(super) devices: [Loop; 2],
+    pub(super) dir: TempDir,
+}
+
+impl Below {
+    /// Does `body`, in the midst of which the stall ends.
+    pub(super) fn lift_meanwhile(&self, body: impl FnOnce()) {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::park_timeout(Duration::from_millis(100));
+                self.throttle.lift();
+            });
+            body();
+        });
+    }
+}
+
 impl Rig {
+    /// The client, for its end, and the rest.
+    pub(super) fn part(self) -> (Client, Below) {
+        let Self {
+            client,
+            throttle,
+            backing,
+            devices,
+            dir,
+        } = self;
+        let below = Below {
+            throttle,
+            backing,
+            devices,
+            dir,
+        };
+        (client, below)
+    }
+
     /// `None`, with a word about it, where that cannot be had here.
     pub(super) fn new() -> Option<Self> {
         Self::with(|config| config)
