@@ -106,18 +106,7 @@ fn request(tag: u32, op: Operation, data: Data) -> Request {
 fn simulated() -> (SimDisk, FileDevice, EngineKind) {
     let machine = SimHandle::new(SimConfig::calm(1));
     let disk = machine.create_block_device(1 << 20);
-    let limits = Limits {
-        size: SectorCount(2048),
-        logical_block_bytes: 512,
-        physical_block_bytes: 4096,
-        optimal_io_bytes: 0,
-        discard_granularity_bytes: 4096,
-        read_only: false,
-        volatile_cache: true,
-        needs_bytes: false,
-        rotational: false,
-    };
-    let device = FileDevice::over("simulated", disk.handle(), limits);
+    let device = FileDevice::over("simulated", disk.handle(), disk.limits());
     (disk, device, EngineKind::Sim(machine))
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dmio::{Client, ClientConfig, DeviceIndex, FileDevice, Notification, Notify, Region, RegionState};
-use iomgr_core::{Device, Limits, Sector, SectorCount, SectorRange, Storage};
+use iomgr_core::{Device, Sector, SectorCount, SectorRange, Storage};
 use tqueue::EngineKind;
 use tqueue::sim::{SimConfig, SimDisk, SimHandle};
 
@@ -61,18 +61,7 @@ impl Rig {
 
 /// A simulated disk as a device.
 pub(crate) fn device(disk: &SimDisk) -> Arc<dyn Device> {
-    let limits = Limits {
-        size: SIZE,
-        logical_block_bytes: 512,
-        physical_block_bytes: 4096,
-        optimal_io_bytes: 0,
-        discard_granularity_bytes: 4096,
-        read_only: false,
-        volatile_cache: true,
-        needs_bytes: false,
-        rotational: false,
-    };
-    Arc::new(FileDevice::over("simulated", disk.handle(), limits))
+    Arc::new(FileDevice::over("simulated", disk.handle(), disk.limits()))
 }
 
 /// `count` sectors from `start` of a device.

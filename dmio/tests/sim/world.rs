@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dmio::{Client, ClientConfig, FileDevice};
 use fastrand::Rng;
-use iomgr_core::{Device, Errno, Limits, SectorCount, Storage};
+use iomgr_core::{Device, Errno, SectorCount, Storage};
 use tqueue::EngineKind;
 use tqueue::sim::{Fault, OpKinds, SimConfig, SimDisk, SimHandle};
 
@@ -53,22 +53,8 @@ impl World {
     }
 
     pub(crate) fn device(&self, disk: usize) -> Arc<dyn Device> {
-        let limits = Limits {
-            size: SectorCount(SECTORS),
-            logical_block_bytes: 512,
-            physical_block_bytes: 4096,
-            optimal_io_bytes: 0,
-            discard_granularity_bytes: 4096,
-            read_only: false,
-            volatile_cache: true,
-            needs_bytes: false,
-            rotational: false,
-        };
-        Arc::new(FileDevice::over(
-            format!("disk {disk}"),
-            self.disks[disk].handle(),
-            limits,
-        ))
+        let file = &self.disks[disk];
+        Arc::new(FileDevice::over(format!("disk {disk}"), file.handle(), file.limits()))
     }
 
     /// A client of all disks, small enough to be full now and then.

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::time::Duration;
 
-use iomgr_core::{FileHandle, SimFile, Storage};
+use iomgr_core::{FileHandle, Limits, SectorCount, SimFile, Storage};
 use rustix::io::Errno;
 
 use super::SimHandle;
@@ -28,6 +28,21 @@ impl SimDisk {
     /// For queues of [`EngineKind::Sim`](crate::EngineKind::Sim).
     pub fn handle(&self) -> FileHandle {
         FileHandle::Simulated(self.file)
+    }
+
+    /// What a device that is this file, as large as it is now, can take.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            size: SectorCount::from_bytes_floor(self.with(|file| file.len())),
+            logical_block_bytes: 512,
+            physical_block_bytes: 4096,
+            optimal_io_bytes: 0,
+            discard_granularity_bytes: 4096,
+            read_only: false,
+            volatile_cache: true,
+            needs_bytes: false,
+            rotational: false,
+        }
     }
 
     /// The machine it belongs to.
