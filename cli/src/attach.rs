@@ -82,7 +82,11 @@ impl Attach {
     pub(crate) fn run(&self, json: bool) -> Result<ExitCode, Failure> {
         let target = self.server.target()?;
         let timeout = self.lock_timeout.saturating_add(OPEN_MAX);
-        let disk = target.connect(timeout)?.attach(self.request())?;
+        let mut server = target.connect(ANSWER_MAX)?;
+        // One that does not even say this is not waited for.
+        server.disks()?;
+        server.be_patient(timeout)?;
+        let disk = server.attach(self.request())?;
         match json {
             true => print_json(&disk)?,
             false => print(&format!("{}\n", disk.uris.first().map_or("", String::as_str)))?,

@@ -7,11 +7,11 @@ use std::process::ExitCode;
 use clap::Args;
 use indicatif::BinaryBytes;
 use serde_json::{Value, json};
-use vbd::DiskEntry;
+use vbd::{ControlClient, DiskEntry};
 
 use crate::failure::Failure;
 use crate::output::{note, print, print_json, table};
-use crate::servers::{ANSWER_MAX, Selection, Target, none_runs};
+use crate::servers::{Selection, Target, Unanswered, none_runs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -58,33 +58,36 @@ impl List {
     }
 
     fn disks(&self, json: bool) -> Result<ExitCode, Failure> {
-        let mut failed = false;
-        let mut listings = Vec::new();
+        let (mut listings, mut failures) = (Vec::new(), Vec::new());
         for target in self.selection.targets()? {
-            match ask(&target) {
+            match target.ask(Listing::of) {
                 Ok(listing) => listings.push((target, listing)),
-                Err(failure) => {
-                    failed = self.selection.is_explicit();
-                    note(&format!("{}: does not answer: {failure}", target.name));
-                }
+                Err(Unanswered::Silent(error)) => failures.push(error),
+                Err(Unanswered::Dead(error)) if self.selection.is_explicit() => failures.push(error),
+                // A socket that a dead server has left.
+                Err(Unanswered::Dead(error)) if !json => note(&format!("{}: does not answer: {error}", target.name)),
+                Err(Unanswered::Dead(_)) => {}
             }
         }
         match json {
             true => print_json(&listings.iter().flat_map(entries).collect::<Vec<_>>())?,
-            false if listings.is_empty() && failed => {}
-            false if listings.is_empty() => note(&none_runs()),
+            false if listings.is_empty() && failures.is_empty() => note(&none_runs()),
+            false if listings.is_empty() => {}
             false => print(&text(&listings))?,
         }
+        let failed = !failures.is_empty();
+        failures.into_iter().for_each(|error| _ = Failure::from(error).report(json));
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 }
 
-fn ask(target: &Target) -> Result<Listing, Failure> {
-    let mut server = target.connect(ANSWER_MAX)?;
-    Ok(Listing {
-        manager: server.manager()?.name,
-        disks: server.disks()?,
-    })
+impl Listing {
+    fn of(server: &mut ControlClient) -> Result<Self, vbd::Error> {
+        Ok(Self {
+            manager: server.manager()?.name,
+            disks: server.disks()?,
+        })
+    }
 }
 
 fn entries((target, listing): &(Target, Listing)) -> Vec<Value> {

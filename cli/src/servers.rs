@@ -103,18 +103,36 @@ fn the_only_one() -> Result<Target, Failure> {
     }
 }
 
-/// The server that has that disk now. Most have their socket by its name, so that one is asked first.
+/// The server that has that disk now.
 fn serving(disk: &str) -> Result<Target, Failure> {
-    let has_it = |target: &Target| {
-        let disks = target.connect(ANSWER_MAX).and_then(|mut server| server.disks());
-        disks.is_ok_and(|disks| disks.iter().any(|other| other.info.name == disk))
-    };
-    let first = Target::named(disk);
-    let mut candidates = std::iter::once(first).chain(everything()?);
-    candidates.find(has_it).ok_or_else(|| {
+    Ok(having(disk)?.ok_or_else(|| {
         let what = format!("no server here has a disk called {disk:?}");
         Failure::from(vbd::Error::new(vbd::ErrorKind::NotFound, what)).hint("`iomgr list` shows those there are")
-    })
+    })?)
+}
+
+/// Who has that disk, if anybody answers so. Most have their socket by its name, so that one is asked first.
+///
+/// # Errors
+/// Nobody does, but somebody who is alive says nothing.
+fn having(disk: &str) -> Result<Option<Target>, vbd::Error> {
+    let first = Target::named(disk);
+    let others = everything()?.into_iter().filter(|other| other.control != first.control);
+    let mut silent = None;
+    for target in std::iter::once(first.clone()).chain(others) {
+        match target.ask(ControlClient::disks) {
+            Ok(disks) if disks.iter().any(|other| other.info.name == disk) => return Ok(Some(target)),
+            Err(Unanswered::Silent(error)) => silent = silent.or(Some((target.name, error))),
+            Ok(_) | Err(Unanswered::Dead(_)) => {}
+        }
+    }
+    match silent {
+        None => Ok(None),
+        Some((name, error)) => {
+            let what = format!("the server {name} {ALIVE}, so whether it has {disk:?} cannot be said");
+            Err(vbd::Error::new(vbd::ErrorKind::Control, what).because(error))
+        }
+    }
 }
 
 /// Everything in the runtime folder; some may be dead.
@@ -129,16 +147,21 @@ fn find(name: &str) -> Result<Target, vbd::Error> {
     if by_name.connect(ANSWER_MAX).is_ok() {
         return Ok(by_name);
     }
-    let serves_it = |target: &Target| {
-        let status = target.connect(ANSWER_MAX).and_then(|mut server| server.status());
-        status.is_ok_and(|status| status.devices.iter().any(|disk| disk.info.name == name))
-    };
-    let serving = everything()?.into_iter().find(serves_it);
-    Ok(serving.map_or(by_name, |server| Target {
-        name: name.to_owned(),
-        ..server
-    }))
+    let name = name.to_owned();
+    Ok(having(&name)?.map_or(by_name, |server| Target { name, ..server }))
 }
+
+/// Why a server did not answer.
+#[derive(Debug)]
+pub(crate) enum Unanswered {
+    /// Nobody listens.
+    Dead(vbd::Error),
+    /// Somebody does.
+    Silent(vbd::Error),
+}
+
+/// What is said of a server of which only the latter is known.
+pub(crate) const ALIVE: &str = "is alive, but does not answer";
 
 impl Target {
     fn at(control: &Path) -> Self {
@@ -153,6 +176,15 @@ impl Target {
             name: name.to_owned(),
             control: vbd::runtime_dir().join(format!("{name}.ctl")),
         }
+    }
+
+    /// Asks what is answered at once by a server that is well.
+    pub(crate) fn ask<T>(
+        &self,
+        question: impl FnOnce(&mut ControlClient) -> Result<T, vbd::Error>,
+    ) -> Result<T, Unanswered> {
+        let mut server = self.connect(ANSWER_MAX).map_err(Unanswered::Dead)?;
+        question(&mut server).map_err(Unanswered::Silent)
     }
 
     /// Connects; `timeout` bounds every answer.

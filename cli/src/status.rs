@@ -6,11 +6,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::json;
-use vbd::Status as ServerStatus;
+use vbd::{ControlClient, Status as ServerStatus};
 
 use crate::failure::Failure;
 use crate::output::{note, print, print_json};
-use crate::servers::{ANSWER_MAX, Selection, Target, none_runs};
+use crate::servers::{ALIVE, Selection, Target, Unanswered, none_runs};
 pub(crate) use text::mode;
 
 const EXAMPLES: &str = "\
@@ -28,7 +28,7 @@ pub(crate) struct Status {
 }
 
 /// What a control socket answered.
-type Answer = Result<ServerStatus, Failure>;
+type Answer = Result<ServerStatus, Unanswered>;
 
 impl Status {
     pub(crate) fn run(&self, json: bool) -> Result<ExitCode, Failure> {
@@ -36,7 +36,7 @@ impl Status {
             .selection
             .targets()?
             .into_iter()
-            .map(|target| (ask(&target), target))
+            .map(|target| (target.ask(ControlClient::status), target))
             .collect();
         if json {
             print_json(
@@ -48,21 +48,23 @@ impl Status {
         } else {
             tell(&answers, self.selection.is_explicit())?;
         }
-        // A dead server's socket in the folder is a finding; a named server that does not answer is a failure.
-        let failed = self.selection.is_explicit() && answers.iter().any(|(answer, _)| answer.is_err());
+        // A dead server's socket in the folder is a finding; a server that was named, or that is alive, is to answer.
+        let failed = answers.iter().any(|(answer, _)| match answer {
+            Ok(_) => false,
+            Err(Unanswered::Dead(_)) => self.selection.is_explicit(),
+            Err(Unanswered::Silent(_)) => true,
+        });
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
-}
-
-fn ask(target: &Target) -> Answer {
-    Ok(target.connect(ANSWER_MAX)?.status()?)
 }
 
 fn entry(answer: &Answer, target: &Target) -> serde_json::Value {
     let (name, control) = (&target.name, target.control.to_string_lossy());
     match answer {
         Ok(status) => json!({ "name": name, "control": control, "status": status }),
-        Err(failure) => json!({ "name": name, "control": control, "error": failure.to_string() }),
+        Err(Unanswered::Dead(error) | Unanswered::Silent(error)) => {
+            json!({ "name": name, "control": control, "error": error.to_string() })
+        }
     }
 }
 
@@ -88,12 +90,10 @@ fn tell(answers: &[(Answer, Target)], in_detail: bool) -> Result<(), Failure> {
         live.iter().try_for_each(|server| print(&text::details(server)))?;
     }
     for (answer, target) in answers {
-        if let Err(failure) = answer {
-            let what = match target.connect(ANSWER_MAX) {
-                Ok(_) => "is alive, but does not answer".to_owned(),
-                Err(_) => dead(&target.name),
-            };
-            note(&format!("{}: {what}: {failure}", target.name));
+        match answer {
+            Ok(_) => {}
+            Err(Unanswered::Dead(error)) => note(&format!("{}: {}: {error}", target.name, dead(&target.name))),
+            Err(Unanswered::Silent(error)) => note(&format!("{}: {ALIVE}: {error}", target.name)),
         }
     }
     Ok(())

@@ -104,14 +104,33 @@ fn a_server_that_hangs_is_not_called_dead() {
     let place = Place::new();
     let (served, _) = Served::json(&place, &["--create", "1G", "a.vhd"]);
     served.signal("STOP");
-    let ended = place.run(&["status", "a"]);
+    let cases: [(&[&str], &str); 9] = [
+        (&["status", "a"], "a: is alive, but does not answer"),
+        (&["status"], "a: is alive, but does not answer"),
+        (&["list"], "a.ctl: the server does not answer in time"),
+        (&["list", "--json"], "a.ctl: the server does not answer in time"),
+        (&["stats", "a"], "the server a is alive, but does not answer"),
+        (&["pause", "b"], "the server a is alive, but does not answer"),
+        (&["resume", "a"], "the server a is alive, but does not answer"),
+        (&["attach", "b.img"], "a.ctl: the server does not answer in time"),
+        (&["manager", "show"], "a.ctl: the server does not answer in time"),
+    ];
+    let asked = cases.map(|(args, _)| {
+        let mut command = place.command(args);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    });
+    let ended = asked.map(|child| Ended::from(child.wait_with_output().unwrap()));
     served.signal("CONT");
-    assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.stderr.contains("a: is alive, but does not answer"), "{ended:?}");
-    assert!(
-        !ended.stderr.contains("os error"),
-        "a time-out has no other cause: {ended:?}"
-    );
+    for (ended, (args, words)) in ended.iter().zip(cases) {
+        assert_eq!(ended.code, Some(1), "{args:?}: {ended:?}");
+        assert!(ended.stderr.contains(words), "{args:?}: {ended:?}");
+        assert!(!ended.stderr.contains("no server"), "{args:?}: {ended:?}");
+        assert!(
+            !ended.stderr.contains("os error"),
+            "a time-out has no other cause: {args:?}: {ended:?}"
+        );
+    }
+    assert_eq!(ended[3].json_error()["kind"], "control");
     served.signal("TERM");
     assert_eq!(served.ended().code, Some(0));
 }

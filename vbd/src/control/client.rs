@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{
@@ -16,6 +16,7 @@ use crate::server::{DiskEntry, Status};
 #[derive(Debug)]
 pub struct ControlClient {
     stream: BufReader<UnixStream>,
+    path: PathBuf,
 }
 
 impl ControlClient {
@@ -34,7 +35,14 @@ impl ControlClient {
         stream.set_write_timeout(Some(timeout)).map_err(fail)?;
         Ok(Self {
             stream: BufReader::new(stream),
+            path: path.to_path_buf(),
         })
+    }
+
+    /// From now on `timeout` bounds every answer.
+    pub fn be_patient(&mut self, timeout: Duration) -> Result<(), Error> {
+        let set = self.stream.get_ref().set_read_timeout(Some(timeout));
+        set.map_err(|error| self.fail("cannot be waited for").because(error))
     }
 
     /// Asks for the server's status.
@@ -125,14 +133,18 @@ impl ControlClient {
         self.stream
             .get_mut()
             .write_all(&line)
-            .map_err(|error| Error::new(ErrorKind::Control, "the server does not listen").because(error))?;
+            .map_err(|error| self.fail("the server does not listen").because(error))?;
         self.answer()
+    }
+
+    fn fail(&self, what: &str) -> Error {
+        Error::new(ErrorKind::Control, what.to_owned()).at(&self.path)
     }
 
     fn answer(&mut self) -> Result<ControlAnswer, Error> {
         let mut line = String::new();
         let got = self.stream.read_line(&mut line);
-        let fail = |what: &str| Error::new(ErrorKind::Control, what.to_owned());
+        let fail = |what| self.fail(what);
         match got {
             Ok(0) => return Err(fail("the server ended before it answered")),
             Ok(_) => {}
