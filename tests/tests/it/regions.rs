@@ -8,3 +8,4 @@ mod rig;
 mod states;
 mod teardown;
 mod verb;
+mod vhd;

@@ -39,12 +39,7 @@ impl Devices {
 
     /// `iomgr dmio write 0xAA` to the first sectors of both, under the throttle.
     fn write(&self, options: &[&str]) -> Tool {
-        let script = "echo $$ > \"$1\"; shift; exec \"$@\"";
-        Tool::new("sh")
-            .args(["-c", script, "sh"])
-            .arg(self.throttle.procs())
-            .arg(product::path())
-            .args(["dmio", "write", "--data", "0xaa"])
+        write_under(&self.throttle)
             .args(options)
             .arg(self.good.path())
             .arg(self.bad.path())
@@ -61,12 +56,22 @@ impl Devices {
     }
 }
 
+/// `iomgr dmio write 0xAA` under a throttle.
+pub(super) fn write_under(throttle: &Blkio) -> Tool {
+    let script = "echo $$ > \"$1\"; shift; exec \"$@\"";
+    Tool::new("sh")
+        .args(["-c", script, "sh"])
+        .arg(throttle.procs())
+        .arg(product::path())
+        .args(["dmio", "write", "--data", "0xaa"])
+}
+
 /// The states of a device's region in a table.
 fn states(ended: &Ended, device: &Loop) -> Vec<String> {
     states_of(ended, &format!("{}@0+4096", device.path().display()))
 }
 
-fn states_of(ended: &Ended, name: &str) -> Vec<String> {
+pub(super) fn states_of(ended: &Ended, name: &str) -> Vec<String> {
     let state = |line: &str| {
         let words: Vec<_> = line.split_whitespace().collect();
         let at = words.iter().position(|&word| word == name)?;
@@ -107,8 +112,8 @@ fn regions_verb_cancels_at_the_timeout_and_leaves() {
 }
 
 /// Starts it, with the device stalled until it says that the region is in a state.
-fn lift_when(devices: &Devices, options: &[&str], state: &str) -> (Process, String) {
-    let process = Process::start(devices.write(options), Stdio::piped(), Stdio::piped());
+pub(super) fn lift_when(throttle: &Blkio, tool: Tool, state: &str) -> (Process, String) {
+    let process = Process::start(tool, Stdio::piped(), Stdio::piped());
     let (lines, told) = mpsc::channel();
     let stdout = BufReader::new(process.take_stdout());
     let reader = std::thread::spawn(move || {
@@ -120,14 +125,14 @@ fn lift_when(devices: &Devices, options: &[&str], state: &str) -> (Process, Stri
     for line in told {
         all += &format!("{line}\n");
         if line.contains(state) {
-            devices.throttle.lift();
+            throttle.lift();
         }
     }
     reader.join().unwrap();
     (process, all)
 }
 
-fn ended(process: &Process, stdout: String) -> Ended {
+pub(super) fn ended(process: &Process, stdout: String) -> Ended {
     let mut stderr = String::new();
     process.take_stderr().read_to_string(&mut stderr).unwrap();
     let code = Some(process.exit_code());
@@ -137,7 +142,8 @@ fn ended(process: &Process, stdout: String) -> Ended {
 #[test]
 fn regions_verb_tells_of_a_timeout_and_goes_on() {
     let Some(devices) = Devices::new() else { return };
-    let (process, stdout) = lift_when(&devices, &["--timeout", "100ms"], "TIMEOUT");
+    let write = devices.write(&["--timeout", "100ms"]);
+    let (process, stdout) = lift_when(&devices.throttle, write, "TIMEOUT");
     let ended = ended(&process, stdout);
     assert_eq!(ended.code, Some(3), "{ended:?}");
     assert_eq!(states(&ended, &devices.bad), ["TIMEOUT", "OK"], "{ended:?}");
@@ -149,7 +155,7 @@ fn regions_verb_tells_of_a_timeout_and_goes_on() {
 fn regions_verb_lingers_for_late_answers() {
     let Some(devices) = Devices::new() else { return };
     let options = ["--cancel-after", "100ms", "--linger", "60s", "--json"];
-    let (process, stdout) = lift_when(&devices, &options, "cancelled");
+    let (process, stdout) = lift_when(&devices.throttle, devices.write(&options), "cancelled");
     let ended = ended(&process, stdout);
     assert_eq!((ended.code, &*ended.stderr), (Some(3), ""), "{ended:?}");
     let events: Vec<Value> = ended
