@@ -89,8 +89,19 @@ impl Nbdkit {
 
     /// A disk in the file `store` whose flush fails with EIO while the file `trip` exists.
     pub fn failing_flush(socket: &Path, store: &Path, trip: &Path, size_bytes: u64) -> Nbdkit {
+        let flush = format!("if [ -e {} ]; then echo EIO tripped >&2; exit 1; fi", trip.display());
+        Nbdkit::with_flush(socket, store, &flush, size_bytes)
+    }
+
+    /// A disk in the file `store` whose flush does not end while the file `trip` exists.
+    pub fn stalling_flush(socket: &Path, store: &Path, trip: &Path, size_bytes: u64) -> Nbdkit {
+        let flush = format!("while [ -e {} ]; do sleep 0.05; done", trip.display());
+        Nbdkit::with_flush(socket, store, &flush, size_bytes)
+    }
+
+    fn with_flush(socket: &Path, store: &Path, flush: &str, size_bytes: u64) -> Nbdkit {
         fs::File::create(store).unwrap().set_len(size_bytes).unwrap();
-        let (store, trip) = (store.display(), trip.display());
+        let store = store.display();
         let dd = "dd status=none conv=notrunc iflag=count_bytes,skip_bytes,fullblock oflag=seek_bytes bs=64k";
         Nbdkit::start(
             socket,
@@ -99,7 +110,7 @@ impl Nbdkit {
                 format!("get_size=echo {size_bytes}"),
                 format!("pread={dd} if={store} skip=$4 count=$3"),
                 format!("pwrite={dd} of={store} seek=$4"),
-                format!("flush=if [ -e {trip} ]; then echo EIO tripped >&2; exit 1; fi"),
+                format!("flush={flush}"),
             ],
         )
     }

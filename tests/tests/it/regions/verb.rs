@@ -111,8 +111,8 @@ fn regions_verb_cancels_at_the_timeout_and_leaves() {
     );
 }
 
-/// Starts it, with the device stalled until it says that the region is in a state.
-pub(super) fn lift_when(throttle: &Blkio, tool: Tool, state: &str) -> (Process, String) {
+/// Starts it; ends the stall when it says that something is in a state.
+pub(super) fn lift_when(tool: Tool, state: &str, lift: impl Fn()) -> (Process, String) {
     let process = Process::start(tool, Stdio::piped(), Stdio::piped());
     let (lines, told) = mpsc::channel();
     let stdout = BufReader::new(process.take_stdout());
@@ -125,7 +125,7 @@ pub(super) fn lift_when(throttle: &Blkio, tool: Tool, state: &str) -> (Process, 
     for line in told {
         all += &format!("{line}\n");
         if line.contains(state) {
-            throttle.lift();
+            lift();
         }
     }
     reader.join().unwrap();
@@ -143,7 +143,7 @@ pub(super) fn ended(process: &Process, stdout: String) -> Ended {
 fn regions_verb_tells_of_a_timeout_and_goes_on() {
     let Some(devices) = Devices::new() else { return };
     let write = devices.write(&["--timeout", "100ms"]);
-    let (process, stdout) = lift_when(&devices.throttle, write, "TIMEOUT");
+    let (process, stdout) = lift_when(write, "TIMEOUT", || devices.throttle.lift());
     let ended = ended(&process, stdout);
     assert_eq!(ended.code, Some(3), "{ended:?}");
     assert_eq!(states(&ended, &devices.bad), ["TIMEOUT", "OK"], "{ended:?}");
@@ -151,24 +151,30 @@ fn regions_verb_tells_of_a_timeout_and_goes_on() {
     assert!(devices.all_landed());
 }
 
+fn events(ended: &Ended) -> Vec<Value> {
+    let lines = ended.stdout.lines();
+    lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// What each event is, and the state in it.
+fn words(events: &[Value]) -> Vec<(&str, &str)> {
+    let text = |value| Value::as_str(value).unwrap_or("");
+    let words = events
+        .iter()
+        .map(|event| (text(&event["event"]), text(&event["state"])));
+    words.collect()
+}
+
 #[test]
 fn regions_verb_lingers_for_late_answers() {
     let Some(devices) = Devices::new() else { return };
     let options = ["--cancel-after", "100ms", "--linger", "60s", "--json"];
-    let (process, stdout) = lift_when(&devices.throttle, devices.write(&options), "cancelled");
+    let (process, stdout) = lift_when(devices.write(&options), "cancelled", || devices.throttle.lift());
     let ended = ended(&process, stdout);
     assert_eq!((ended.code, &*ended.stderr), (Some(3), ""), "{ended:?}");
-    let events: Vec<Value> = ended
-        .stdout
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    let words: Vec<_> = events
-        .iter()
-        .map(|event| (event["event"].as_str().unwrap(), event["state"].as_str().unwrap_or("")))
-        .collect();
+    let events = events(&ended);
     let expected = [("region", "ok"), ("region", "cancelled"), ("late", "ok"), ("end", "")];
-    assert_eq!(words, expected, "{ended:?}");
+    assert_eq!(words(&events), expected, "{ended:?}");
     assert_eq!(
         (&events[1]["reason"], &events[1]["never_started"]),
         (&"handle".into(), &false.into())
@@ -204,13 +210,22 @@ fn regions_verb_is_cancelled_by_a_signal() {
     }
 }
 
+/// Can there be disks whose flush is a script?
+fn has_scripted_disks() -> bool {
+    if !need::fuse() || !need::tools(&["nbdkit"]) {
+        return false;
+    }
+    let has_eval = fuse::nbdkit_has("eval");
+    if !has_eval {
+        need::skip("nbdkit has no plugin eval");
+    }
+    has_eval
+}
+
 #[test]
 fn regions_verb_flushes_what_was_written_and_tells_if_that_fails() {
-    if !need::fuse() || !need::tools(&["nbdkit"]) {
+    if !has_scripted_disks() {
         return;
-    }
-    if !fuse::nbdkit_has("eval") {
-        return need::skip("nbdkit has no plugin eval");
     }
     let dir = TempDir::new();
     let trip = dir.join("trip");
@@ -230,4 +245,45 @@ fn regions_verb_flushes_what_was_written_and_tells_if_that_fails() {
     assert_eq!(flushes(&ended), [["OK"], ["ERROR"]], "{ended:?}");
     assert_eq!(states_of(&ended, &format!("{}@0+4096", images[1])), ["OK"], "{ended:?}");
     bad.unmount();
+}
+
+#[test]
+fn regions_verb_gives_up_a_flush_and_tells_of_its_late_answer() {
+    if !has_scripted_disks() {
+        return;
+    }
+    let dir = TempDir::new();
+    let trip = dir.join("trip");
+    let nbdkit = Nbdkit::stalling_flush(&dir.join("nbdkit.sock"), &dir.join("store"), &trip, 4 << 20);
+    let disk = NbdFuse::mount(&nbdkit.uri(), &dir.join("disk"));
+    fs::write(&trip, "").unwrap();
+    let write = Tool::iomgr()
+        .args([
+            "dmio",
+            "write",
+            "--json",
+            "--flush",
+            "--cache",
+            "writeback",
+            "--format",
+            "raw",
+        ])
+        .args(["--timeout", "5s", "--cancel-on-timeout", "--linger", "60s"])
+        .arg(disk.path());
+    let (process, stdout) = lift_when(write, "\"state\":\"cancelled\"", || fs::remove_file(&trip).unwrap());
+    let ended = ended(&process, stdout);
+    assert_eq!((ended.code, &*ended.stderr), (Some(3), ""), "{ended:?}");
+    let events = events(&ended);
+    let expected = [
+        ("region", "ok"),
+        ("flush", "cancelled"),
+        ("late_flush", "ok"),
+        ("end", ""),
+    ];
+    assert_eq!(words(&events), expected, "{ended:?}");
+    for event in &events[1..3] {
+        assert_eq!(event["image"], *disk.path().display().to_string(), "{event}");
+    }
+    assert_eq!(events[1]["reason"], "timeout", "{ended:?}");
+    disk.unmount();
 }

@@ -94,7 +94,7 @@ fn regions_vhd_write_that_was_given_up_lands_before_the_next_one_gets_the_image(
 fn regions_vhd_allocation_that_was_given_up_leaves_old_or_new() {
     let Some(stalled) = Stalled::new() else { return };
     let start = 8 << 20;
-    let (process, stdout) = lift_when(&stalled.throttle, stalled.write(start), "CANCELLED");
+    let (process, stdout) = lift_when(stalled.write(start), "CANCELLED", || stalled.throttle.lift());
     let ended = ended(&process, stdout);
     assert_eq!(ended.code, Some(3), "{ended:?}");
     assert_eq!(states_of(&ended, &stalled.region(start)), ["CANCELLED"], "{ended:?}");
