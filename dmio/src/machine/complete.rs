@@ -1,6 +1,6 @@
 //! What devices answer, and how regions end.
 
-use iomgr_core::{CancelOutcome, Errno, Timestamp};
+use iomgr_core::{CancelOutcome, Errno, Operation, Timestamp};
 
 use super::leg::Stage;
 use super::request::{Debt, bits};
@@ -39,7 +39,7 @@ impl Machine {
 
     fn complete(&mut self, now: Timestamp, index: u32, result: Result<(), Errno>) -> Completed {
         let (request, leg) = self.owner(index);
-        let (is_read, is_choice) = (!request.op.is_write(), request.choice);
+        let (is_read, is_choice) = (request.op == Operation::Read, request.choice);
         let (of, region) = (leg.request, usize::from(leg.region));
         let live = Completed::Live {
             request: self.id(of),

@@ -3,7 +3,7 @@
 //! A write that overlaps one that its device has, live or orphaned, is held back: in its device's list, in order, and behind each
 //! write there that it overlaps. A held write knows how many stand before it; as each of them ends, it is told.
 
-use iomgr_core::{Sector, SectorRange};
+use iomgr_core::{Operation, Sector, SectorRange};
 
 use super::Machine;
 use super::leg::{Leg, Stage};
@@ -102,7 +102,7 @@ impl Machine {
         for index in 0..self.legs.capacity() {
             let (request, leg) = self.owner(index);
             let is_there = leg.stage == Stage::AtDevice && (leg.device, leg.generation) == (device, generation);
-            if is_there && !request.op.is_write() && leg.range.overlaps(range) {
+            if is_there && request.op == Operation::Read && leg.range.overlaps(range) {
                 leg.indeterminate = true;
             }
         }

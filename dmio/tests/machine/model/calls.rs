@@ -187,7 +187,7 @@ impl Model {
             self.answer_late(now, key, result);
             return Completed::Late;
         }
-        let is_read = !self.requests[key.0].op.is_write();
+        let is_read = self.requests[key.0].op == Operation::Read;
         let haunted = is_read && self.is_haunted(key);
         self.part_mut(key).is_indeterminate |= haunted;
         self.counters.indeterminate += u64::from(self.part(key).is_indeterminate && result.is_ok());

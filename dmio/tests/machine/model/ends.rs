@@ -1,7 +1,7 @@
 //! How regions go and end.
 
 use dmio::{Cancelled, DeviceIndex, IoFlags, MemoryKind, Reason, RegionState};
-use iomgr_core::{Errno, Timestamp};
+use iomgr_core::{Errno, Operation, Timestamp};
 
 use super::{Key, Model, News, Place};
 
@@ -91,7 +91,7 @@ impl Model {
     /// If it is an orphan that writes: what its device is reading there may be what it leaves.
     pub(crate) fn haunt(&mut self, ghost: Key) {
         for key in self.keys().collect::<Vec<_>>() {
-            let is_read = !self.requests[key.0].op.is_write() && self.part(key).place == Place::AtDevice;
+            let is_read = self.requests[key.0].op == Operation::Read && self.part(key).place == Place::AtDevice;
             let is_there = self.part(key).generation == self.part(ghost).generation && self.overlap(key, ghost);
             self.part_mut(key).is_indeterminate |= is_read && is_there && self.may_still_write(ghost);
         }

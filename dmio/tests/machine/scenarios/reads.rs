@@ -1,6 +1,6 @@
 //! What reads say of orphans.
 
-use dmio::{Completed, DeviceIndex, Event};
+use dmio::{Completed, DeviceIndex, Event, MemoryKind};
 use iomgr_core::{Errno, Operation};
 
 use crate::story::{OWN, POOL, Story, config, io, read, region, write};
@@ -72,4 +72,15 @@ fn a_read_that_outlives_its_devices_number_says_what_the_device_still_wrote() {
         .unwrap();
     story.answer(reader, Ok(()));
     assert!(story.is_indeterminate());
+}
+
+#[test]
+fn what_brings_no_bytes_is_not_indeterminate() {
+    let mut story = Story::new();
+    let here = [region(0, 0)];
+    let (first, _) = story.submit(&write(&here));
+    let (_, there) = story.submit(&io(Operation::Prefetch, &here, MemoryKind::None));
+    story.cancel(first);
+    story.answer(there, Ok(()));
+    assert!(!story.is_indeterminate());
 }
