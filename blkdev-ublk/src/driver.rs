@@ -55,20 +55,15 @@ pub(crate) trait CharDevice: Debug + Send + Sync {
 
 /// One hardware queue. Everything happens on the thread that opened it.
 pub(crate) trait QueuePort: Debug {
-    /// Asks for the first request of a tag, whose data go to and come from `buffer`. Completes as `token`.
-    fn fetch(&mut self, io: &mut Queue, tag: u16, buffer: Data, token: Token) -> Result<(), NetFull>;
+    /// Asks for the first request of a tag, whose data go to and come from `buffer` from now on. Completes as `token`, and so
+    /// do all commits of the tag.
+    fn fetch(&mut self, io: &mut Queue, tag: u16, buffer: Data, token: Token) -> Result<(), Errno>;
 
-    /// Ends the request of a tag and asks for the next, likewise.
-    fn commit(&mut self, io: &mut Queue, tag: u16, result: i32, buffer: Data, token: Token) -> Result<(), NetFull>;
+    /// Ends the request of a tag and asks for the next.
+    fn commit(&mut self, io: &mut Queue, tag: u16, result: i32) -> Result<(), NetFull>;
 
     /// What the completion of a fetch or commit means.
-    fn delivered(
-        &mut self,
-        io: &mut Queue,
-        tag: u16,
-        result: Result<u32, OpError>,
-        buffer: Data,
-    ) -> Result<Delivery, Errno>;
+    fn delivered(&mut self, io: &mut Queue, tag: u16, result: Result<u32, OpError>) -> Result<Delivery, Errno>;
 
     /// Lets go of the device.
     fn close(self: Box<Self>, io: &mut Queue);

@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, bounded};
 use iomgr_core::{Data, DataHome, Errno, FileHandle, FileSlot, OpError, OpQueue, Token};
 use rustix::fs::{Access, access};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
-use tqueue::{ControlRing, NetFull, Queue, RawCommand};
+use tqueue::{ControlRing, NetFull, Queue, RawCommand, RawPlace, RawTarget};
 
 use crate::abi::{Descriptor, QueueOp, control_command, queue_command, registered_at};
 use crate::driver::{CharDevice, ControlCall, ControlPort, Delivery, Driver, QueuePort};
@@ -145,7 +145,7 @@ impl CharDevice for KernelDevice {
             index,
             file: file.map_err(fail("its device cannot be registered"))?,
             descriptors,
-            addresses: vec![0; depth.into()].into(),
+            tags: vec![None; depth.into()].into(),
         }))
     }
 }
@@ -156,59 +156,50 @@ struct KernelQueue {
     index: u16,
     file: FileSlot,
     descriptors: Descriptors,
-    /// Where each tag's buffer is: a tag keeps the one that it was fetched with. 0 with zero copy.
-    addresses: Box<[u64]>,
+    /// Those that were fetched.
+    tags: Box<[Option<KernelTag>]>,
+}
+
+/// A tag that was fetched.
+#[derive(Clone, Copy, Debug)]
+struct KernelTag {
+    place: RawPlace,
+    /// Where its buffer is: a tag keeps the one that it was fetched with. 0 with zero copy.
+    copied: u64,
 }
 
 impl KernelQueue {
-    fn push(
-        &self,
-        io: &mut Queue,
-        op: QueueOp,
-        (tag, result): (u16, i32),
-        buffer: Data,
-        token: Token,
-    ) -> Result<(), NetFull> {
-        let copied = self.addresses[usize::from(tag)];
-        let (address, data) = match buffer.home {
-            DataHome::Registered(_) => (registered_at(tag), Data::NONE),
-            _ => (0, buffer),
-        };
+    fn push(&self, io: &mut Queue, op: QueueOp, tag: u16, result: i32) -> Result<(), NetFull> {
+        let KernelTag { place, copied } = self.tags[usize::from(tag)].expect("a tag is fetched before all else");
         let command = RawCommand {
-            file: self.file,
             op: op.number(),
             payload: queue_command(self.index, tag, result, copied),
-            address,
-            data,
         };
         // SAFETY: for this tag the driver copies to and from the buffer that the command names, which is the tag's for good, no
         // more than the device's largest request, which is as long as the buffer (`Tags::new`); and only between the command's issue and its
         // completion: a read's data when it commits, a write's when it delivers. With zero copy it names none, and the
         // driver touches no memory of ours.
-        unsafe { io.push_raw(command, token) }
+        unsafe { io.push_raw(place, command) }
     }
 }
 
 impl QueuePort for KernelQueue {
-    fn fetch(&mut self, io: &mut Queue, tag: u16, buffer: Data, token: Token) -> Result<(), NetFull> {
-        self.addresses[usize::from(tag)] = match buffer.home {
-            DataHome::Registered(_) => 0,
-            _ => io.address(buffer).expect("a tag's buffer is leased from this queue"),
+    fn fetch(&mut self, io: &mut Queue, tag: u16, buffer: Data, token: Token) -> Result<(), Errno> {
+        let (copied, address, data) = match buffer.home {
+            DataHome::Registered(_) => (0, registered_at(tag), Data::NONE),
+            _ => (io.address(buffer).ok_or(Errno::INVAL)?, 0, buffer),
         };
-        self.push(io, QueueOp::Fetch, (tag, 0), buffer, token)
+        let file = self.file;
+        let place = io.add_place(RawTarget { file, address, data }, token)?;
+        self.tags[usize::from(tag)] = Some(KernelTag { place, copied });
+        self.push(io, QueueOp::Fetch, tag, 0).map_err(|NetFull| Errno::NOBUFS)
     }
 
-    fn commit(&mut self, io: &mut Queue, tag: u16, result: i32, buffer: Data, token: Token) -> Result<(), NetFull> {
-        self.push(io, QueueOp::CommitAndFetch, (tag, result), buffer, token)
+    fn commit(&mut self, io: &mut Queue, tag: u16, result: i32) -> Result<(), NetFull> {
+        self.push(io, QueueOp::CommitAndFetch, tag, result)
     }
 
-    fn delivered(
-        &mut self,
-        _io: &mut Queue,
-        tag: u16,
-        result: Result<u32, OpError>,
-        _buffer: Data,
-    ) -> Result<Delivery, Errno> {
+    fn delivered(&mut self, _io: &mut Queue, tag: u16, result: Result<u32, OpError>) -> Result<Delivery, Errno> {
         match result {
             Ok(0) => Ok(Delivery::Request(self.descriptors.read(tag))),
             // `UBLK_IO_RES_ABORT`.
@@ -220,6 +211,8 @@ impl QueuePort for KernelQueue {
     }
 
     fn close(self: Box<Self>, io: &mut Queue) {
+        let tags = self.tags.iter().flatten();
+        tags.for_each(|tag| io.remove_place(tag.place));
         io.remove_file(self.file);
     }
 }

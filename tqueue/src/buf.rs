@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!  mapping (anonymous, not reserved)  ├── lease ──┤├─ free ─┤├──── lease ────┤ … ├── large ──┤├─ zeros ─┤
-//!  lease   BufId = generation · 2^20 + index     state, first page, order, length asked for, readers, writers
+//!  lease   BufId = generation · 2^20 + index     state, first page, order, length asked for, readers, writers, keepers
 //!  run     first byte and length in the arena, checked once, when the op was pushed
 //! ```
 //!
 //! # Contract
 //! - An op holds the lease behind its run from `hold` (when pushed) to `release` (its terminal completion). A lease
-//!   given back meanwhile is a zombie: its pages are free only after the last release.
+//!   given back meanwhile is a zombie: its pages are free only after the last release. What is kept is a zombie likewise.
 //! - [`Arena::bytes`] refuses memory that a held op writes to, [`Arena::bytes_mut`] memory that any op holds. So no Rust
 //!   reference ever meets the kernel in the same memory.
 //! - A `BufId` that was made up, or is out of date, names nothing. It is found out, not followed.
@@ -83,6 +83,8 @@ struct Slot {
     len: u32,
     readers: u32,
     fillers: u32,
+    /// Those who will hold it again and again.
+    keepers: u32,
     registered: Registered,
 }
 
@@ -106,6 +108,7 @@ impl Slot {
         len: 0,
         readers: 0,
         fillers: 0,
+        keepers: 0,
         registered: Registered::NONE,
     };
 }
@@ -257,6 +260,34 @@ impl Arena {
         }
     }
 
+    /// Checks `data` as [`hold`](Self::hold) does, and keeps the memory behind it where it is, until [`let_go`](Self::let_go). It
+    /// is not held by that, only by each [`hold_kept`](Self::hold_kept) until its release.
+    pub(crate) fn keep(&mut self, data: Data, access: Access) -> Option<Option<Held>> {
+        let (_, held) = self.hold(data, access)?;
+        if let Some(held) = held {
+            self.slots[held.index as usize].keepers += 1;
+            self.release(held);
+        }
+        Some(held)
+    }
+
+    /// Holds what is kept.
+    #[inline]
+    pub(crate) fn hold_kept(&mut self, kept: Held) {
+        let slot = &mut self.slots[kept.index as usize];
+        match kept.access {
+            Access::Reads => slot.readers += 1,
+            Access::Fills => slot.fillers += 1,
+        }
+    }
+
+    /// Keeps it no longer.
+    pub(crate) fn let_go(&mut self, kept: Held) {
+        let slot = &mut self.slots[kept.index as usize];
+        slot.keepers = slot.keepers.checked_sub(1).expect("what is kept is let go of once");
+        self.bury(kept.index);
+    }
+
     /// Looks at memory; `None` where an op fills it.
     pub(crate) fn bytes(&self, data: Data) -> Option<&[u8]> {
         let (index, run) = self.resolve(data)?;
@@ -380,7 +411,7 @@ impl Arena {
     /// Frees the pages of a zombie that nothing holds.
     fn bury(&mut self, index: u32) {
         let slot = &mut self.slots[index as usize];
-        if slot.state != State::Zombie || slot.readers != 0 || slot.fillers != 0 {
+        if slot.state != State::Zombie || slot.readers + slot.fillers + slot.keepers != 0 {
             return;
         }
         slot.state = State::Free;

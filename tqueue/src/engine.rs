@@ -13,7 +13,7 @@ use crate::counters::Counters;
 use crate::files::{File, FileIndex, Files};
 use crate::inflight::{Attempt, Key};
 use crate::net::{Interest, Sends};
-use crate::raw::Command;
+use crate::raw::{Place, RawCommand};
 use crate::ring::Ring;
 use crate::run::Run;
 use crate::sync::SyncEngine;
@@ -151,9 +151,9 @@ impl Engine {
     }
 
     /// Hands a driver's command over. False: not now.
-    pub(crate) fn command(&mut self, key: Key, command: &Command, files: &Files) -> bool {
+    pub(crate) fn command(&mut self, key: Key, place: &Place, command: RawCommand, files: &Files) -> bool {
         match self {
-            Self::Ring(ring) => ring.command(key, command, files),
+            Self::Ring(ring) => ring.command(key, place, command, files),
             _ => unreachable!("other engines have no commands"),
         }
     }

@@ -115,6 +115,6 @@ pub use error::{Error, ErrorKind};
 pub use iomgr_core::Errno;
 pub use net::{Interest, MAX_SEND_PARTS, NetFull};
 pub use queue::{Completion, Queue, monotonic_now};
-pub use raw::{RAW_BYTES, RawCommand};
+pub use raw::{RAW_BYTES, RawCommand, RawPlace, RawTarget};
 pub use wake::EventWake;
 pub use watchdog::Watchdog;

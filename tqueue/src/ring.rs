@@ -36,7 +36,7 @@ use crate::counters::Counters;
 use crate::engine::{ALL_SENT, Call, Issued, Outcome, Surroundings, UNBEGUN, Wait};
 use crate::files::{FileIndex, Files};
 use crate::inflight::{Attempt, Key};
-use crate::raw::Command;
+use crate::raw::{Place, RawCommand};
 use crate::run::Run;
 use crate::{Error, setup};
 
@@ -179,18 +179,14 @@ impl Ring {
         Issued::Taken
     }
 
-    pub(crate) fn command(&mut self, key: Key, command: &Command, files: &Files) -> bool {
+    pub(crate) fn command(&mut self, key: Key, place: &Place, command: RawCommand, files: &Files) -> bool {
         let room = self.make_room();
         if room {
-            let Command {
-                file,
-                op,
-                payload,
-                address,
-            } = *command;
-            let entry = on_file!(Target::of(files, Some(file)), |fd| opcode::UringCmd16::new(fd, op)
+            let RawCommand { op, payload } = command;
+            let target = Target::of(files, Some(place.file));
+            let entry = on_file!(target, |fd| opcode::UringCmd16::new(fd, op)
                 .cmd(payload)
-                .addr(Some(address))
+                .addr(Some(place.address))
                 .build());
             self.put(entry.user_data(key.to_bits()));
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::thread;
 
-use iomgr_core::{Data, Errno, FileSlot, Lease, OpError, OpQueue, Token};
+use iomgr_core::{Data, Errno, FileSlot, Lease, OpError, OpQueue, Owner, Token};
 use tqueue::{Interest, NetFull, Queue};
 
 use super::{Shared, Stage, State, allocations};
@@ -75,6 +75,7 @@ impl CharDevice for FakeChar {
             index,
             first: place.start,
             files,
+            fetched: vec![(Data::NONE, Token::new(Owner(0), 0)); depth.into()],
             pages: (0..depth).map(|_| None).collect(),
             is_zero_copy: device.info.is_zero_copy(),
         }))
@@ -90,6 +91,8 @@ struct FakeQueue {
     first: usize,
     /// What a tag's command waits for.
     files: Vec<FileSlot>,
+    /// The buffer and the token that each was fetched with.
+    fetched: Vec<(Data, Token)>,
     /// With zero copy, the pages of a tag's request, which stand in the ring's table.
     pages: Vec<Option<Lease>>,
     is_zero_copy: bool,
@@ -99,9 +102,10 @@ struct FakeQueue {
 const JUNK: u8 = 0xa5;
 
 impl FakeQueue {
-    fn wait(&self, io: &mut Queue, tag: u16, token: Token) -> Result<(), NetFull> {
+    fn wait(&self, io: &mut Queue, tag: u16) -> Result<(), NetFull> {
         self.reference.shared.notify();
-        io.poll_fd(self.files[usize::from(tag)], Interest::READ, token)
+        let tag = usize::from(tag);
+        io.poll_fd(self.files[tag], Interest::READ, self.fetched[tag].1)
     }
 
     fn change<T>(&self, tag: u16, change: impl FnOnce(&mut State, Stage) -> (Stage, T)) -> T {
@@ -152,11 +156,13 @@ impl FakeQueue {
 }
 
 impl QueuePort for FakeQueue {
-    fn fetch(&mut self, io: &mut Queue, tag: u16, buffer: Data, token: Token) -> Result<(), NetFull> {
+    fn fetch(&mut self, io: &mut Queue, tag: u16, buffer: Data, token: Token) -> Result<(), Errno> {
+        self.fetched[usize::from(tag)] = (buffer, token);
         let is_bad = self.reference.shared.lock().habits.bad_tag == Some((self.index, tag));
         if is_bad {
             // A file that is not there: the command ends with an error.
-            return io.poll_fd(FileSlot(u32::MAX), Interest::READ, token);
+            let polled = io.poll_fd(FileSlot(u32::MAX), Interest::READ, token);
+            return polled.map_err(|NetFull| Errno::NOBUFS);
         }
         self.change(tag, |state, stage| {
             let device = state.device(self.reference.device).unwrap();
@@ -176,12 +182,12 @@ impl QueuePort for FakeQueue {
             device.queues_ready += 1;
         }
         drop(state);
-        self.wait(io, tag, token)
+        self.wait(io, tag).map_err(|NetFull| Errno::NOBUFS)
     }
 
-    fn commit(&mut self, io: &mut Queue, tag: u16, result: i32, buffer: Data, token: Token) -> Result<(), NetFull> {
+    fn commit(&mut self, io: &mut Queue, tag: u16, result: i32) -> Result<(), NetFull> {
         let pages = self.unregister(io, tag);
-        let buffer = pages.as_ref().map_or(buffer, Lease::data);
+        let buffer = pages.as_ref().map_or(self.fetched[usize::from(tag)].0, Lease::data);
         let read = |len: u32| io.bytes(buffer.slice(0, len)).expect("no op is at it").to_vec();
         self.change(tag, |state, stage| {
             let Stage::Served(descriptor) = stage else {
@@ -193,16 +199,10 @@ impl QueuePort for FakeQueue {
         if let Some(pages) = pages {
             io.free(pages);
         }
-        self.wait(io, tag, token)
+        self.wait(io, tag)
     }
 
-    fn delivered(
-        &mut self,
-        io: &mut Queue,
-        tag: u16,
-        result: Result<u32, OpError>,
-        buffer: Data,
-    ) -> Result<Delivery, Errno> {
+    fn delivered(&mut self, io: &mut Queue, tag: u16, result: Result<u32, OpError>) -> Result<Delivery, Errno> {
         result.map_err(OpError::errno)?;
         let sent = self.change(tag, |_, stage| match &stage {
             Stage::Sent(descriptor, _) => (stage.clone(), Some(*descriptor)),
@@ -210,7 +210,7 @@ impl QueuePort for FakeQueue {
         });
         let buffer = sent
             .and_then(|descriptor| self.register(io, tag, descriptor))
-            .unwrap_or(buffer);
+            .unwrap_or(self.fetched[usize::from(tag)].0);
         self.change(tag, |state, stage| match stage {
             Stage::Sent(descriptor, bytes) => {
                 let at = self.first + usize::from(tag);

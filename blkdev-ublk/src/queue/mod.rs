@@ -148,8 +148,7 @@ impl Worker {
 
     /// A tag's command has completed.
     fn delivered(&mut self, tag: u16, completion: Completion) -> Result<(), Error> {
-        let buffer = self.tags.buffer(tag);
-        let delivery = self.port.delivered(&mut self.queue, tag, completion.result, buffer);
+        let delivery = self.port.delivered(&mut self.queue, tag, completion.result);
         match delivery.map_err(|errno| not_fetched(tag, errno))? {
             Delivery::Aborted => self.tags.abort(tag),
             Delivery::Request(descriptor) => {
@@ -158,7 +157,7 @@ impl Worker {
                     // The next server gets it, as one that was not ended.
                     return Ok(());
                 }
-                match request(tag, descriptor, buffer, self.now) {
+                match request(tag, descriptor, self.tags.buffer(tag), self.now) {
                     Ok(request) => self.lane.push(request),
                     Err(errno) => {
                         tracing::warn!(tag, ?descriptor, %errno, "request_refused");
@@ -217,9 +216,7 @@ impl Worker {
 
     fn commit(&mut self, tag: u16, result: i32) -> Result<(), Error> {
         self.tags.fetch(tag);
-        let (buffer, token) = (self.tags.buffer(tag), FrontOp::Tag(tag).token());
-        let pushed = self.port.commit(&mut self.queue, tag, result, buffer, token);
-        pushed.map_err(no_room)
+        self.port.commit(&mut self.queue, tag, result).map_err(no_room)
     }
 
     fn lane(&mut self) -> (&mut Lane, Pass<'_>) {

@@ -16,7 +16,7 @@ use rustix::thread::CpuSet;
 use tqueue::{EventWake, Queue};
 
 use super::tags::{FrontOp, Tags};
-use super::{Gauges, Leave, Place, Report, Worker, no_room, not_fetched, queue_failed};
+use super::{Gauges, Leave, Place, Report, Worker, not_fetched, queue_failed};
 use crate::config::no_zero_copy;
 use crate::driver::{CharDevice, QueuePort};
 use crate::{Error, ErrorKind, affinity};
@@ -165,7 +165,7 @@ impl Worker {
         for tag in 0..self.tags.len() {
             let (buffer, token) = (self.tags.buffer(tag), FrontOp::Tag(tag).token());
             let pushed = self.port.fetch(&mut self.queue, tag, buffer, token);
-            pushed.map_err(no_room)?;
+            pushed.map_err(|errno| not_fetched(tag, errno))?;
         }
         self.queue.submit().map_err(queue_failed)?;
         // The driver refuses at once, if it does: a device that is started without one of its tags would wait for ever.

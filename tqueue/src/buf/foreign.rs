@@ -119,7 +119,7 @@ impl Arena {
         let place = self.find(lease.id()).and_then(|index| {
             let slot = &self.slots[index as usize];
             let place = index.checked_sub(self.foreign.first)?;
-            (slot.readers == 0 && slot.fillers == 0).then_some(place)
+            (slot.readers == 0 && slot.fillers == 0 && slot.keepers == 0).then_some(place)
         });
         match place.and_then(|place| self.foreign.places[place as usize].owned.take()) {
             Some(buf) => {
