@@ -15,6 +15,7 @@
 //! batch of requests costs one `io_uring_enter`.
 #![forbid(unsafe_code)]
 
+mod count;
 mod device;
 pub mod epoch;
 #[cfg_attr(iomgr_no_hooks, path = "bare_lane.rs")]
@@ -24,6 +25,7 @@ mod op;
 mod outlet;
 pub mod policy;
 mod request;
+mod scale;
 mod shim;
 pub mod stats;
 mod storage;

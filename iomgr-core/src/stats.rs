@@ -1,12 +1,13 @@
 //! What was done and how long it took: figures that every device and frontend keeps of requests.
 //!
-//! Recording allocates nothing and takes no lock; who shares figures among threads brings the lock.
+//! Recording allocates nothing and takes no lock. [`Figures`] belong to whoever records them; a [`Tally`] is one thread's, which
+//! others read at any time.
 
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
-
 use crate::Operation;
+use crate::count::Count;
+use crate::scale::Scale;
 
 /// What requests are counted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,17 +48,22 @@ impl From<Operation> for Direction {
     }
 }
 
-/// Latencies from 1 µs to 10 minutes in nanoseconds; what lies outside counts as the nearest bound.
-const LATENCY_NS_MIN: u64 = 1_000;
-const LATENCY_NS_MAX: u64 = 600_000_000_000;
-
-/// How exact latencies are kept.
+/// How exact latencies are kept, of those from 1 µs to 18 minutes; what lies outside counts as the nearest bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
-    /// An error below 1 %, for 25 KiB.
+    /// An error below 1 %, for 15 KiB.
     Percent,
-    /// An error below 10 %, for 3.5 KiB: where there may be thousands.
+    /// An error below 10 %, for 2 KiB: where there may be thousands.
     TenPercent,
+}
+
+impl Precision {
+    const fn scale(self) -> Scale {
+        match self {
+            Self::Percent => Scale::new(6),
+            Self::TenPercent => Scale::new(3),
+        }
+    }
 }
 
 /// Figures of one direction.
@@ -66,34 +72,68 @@ pub struct Figures {
     ops: u64,
     bytes: u64,
     errors: u64,
-    latency_ns: Histogram<u64>,
+    scale: Scale,
+    /// By bucket of the scale.
+    latencies: Box<[u64]>,
+}
+
+/// Figures of one direction that one thread records, and others read. A read that races with a record may have seen a part of it.
+#[derive(Debug)]
+pub struct Tally {
+    ops: Count,
+    bytes: Count,
+    errors: Count,
+    scale: Scale,
+    latencies: Box<[Count]>,
+}
+
+impl Tally {
+    /// Nothing done so far. The only call that allocates.
+    pub fn new(precision: Precision) -> Self {
+        let scale = precision.scale();
+        Self {
+            ops: Count::default(),
+            bytes: Count::default(),
+            errors: Count::default(),
+            scale,
+            latencies: (0..scale.len()).map(|_| Count::default()).collect(),
+        }
+    }
+
+    /// A request of `bytes` ended, `latency_ns` after it was received. Only one thread may say so.
+    #[inline]
+    pub fn record(&self, bytes: u64, ok: bool, latency_ns: u64) {
+        self.latencies[self.scale.index(latency_ns)].bump();
+        self.ops.bump();
+        if ok {
+            self.bytes.add(bytes);
+        } else {
+            self.errors.bump();
+        }
+    }
+
+    /// What was recorded so far.
+    pub fn read(&self) -> Figures {
+        Figures {
+            ops: self.ops.read(),
+            bytes: self.bytes.read(),
+            errors: self.errors.read(),
+            scale: self.scale,
+            latencies: self.latencies.iter().map(Count::read).collect(),
+        }
+    }
 }
 
 impl Figures {
     /// Nothing done so far. The only call that allocates.
     pub fn new(precision: Precision) -> Self {
-        let digits = match precision {
-            Precision::Percent => 2,
-            Precision::TenPercent => 1,
-        };
-        let latency_ns =
-            Histogram::new_with_bounds(LATENCY_NS_MIN, LATENCY_NS_MAX, digits).expect("the bounds are valid");
-        Self {
-            ops: 0,
-            bytes: 0,
-            errors: 0,
-            latency_ns,
-        }
+        Tally::new(precision).read()
     }
 
     /// A request of `bytes` ended, `latency` after it was received.
     pub fn record(&mut self, bytes: u64, ok: bool, latency: Duration) {
-        let ns = latency
-            .as_secs()
-            .saturating_mul(1_000_000_000)
-            .saturating_add(latency.subsec_nanos().into());
-        self.latency_ns
-            .saturating_record(ns.clamp(LATENCY_NS_MIN, LATENCY_NS_MAX));
+        let ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        self.latencies[self.scale.index(ns)] += 1;
         self.ops += 1;
         if ok {
             self.bytes += bytes;
@@ -110,9 +150,9 @@ impl Figures {
         self.ops += other.ops;
         self.bytes += other.bytes;
         self.errors += other.errors;
-        self.latency_ns
-            .add(&other.latency_ns)
-            .expect("both histograms have the same bounds");
+        assert_eq!(self.scale, other.scale, "only what is as exact can be added");
+        let counts = self.latencies.iter_mut().zip(&other.latencies);
+        counts.for_each(|(count, more)| *count += more);
     }
 
     /// Takes away what `past`, an earlier state of these figures, had counted: what is left was done since.
@@ -120,9 +160,8 @@ impl Figures {
         self.ops = self.ops.saturating_sub(past.ops);
         self.bytes = self.bytes.saturating_sub(past.bytes);
         self.errors = self.errors.saturating_sub(past.errors);
-        if self.latency_ns.subtract(&past.latency_ns).is_err() {
-            self.latency_ns.reset();
-        }
+        let counts = self.latencies.iter_mut().zip(&past.latencies);
+        counts.for_each(|(count, before)| *count = count.saturating_sub(*before));
     }
 
     /// Requests ended.
@@ -145,7 +184,22 @@ impl Figures {
         if self.ops == 0 {
             return Duration::ZERO;
         }
-        Duration::from_nanos(self.latency_ns.value_at_quantile(quantile))
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a rank between 0 and a count"
+        )]
+        let rank = |count: u64| (quantile.clamp(0.0, 1.0) * count as f64).ceil() as u64;
+        let rank = rank(self.latencies.iter().sum()).max(1);
+        let mut below = 0;
+        let reached = self.latencies.iter().position(|count| {
+            below += count;
+            below >= rank
+        });
+        reached.map_or(Duration::ZERO, |index| {
+            Duration::from_nanos(self.scale.middle_ns(index))
+        })
     }
 }
 
@@ -159,6 +213,23 @@ mod tests {
         figures.record(512, true, Duration::from_micros(10));
         figures.record(4096, false, Duration::from_micros(10));
         assert_eq!((figures.ops(), figures.bytes(), figures.errors()), (2, 512, 1));
+    }
+
+    #[test]
+    fn a_tally_reads_as_the_figures_of_the_same_requests() {
+        for precision in [Precision::Percent, Precision::TenPercent] {
+            let (tally, mut figures) = (Tally::new(precision), Figures::new(precision));
+            for (bytes, ok, us) in [
+                (512, true, 10),
+                (4096, false, 10),
+                (4096, true, 5_000_000),
+                (0, true, 0),
+            ] {
+                tally.record(bytes, ok, us * 1000);
+                figures.record(bytes, ok, Duration::from_micros(us));
+            }
+            assert_eq!(tally.read(), figures);
+        }
     }
 
     #[test]

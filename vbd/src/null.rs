@@ -111,7 +111,7 @@ impl DeviceQueue for NullQueue {
             ..
         } = request;
         let sectors = if op == Operation::Flush { 0 } else { range.count().0 };
-        self.stats.record(op, sectors, true, pass.now.since(arrival));
+        self.stats.record(op, sectors, true, pass.now.since_ns(arrival));
         self.done.push_back(Done { tag, result: Ok(()) });
         Ok(())
     }

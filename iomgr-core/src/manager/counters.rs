@@ -4,9 +4,9 @@
 //! that count are quiet, and never counts a free before its alloc.
 
 use std::ops::AddAssign;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Wait;
+use crate::count::Count;
 
 /// What passed the hooks so far: of one device, of one generation, or of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,27 +117,5 @@ impl QueueCounters {
             waits: self.waits.read(),
             grants: self.grants.read(),
         }
-    }
-}
-
-/// A number that one thread counts up and others read.
-#[derive(Debug, Default)]
-pub(super) struct Count(AtomicU64);
-
-impl Count {
-    /// Counts one more; for the single writer. Release, so that who sees this count sees every earlier one.
-    #[inline]
-    pub(super) fn bump(&self) {
-        self.add(1);
-    }
-
-    /// Counts `n` more; for the single writer.
-    #[inline]
-    pub(super) fn add(&self, n: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed) + n, Ordering::Release);
-    }
-
-    pub(super) fn read(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
     }
 }

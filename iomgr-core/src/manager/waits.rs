@@ -3,22 +3,16 @@
 //! Buckets are eighths of a power of two, from 1 µs to 18 minutes: a time is known within 12.5 %, in 2 KiB. Room for all of
 //! them is there from the start; a request that did not wait touches none.
 //!
-//! Not [`crate::stats`]' `hdrhistogram`: its counts are plain integers behind `&mut`, so who reads while the queue thread counts
-//! would need a lock on the way of every request. Here each bucket is an atomic with one writer, counted up by a load and a
-//! store, and read at any time.
+//! Each bucket has one writer, and is read at any time: no lock is on the way of a request.
 
 use std::ops::AddAssign;
 use std::time::Duration;
 
-use super::counters::Count;
+use crate::count::Count;
+use crate::scale::Scale;
 
-/// The first and the last power of two, in nanoseconds; what lies outside counts in the nearest bucket.
-const FIRST_LOG2: u32 = 10;
-const LAST_LOG2: u32 = 39;
-/// Each power of two has so many buckets, as a power of two.
-const PARTS_LOG2: u32 = 3;
-const PARTS: usize = 1 << PARTS_LOG2;
-const BUCKETS: usize = (LAST_LOG2 - FIRST_LOG2 + 1) as usize * PARTS;
+/// Eighths of a power of two.
+const SCALE: Scale = Scale::new(3);
 
 /// How long requests waited, of those that did ([`Counters::waits`](super::Counters::waits)): a histogram whose bounds are
 /// at most 12.5 % apart.
@@ -62,14 +56,14 @@ impl WaitTimes {
     pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> {
         let counts = self.counts.iter().copied().enumerate();
         let filled = counts.filter(|(_, count)| *count != 0);
-        filled.map(|(index, count)| (Duration::from_nanos(bound_ns(index)), count))
+        filled.map(|(index, count)| (Duration::from_nanos(SCALE.bound_ns(index)), count))
     }
 }
 
 impl Default for WaitTimes {
     fn default() -> Self {
         Self {
-            counts: [0; BUCKETS].into(),
+            counts: vec![0; SCALE.len()].into(),
             sum_ns: 0,
         }
     }
@@ -94,15 +88,17 @@ pub(super) struct QueueWaits {
 impl QueueWaits {
     pub(super) fn new() -> Self {
         Self {
-            counts: (0..BUCKETS).map(|_| Count::default()).collect(),
+            counts: (0..SCALE.len()).map(|_| Count::default()).collect(),
             sum_ns: Count::default(),
         }
     }
 
     /// A request was granted after this long.
     pub(super) fn record(&self, wait: Duration) {
-        let ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX).clamp(1, MAX_NS);
-        self.counts[index(ns)].bump();
+        let ns = u64::try_from(wait.as_nanos())
+            .unwrap_or(u64::MAX)
+            .clamp(1, Scale::MAX_NS);
+        self.counts[SCALE.index(ns)].bump();
         self.sum_ns.add(ns);
     }
 
@@ -114,41 +110,9 @@ impl QueueWaits {
     }
 }
 
-const MAX_NS: u64 = (2 << LAST_LOG2) - 1;
-
-/// The bucket of a time of at most `MAX_NS`.
-fn index(ns: u64) -> usize {
-    let ns = ns.max(1 << FIRST_LOG2);
-    let log2 = ns.ilog2();
-    // Its highest bits: one that is set, then those that count the part.
-    let part = usize::try_from(ns >> (log2 - PARTS_LOG2)).expect("below two times the parts") - PARTS;
-    (log2 - FIRST_LOG2) as usize * PARTS + part
-}
-
-/// The first time that is too long for a bucket.
-fn bound_ns(index: usize) -> u64 {
-    let (octave, part) = (index / PARTS, index % PARTS);
-    ((PARTS + part + 1) as u64) << octave << (FIRST_LOG2 - PARTS_LOG2)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_time_is_below_the_bound_of_its_bucket_and_not_far() {
-        let mut ns: u64 = 1 << FIRST_LOG2;
-        while ns <= MAX_NS {
-            let bound = bound_ns(index(ns));
-            assert!(
-                ns < bound && bound - ns <= bound / 8,
-                "{ns} in the bucket below {bound}"
-            );
-            assert_eq!(index(bound - 1), index(ns), "{bound} is where the next one begins");
-            ns += ns / 100 + 1;
-        }
-        assert_eq!(index(MAX_NS), BUCKETS - 1);
-    }
 
     #[test]
     fn quantiles_are_those_of_what_was_recorded() {

@@ -14,12 +14,16 @@
 )]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "../../src/count.rs"]
+mod count;
 #[path = "../../src/epoch.rs"]
 mod epoch;
 #[path = "../../src/manager/freed.rs"]
 mod freed;
 #[path = "../../src/manager/mod.rs"]
 mod manager;
+#[path = "../../src/scale.rs"]
+mod scale;
 
 mod epochs;
 mod generations;

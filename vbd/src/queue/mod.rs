@@ -258,9 +258,9 @@ impl DiskQueue {
     }
 
     fn complete(&mut self, pass: &mut Pass<'_>, request: &Request, result: Result<(), Errno>) {
-        let latency = pass.now.since(request.arrival);
+        let latency_ns = pass.now.since_ns(request.arrival);
         self.stats
-            .record(request.op, request.range.count().0, result.is_ok(), latency);
+            .record(request.op, request.range.count().0, result.is_ok(), latency_ns);
         self.done.push_back(Done {
             tag: request.tag,
             result,

@@ -294,7 +294,8 @@ impl DeviceQueue for StableQueue {
 
     fn note_settled(&mut self, request: &Request, now: Timestamp) {
         let sectors = request.range.count().0;
-        self.stats.record(request.op, sectors, true, now.since(request.arrival));
+        let latency_ns = now.since_ns(request.arrival);
+        self.stats.record(request.op, sectors, true, latency_ns);
     }
 
     fn cancel(&mut self, pass: &mut Pass<'_>, tag: Tag) -> CancelOutcome {
