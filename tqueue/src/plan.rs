@@ -64,6 +64,11 @@ impl PlanOp {
         !self.alone && matches!(self.kind, Kind::Read | Kind::Write { .. })
     }
 
+    /// Has it a place in the file, among those that may be merged?
+    fn is_sortable(&self) -> bool {
+        !matches!(self.kind, Kind::Flush | Kind::Prefetch)
+    }
+
     /// Does it go on where `other` ends, with the same?
     pub(crate) fn continues(&self, other: &Self) -> bool {
         self.offset == other.end()
@@ -91,7 +96,7 @@ pub(crate) struct Plan {
     groups: Vec<Group>,
     /// The ops of a section in the order of the file.
     sorted: Vec<Place>,
-    /// The group that goes when the op of this arrival would; of no members where the op goes with an earlier one.
+    /// Of a section: the group that goes when the op of this arrival would; of no members where the op goes with an earlier one.
     turns: Vec<Group>,
 }
 
@@ -152,17 +157,13 @@ impl Plan {
             self.order.push(op.key);
             return self.groups.push(Group { first: 0, count: 1 });
         }
-        self.turns.clear();
-        self.turns.resize(batch.len(), Group::NONE);
-        let mut arrivals = 0..;
         for section in batch.split_inclusive(|op| op.kind == Kind::Flush) {
-            self.sort(section.iter().zip(arrivals.by_ref()));
-            match self.are_apart(batch) {
-                true => self.keep_apart(batch),
-                false => self.merge(batch),
+            self.sort(section);
+            match self.are_apart(section) {
+                true => self.keep_apart(section),
+                false => self.merge(section),
             }
         }
-        self.groups.extend(self.turns.iter().filter(|group| group.count > 0));
     }
 
     /// Bounds that groups keep to.
@@ -181,42 +182,50 @@ impl Plan {
         &self.order[first as usize..][..count as usize]
     }
 
-    /// Sorts the ops of a section that work on bytes of a file; the others go alone, as all do where nothing is to be merged.
-    fn sort<'a>(&mut self, section: impl Iterator<Item = (&'a PlanOp, u32)>) {
+    /// Sorts the ops of a section that work on bytes of a file. The others go alone, as all do where nothing is to be merged.
+    fn sort(&mut self, section: &[PlanOp]) {
         self.sorted.clear();
-        for (op, arrival) in section {
-            if self.limits.max_segments == 1 || matches!(op.kind, Kind::Flush | Kind::Prefetch) {
-                self.close(&self.open(arrival, op, true));
-                self.order.push(op.key);
-            } else {
-                self.sorted.push(Place::new(op, arrival));
-            }
+        if self.limits.max_segments == 1 {
+            return;
         }
+        let sortable = section.iter().zip(0..).filter(|(op, _)| op.is_sortable());
+        self.sorted
+            .extend(sortable.map(|(op, arrival)| Place::new(op, arrival)));
         // Allocates nothing, and takes one pass if they ascend or descend already.
         self.sorted.sort_unstable();
     }
 
     /// Is there a gap behind each of the sorted ops, so that none meets another?
-    fn are_apart(&self, batch: &[PlanOp]) -> bool {
-        let op_at = |place: Place| &batch[place.arrival() as usize];
+    fn are_apart(&self, section: &[PlanOp]) -> bool {
+        let op_at = |place: Place| &section[place.arrival() as usize];
         self.sorted.windows(2).all(|pair| {
             let (one, next) = (op_at(pair[0]), op_at(pair[1]));
             one.file != next.file || one.end() < next.offset
         })
     }
 
-    /// Makes a group of each of the sorted ops: what [`merge`](Self::merge) comes to if they are apart, for less.
-    fn keep_apart(&mut self, batch: &[PlanOp]) {
-        for place in &self.sorted {
-            let first = u32::try_from(self.order.len()).expect("a batch is short");
-            self.turns[place.arrival() as usize] = Group { first, count: 1 };
-            self.order.push(batch[place.arrival() as usize].key);
-        }
+    /// Makes a group of each op: what [`merge`](Self::merge) comes to if they are apart, for less.
+    fn keep_apart(&mut self, section: &[PlanOp]) {
+        let first = u32::try_from(self.order.len()).expect("a batch is short");
+        let groups = (first..).zip(section).map(|(first, _)| Group { first, count: 1 });
+        self.groups.extend(groups);
+        self.order.extend(section.iter().map(|op| op.key));
     }
 
-    /// Makes groups of the sorted ops.
-    fn merge(&mut self, batch: &[PlanOp]) {
-        let op_at = |place: &Place| &batch[place.arrival() as usize];
+    /// Makes groups of the sorted ops, and of each of the others.
+    fn merge(&mut self, section: &[PlanOp]) {
+        self.turns.clear();
+        self.turns.resize(section.len(), Group::NONE);
+        for (op, arrival) in section.iter().zip(0..).filter(|(op, _)| !op.is_sortable()) {
+            self.close(&self.open(arrival, op, true));
+            self.order.push(op.key);
+        }
+        self.merge_sorted(section);
+        self.groups.extend(self.turns.iter().filter(|group| group.count > 0));
+    }
+
+    fn merge_sorted(&mut self, section: &[PlanOp]) {
+        let op_at = |place: &Place| &section[place.arrival() as usize];
         let mut reach = Reach::default();
         let mut open: Option<Open<'_>> = None;
         for at in 0..self.sorted.len() {
