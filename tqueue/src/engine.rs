@@ -151,6 +151,7 @@ impl Engine {
     }
 
     /// Hands a driver's command over. False: not now.
+    #[inline]
     pub(crate) fn command(&mut self, key: Key, place: &Place, command: RawCommand, files: &Files) -> bool {
         match self {
             Self::Ring(ring) => ring.command(key, place, command, files),
@@ -180,9 +181,10 @@ impl Engine {
         (wait, false)
     }
 
-    /// Moves the results that are there to `into`, which has room for all that can be.
-    pub(crate) fn reap(&mut self, into: &mut Vec<Outcome>, counters: &mut Counters) {
-        each!(self, engine => engine.reap(into, counters))
+    /// The next result, if there is one.
+    #[inline]
+    pub(crate) fn next_outcome(&mut self, counters: &mut Counters) -> Option<Outcome> {
+        each!(self, engine => engine.next_outcome(counters))
     }
 
     /// Gets to know a file: under its index, and by what it is.

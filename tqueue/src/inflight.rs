@@ -284,20 +284,19 @@ impl Inflight {
         Key { index, generation }
     }
 
-    /// Ends an op; what it held comes back for release.
-    pub(crate) fn remove(&mut self, key: Key) -> Entry {
+    /// Ends an op; what it held is to be released.
+    pub(crate) fn remove(&mut self, key: Key) -> &Entry {
         let entry = &mut self.entries[key.index as usize];
         assert!(
             entry.stage != Stage::Vacant && entry.generation == key.generation,
             "an op ends once"
         );
-        let ended = *entry;
         entry.stage = Stage::Vacant;
         entry.generation = entry.generation.wrapping_add(1);
         entry.next = self.vacant;
         self.vacant = key.index;
         self.len -= 1;
-        ended
+        entry
     }
 
     /// The op behind `key`, if it is still there.
@@ -315,8 +314,14 @@ impl Inflight {
     }
 
     /// The op behind a key that is known to be good.
+    #[inline]
     pub(crate) fn at(&mut self, key: Key) -> &mut Entry {
-        self.get(key).expect("the op is outstanding")
+        let entry = &mut self.entries[key.index as usize];
+        debug_assert!(
+            entry.stage != Stage::Vacant && entry.generation == key.generation,
+            "the op is outstanding"
+        );
+        entry
     }
 
     /// Places in the slab.

@@ -83,6 +83,7 @@ mod driver_buffers;
 mod dump;
 mod engine;
 mod error;
+mod fifo;
 mod files;
 pub mod filter;
 mod inflight;

@@ -9,6 +9,7 @@ use crate::config::{Config, EngineKind, Features, QueueInfo};
 use crate::counters::Counters;
 use crate::driver_buffers::DriverBuffers;
 use crate::engine::Engine;
+use crate::fifo::Fifo;
 use crate::files::Files;
 use crate::filter::Chain;
 use crate::inflight::Inflight;
@@ -83,13 +84,11 @@ impl Queue {
             drivers: DriverBuffers::new(config),
             sends: Sends::new(config.sends),
             commands: Commands::new(config.net_ops),
-            done: VecDeque::with_capacity(disk + net),
+            done: Fifo::with_capacity(disk + net),
             counters: Counters::default(),
             plan: Plan::new(disk, config.plan),
             batch: Vec::with_capacity(disk),
             runs: Vec::with_capacity(config.plan.max_segments as usize),
-            // A quiet send that failed leaves its entry and its mark; an op that was cancelled, its own and the cancel's.
-            reaped: Vec::with_capacity(2 * (disk + net)),
             watch: Watch::new(config.stuck_after),
             told: Cell::new(None),
             load: Load::default(),

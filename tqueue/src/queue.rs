@@ -13,10 +13,11 @@ use crate::buf::Arena;
 use crate::config::QueueInfo;
 use crate::counters::Counters;
 use crate::driver_buffers::DriverBuffers;
-use crate::engine::{Engine, Outcome, Surroundings, Wait, clock};
+use crate::engine::{Engine, Surroundings, Wait, clock};
+use crate::fifo::Fifo;
 use crate::files::{FileIndex, Files};
 use crate::filter::Chain;
-use crate::inflight::{Inflight, Key, Stage, Work};
+use crate::inflight::{Debt, Entry, Inflight, Key, Stage, Work};
 use crate::net::{NetFull, Sends};
 use crate::plan::{Plan, PlanOp};
 use crate::raw::Commands;
@@ -66,13 +67,12 @@ pub struct Queue {
     pub(crate) sends: Sends,
     pub(crate) commands: Commands,
     /// What ended and was not delivered yet.
-    pub(crate) done: VecDeque<Done>,
+    pub(crate) done: Fifo<Done>,
     pub(crate) counters: Counters,
     pub(crate) plan: Plan,
     pub(crate) batch: Vec<PlanOp>,
     /// The memory of the merged op that is being issued.
     pub(crate) runs: Vec<Run>,
-    pub(crate) reaped: Vec<Outcome>,
     pub(crate) load: Load,
     pub(crate) bounds: Bounds,
     pub(crate) watch: Watch,
@@ -177,7 +177,7 @@ impl Queue {
     /// The next completion. `None` when all that were reaped are delivered; submit to reap more.
     #[inline]
     pub fn next_completion(&mut self) -> Option<Completion> {
-        let Done { completion, is_disk } = self.done.pop_front()?;
+        let Done { completion, is_disk } = self.done.pop()?;
         if is_disk {
             self.load.disk -= 1;
         } else {
@@ -272,14 +272,14 @@ impl Queue {
         self.batch.clear();
         let room = (self.bounds.size - self.load.disk_merged) as usize;
         let most = room.saturating_mul(self.plan.limits().max_segments as usize);
-        while let Some(&key) = self.disk.front().filter(|_| self.batch.len() < most) {
+        for &key in self.disk.iter().take(most) {
             let op = self.ops.at(key).plan_op(key);
             if self.batch.len() >= room && !self.batch.last().is_some_and(|last| op.continues(last)) {
                 break;
             }
-            self.disk.pop_front();
             self.batch.push(op);
         }
+        self.disk.drain(..self.batch.len());
     }
 
     /// Puts what was not issued back to the front, in its order.
@@ -306,13 +306,12 @@ impl Queue {
 
     fn reap(&mut self) -> bool {
         let cqes = self.counters.cqes;
-        self.engine.reap(&mut self.reaped, &mut self.counters);
-        let any = !self.reaped.is_empty() || self.counters.cqes > cqes;
-        for at in 0..self.reaped.len() {
-            self.settle(self.reaped[at]);
+        let mut any = false;
+        while let Some(outcome) = self.engine.next_outcome(&mut self.counters) {
+            any = true;
+            self.settle(outcome);
         }
-        self.reaped.clear();
-        any
+        any || self.counters.cqes > cqes
     }
 
     /// Queues a completion for delivery.
@@ -323,7 +322,7 @@ impl Queue {
             self.counters.never_started += u64::from(error == OpError::NeverStarted);
         }
         let completion = Completion { token, result };
-        self.done.push_back(Done { completion, is_disk });
+        self.done.push(Done { completion, is_disk });
     }
 
     /// Takes a place for a socket, poll or timer op.
@@ -363,24 +362,42 @@ impl Queue {
         let Some(result) = self.leave_filters(key, result) else {
             return;
         };
-        let entry = self.ops.remove(key);
-        let result = entry.debt.map_or(result, |debt| self.settle_debt(debt, result));
-        if entry.stuck {
-            self.stuck_op_ended(&entry, result);
-        }
-        if let Some(held) = entry.held {
+        let entry = self.ops.at(key);
+        let result = match (entry.debt.take(), entry.stuck) {
+            (None, false) => result,
+            (debt, _) => self.end_oddity(key, debt, result),
+        };
+        let &Entry {
+            token,
+            work,
+            file,
+            held,
+            ..
+        } = self.ops.remove(key);
+        if let Some(held) = held {
             self.arena.release(held);
         }
-        if let Work::SendMany { slot } = entry.work {
+        if let Work::SendMany { slot } = work {
             self.sends.release(slot, &mut self.arena);
         }
-        if let Some(file) = entry.file {
-            if let Work::Recv { .. } | Work::Poll { .. } = entry.work {
+        if let Some(file) = file {
+            if let Work::Recv { .. } | Work::Poll { .. } = work {
                 self.files[file].listens -= 1;
             }
             self.file_done(file);
         }
-        self.complete(entry.token, result, entry.work.is_disk());
+        self.complete(token, result, work.is_disk());
+    }
+
+    /// The result of an op that was in debt, or stuck.
+    #[cold]
+    fn end_oddity(&mut self, key: Key, debt: Option<Debt>, result: Result<u32, OpError>) -> Result<u32, OpError> {
+        let result = debt.map_or(result, |debt| self.settle_debt(debt, result));
+        let entry = *self.ops.at(key);
+        if entry.stuck {
+            self.stuck_op_ended(&entry, result);
+        }
+        result
     }
 }
 

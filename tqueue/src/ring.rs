@@ -1,7 +1,7 @@
 //! The io_uring engine: puts calls into the submission ring, takes results from the completion ring.
 //!
 //! ```text
-//!  issue ─► SQ ─┐                            ┌─► CQ ─► reap
+//!  issue ─► SQ ─┐                            ┌─► CQ ─► next_outcome
 //!               └─ io_uring_enter ─► kernel ─┘
 //! ```
 //!
@@ -25,7 +25,7 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
-use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, TimeoutFlags, Timespec};
+use io_uring::types::{Fd, FsyncFlags, SubmitArgs, TimeoutFlags, Timespec};
 use io_uring::{IoUring, opcode, squeue};
 use iomgr_core::Timestamp;
 use rustix::io::Errno;
@@ -34,7 +34,7 @@ use crate::buf::Arena;
 use crate::config::{Config, Features};
 use crate::counters::Counters;
 use crate::engine::{ALL_SENT, Call, Issued, Outcome, Surroundings, UNBEGUN, Wait};
-use crate::files::{FileIndex, Files};
+use crate::files::{File, FileIndex, Files};
 use crate::inflight::{Attempt, Key};
 use crate::raw::{Place, RawCommand};
 use crate::run::Run;
@@ -72,6 +72,8 @@ pub(crate) struct Ring {
     ready: VecDeque<Outcome>,
     /// Entries put into the submission ring so far, modulo 2^32.
     position: u32,
+    /// For so many more there is room in it, and maybe for others that the kernel has consumed since this was looked up.
+    room: u32,
     /// When the alarm goes off.
     alarm: Box<Timespec>,
     alarm_is_set: bool,
@@ -86,29 +88,23 @@ impl std::fmt::Debug for Ring {
     }
 }
 
-/// Builds an entry for a registered file or a plain descriptor.
-macro_rules! on_file {
-    ($target:expr, |$fd:ident| $build:expr) => {
-        match $target {
-            Target::Registered($fd) => $build,
-            Target::Plain($fd) => $build,
-        }
-    };
-}
-
+/// The file of an entry: its place in the ring's table, or its descriptor.
 #[derive(Clone, Copy)]
-enum Target {
-    Registered(Fixed),
-    Plain(Fd),
+struct Target {
+    fd: Fd,
+    /// Says which of the two.
+    flags: squeue::Flags,
 }
 
 impl Target {
-    fn of(files: &Files, index: Option<FileIndex>) -> Self {
-        match index {
-            Some(index) if files[index].registered => Self::Registered(Fixed(index.0)),
-            Some(index) => Self::Plain(Fd(files[index].raw_fd())),
-            None => Self::Plain(Fd(-1)),
-        }
+    #[inline]
+    fn of(known: Option<(FileIndex, &File)>) -> Self {
+        let (fd, flags) = match known {
+            Some((index, file)) if file.registered => (index.0.cast_signed(), squeue::Flags::FIXED_FILE),
+            Some((_, file)) => (file.raw_fd(), squeue::Flags::empty()),
+            None => (-1, squeue::Flags::empty()),
+        };
+        Self { fd: Fd(fd), flags }
     }
 }
 
@@ -142,6 +138,7 @@ impl Ring {
             quiet: VecDeque::with_capacity(config.net_ops as usize),
             ready: VecDeque::with_capacity(config.size as usize),
             position: 0,
+            room: 0,
             alarm: Box::new(Timespec::new()),
             alarm_is_set: false,
             leaked: false,
@@ -154,8 +151,11 @@ impl Ring {
     }
 
     pub(crate) fn issue(&mut self, key: Key, file: Option<FileIndex>, call: Call, on: &mut Surroundings<'_>) -> Issued {
-        let plain = file.map(|index| &on.files[index]).filter(|file| file.plain);
-        if let Some(result) = plain.and_then(|file| self.plain_call(file.raw_fd(), call, on)) {
+        let known = file.map(|index| (index, &on.files[index]));
+        if let Some((_, file)) = known
+            && file.plain
+            && let Some(result) = self.plain_call(file.raw_fd(), call, on)
+        {
             self.ready.push_back(Outcome { key, result });
             on.counters.plain_calls += 1;
             return Issued::Taken;
@@ -163,14 +163,13 @@ impl Ring {
         if !self.make_room() || !self.make_vector_room(call, on.runs.len()) {
             return Issued::NoRoom;
         }
-        let target = Target::of(on.files, file);
+        let target = Target::of(known);
         let quiet = self.is_quiet(call);
-        let entry = self.entry(key, target, call, on).user_data(key.to_bits());
-        self.put(if quiet {
-            entry.flags(squeue::Flags::SKIP_SUCCESS)
-        } else {
-            entry
-        });
+        let entry = self.entry(key, target.fd, call, on).user_data(key.to_bits());
+        self.put(entry.flags(match quiet {
+            true => target.flags | squeue::Flags::SKIP_SUCCESS,
+            false => target.flags,
+        }));
         on.counters.sqes += 1;
         if quiet {
             self.quiet.push_back((self.position.wrapping_sub(1), key));
@@ -179,16 +178,17 @@ impl Ring {
         Issued::Taken
     }
 
+    #[inline]
     pub(crate) fn command(&mut self, key: Key, place: &Place, command: RawCommand, files: &Files) -> bool {
         let room = self.make_room();
         if room {
             let RawCommand { op, payload } = command;
-            let target = Target::of(files, Some(place.file));
-            let entry = on_file!(target, |fd| opcode::UringCmd16::new(fd, op)
+            let target = Target::of(Some((place.file, &files[place.file])));
+            let entry = opcode::UringCmd16::new(target.fd, op)
                 .cmd(payload)
                 .addr(Some(place.address))
-                .build());
-            self.put(entry.user_data(key.to_bits()));
+                .build();
+            self.put(entry.flags(target.flags).user_data(key.to_bits()));
         }
         room
     }
@@ -235,32 +235,30 @@ impl Ring {
         }
     }
 
-    pub(crate) fn reap(&mut self, into: &mut Vec<Outcome>, counters: &mut Counters) {
+    pub(crate) fn next_outcome(&mut self, counters: &mut Counters) -> Option<Outcome> {
         // Before the completions: what is consumed by now has left its completion, if any, in the ring by now.
         let consumed = self.consumed();
-        for entry in self.uring.completion() {
+        while let Some(entry) = self.uring.completion().next() {
             counters.cqes += 1;
             let (bits, result) = (entry.user_data(), entry.result());
             let is_cancel = bits & CANCEL != 0;
             if bits == ALARM {
                 self.alarm_is_set = false;
             } else if !is_cancel || result == 0 {
-                into.push(Outcome {
+                return Some(Outcome {
                     key: Key::from_bits(bits & !CANCEL),
                     result: if is_cancel { UNBEGUN } else { result },
                 });
             }
         }
-        if !self.ready.is_empty() {
-            into.extend(self.ready.drain(..));
-        }
-        while let (Some(consumed), Some(&(position, key))) = (consumed, self.quiet.front()) {
-            if position.wrapping_sub(consumed) < u32::MAX / 2 {
-                break;
-            }
-            self.quiet.pop_front();
-            into.push(Outcome { key, result: ALL_SENT });
-        }
+        self.ready.pop_front().or_else(|| self.next_sent(consumed?))
+    }
+
+    /// The next quiet send that the kernel has consumed, and that left no completion.
+    fn next_sent(&mut self, consumed: u32) -> Option<Outcome> {
+        let is_consumed = |&mut (position, _): &mut (u32, Key)| position.wrapping_sub(consumed) >= u32::MAX / 2;
+        let (_, key) = self.quiet.pop_front_if(is_consumed)?;
+        Some(Outcome { key, result: ALL_SENT })
     }
 
     /// Up to which position the kernel has consumed entries; only quiet sends ask.
@@ -304,13 +302,22 @@ impl Ring {
     }
 
     /// Is there room for an entry? A full ring is submitted first.
+    #[inline]
     fn make_room(&mut self) -> bool {
-        if !self.uring.submission().is_full() {
-            return true;
+        if self.room == 0 {
+            self.find_room();
         }
-        // Whatever goes wrong here shows as a ring that is still full, and again at the next enter.
-        let _ = self.uring.submit();
-        !self.uring.submission().is_full()
+        self.room > 0
+    }
+
+    #[cold]
+    fn find_room(&mut self) {
+        if self.uring.submission().is_full() {
+            // Whatever goes wrong here shows as a ring that is still full, and again at the next enter.
+            let _ = self.uring.submit();
+        }
+        let submission = self.uring.submission();
+        self.room = u32::try_from(submission.capacity() - submission.len()).expect("a ring is small");
     }
 
     /// Is there room for a merged op's vector? The kernel needs none of those whose entries it has consumed.
@@ -335,48 +342,42 @@ impl Ring {
         // buffer is an offset that the kernel holds against that buffer, which is no memory of ours.
         unsafe { self.uring.submission().push(&entry) }.expect("room was made");
         self.position = self.position.wrapping_add(1);
+        self.room -= 1;
     }
 
-    fn entry(&mut self, key: Key, target: Target, call: Call, on: &Surroundings<'_>) -> squeue::Entry {
+    #[inline]
+    fn entry(&mut self, key: Key, fd: Fd, call: Call, on: &Surroundings<'_>) -> squeue::Entry {
         match call {
-            Call::Read { offset, run } => self.read(target, offset, run, on.arena),
-            Call::Write { offset, run, durable } => self.write(target, offset, run, durable, on.arena),
-            Call::ReadMany { offset } => self.read_many(target, offset, on),
-            Call::WriteMany { offset, durable } => self.write_many(target, offset, durable, on),
-            Call::Sync => on_file!(target, |fd| opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build()),
-            Call::Punch { offset, len } => allocate(target, offset, len, libc::FALLOC_FL_PUNCH_HOLE),
-            Call::ZeroRange { offset, len } => allocate(target, offset, len, libc::FALLOC_FL_ZERO_RANGE),
+            Call::Read { offset, run } => self.read(fd, offset, run, on.arena),
+            Call::Write { offset, run, durable } => self.write(fd, offset, run, durable, on.arena),
+            _ => self.other_entry(key, fd, call, on),
+        }
+    }
+
+    #[inline(never)]
+    fn other_entry(&mut self, key: Key, fd: Fd, call: Call, on: &Surroundings<'_>) -> squeue::Entry {
+        match call {
+            Call::Read { .. } | Call::Write { .. } => unreachable!("they are made by themselves"),
+            Call::ReadMany { offset } => self.read_many(fd, offset, on),
+            Call::WriteMany { offset, durable } => self.write_many(fd, offset, durable, on),
+            Call::Sync => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
+            Call::Punch { offset, len } => allocate(fd, offset, len, libc::FALLOC_FL_PUNCH_HOLE),
+            Call::ZeroRange { offset, len } => allocate(fd, offset, len, libc::FALLOC_FL_ZERO_RANGE),
             // A kernel that cannot do it answers with an error, which is none for a hint.
-            Call::WillNeed { offset, len } => {
-                on_file!(target, |fd| opcode::Fadvise::new(
-                    fd,
-                    len.into(),
-                    libc::POSIX_FADV_WILLNEED
-                )
+            Call::WillNeed { offset, len } => opcode::Fadvise::new(fd, len.into(), libc::POSIX_FADV_WILLNEED)
                 .offset(offset)
-                .build())
-            }
-            Call::Recv { run } => {
-                on_file!(target, |fd| opcode::Recv::new(fd, on.arena.address(run), run.len())
-                    .build())
-            }
+                .build(),
+            Call::Recv { run } => opcode::Recv::new(fd, on.arena.address(run), run.len()).build(),
             Call::Send { run, attempt } => {
                 let (address, flags) = (on.arena.address(run), self.send_flags(attempt));
-                on_file!(target, |fd| opcode::Send::new(fd, address, run.len())
-                    .flags(flags)
-                    .build())
+                opcode::Send::new(fd, address, run.len()).flags(flags).build()
             }
             Call::SendMany { slot, skip, attempt } => {
                 let flags = self.send_flags(attempt);
                 let message = self.headers[slot as usize].fill(on.sends.left(slot, skip), on.arena);
-                on_file!(target, |fd| opcode::SendMsg::new(fd, message)
-                    .flags(flags as u32)
-                    .build())
+                opcode::SendMsg::new(fd, message).flags(flags as u32).build()
             }
-            Call::Poll { interest } => {
-                on_file!(target, |fd| opcode::PollAdd::new(fd, u32::from(interest.bits()))
-                    .build())
-            }
+            Call::Poll { interest } => opcode::PollAdd::new(fd, u32::from(interest.bits())).build(),
             Call::Timer { at } => {
                 let time = &mut self.times[key.index as usize];
                 *time = timespec(at.since(Timestamp::ZERO));
@@ -385,58 +386,54 @@ impl Ring {
         }
     }
 
-    fn read(&self, target: Target, offset: u64, run: Run, arena: &Arena) -> squeue::Entry {
+    #[inline]
+    fn read(&self, fd: Fd, offset: u64, run: Run, arena: &Arena) -> squeue::Entry {
         let (address, len) = (place(run, arena), run.len());
         if let Some(index) = self.registered(run, arena) {
-            return on_file!(target, |fd| opcode::ReadFixed::new(fd, address, len, index)
-                .offset(offset)
-                .build());
+            return opcode::ReadFixed::new(fd, address, len, index).offset(offset).build();
         }
-        on_file!(target, |fd| opcode::Read::new(fd, address, len).offset(offset).build())
+        opcode::Read::new(fd, address, len).offset(offset).build()
     }
 
-    fn write(&self, target: Target, offset: u64, run: Run, durable: bool, arena: &Arena) -> squeue::Entry {
+    #[inline]
+    fn write(&self, fd: Fd, offset: u64, run: Run, durable: bool, arena: &Arena) -> squeue::Entry {
         let (address, len) = (place(run, arena), run.len());
         let flags = if durable { libc::RWF_DSYNC } else { 0 };
         if let Some(index) = self.registered(run, arena) {
-            return on_file!(target, |fd| {
-                opcode::WriteFixed::new(fd, address, len, index)
-                    .offset(offset)
-                    .rw_flags(flags)
-                    .build()
-            });
-        }
-        on_file!(target, |fd| opcode::Write::new(fd, address, len)
-            .offset(offset)
-            .rw_flags(flags)
-            .build())
-    }
-
-    fn read_many(&mut self, target: Target, offset: u64, on: &Surroundings<'_>) -> squeue::Entry {
-        let registered = self.are_registered(on);
-        let Vector { parts, count } = self.vectors.keep(on.runs, on.arena);
-        if registered {
-            return on_file!(target, |fd| opcode::ReadvFixed::new(fd, parts, count, 0)
-                .offset(offset)
-                .build());
-        }
-        on_file!(target, |fd| opcode::Readv::new(fd, parts, count).offset(offset).build())
-    }
-
-    fn write_many(&mut self, target: Target, offset: u64, durable: bool, on: &Surroundings<'_>) -> squeue::Entry {
-        let flags = if durable { libc::RWF_DSYNC } else { 0 };
-        let registered = self.are_registered(on);
-        let Vector { parts, count } = self.vectors.keep(on.runs, on.arena);
-        if registered {
-            return on_file!(target, |fd| opcode::WritevFixed::new(fd, parts, count, 0)
+            return opcode::WriteFixed::new(fd, address, len, index)
                 .offset(offset)
                 .rw_flags(flags)
-                .build());
+                .build();
         }
-        on_file!(target, |fd| opcode::Writev::new(fd, parts, count)
+        opcode::Write::new(fd, address, len)
             .offset(offset)
             .rw_flags(flags)
-            .build())
+            .build()
+    }
+
+    fn read_many(&mut self, fd: Fd, offset: u64, on: &Surroundings<'_>) -> squeue::Entry {
+        let registered = self.are_registered(on);
+        let Vector { parts, count } = self.vectors.keep(on.runs, on.arena);
+        if registered {
+            return opcode::ReadvFixed::new(fd, parts, count, 0).offset(offset).build();
+        }
+        opcode::Readv::new(fd, parts, count).offset(offset).build()
+    }
+
+    fn write_many(&mut self, fd: Fd, offset: u64, durable: bool, on: &Surroundings<'_>) -> squeue::Entry {
+        let flags = if durable { libc::RWF_DSYNC } else { 0 };
+        let registered = self.are_registered(on);
+        let Vector { parts, count } = self.vectors.keep(on.runs, on.arena);
+        if registered {
+            return opcode::WritevFixed::new(fd, parts, count, 0)
+                .offset(offset)
+                .rw_flags(flags)
+                .build();
+        }
+        opcode::Writev::new(fd, parts, count)
+            .offset(offset)
+            .rw_flags(flags)
+            .build()
     }
 
     fn send_flags(&self, attempt: Attempt) -> i32 {
@@ -466,12 +463,9 @@ fn place(run: Run, arena: &Arena) -> *mut u8 {
     }
 }
 
-fn allocate(target: Target, offset: u64, len: u64, mode: i32) -> squeue::Entry {
+fn allocate(fd: Fd, offset: u64, len: u64, mode: i32) -> squeue::Entry {
     let mode = mode | libc::FALLOC_FL_KEEP_SIZE;
-    on_file!(target, |fd| opcode::Fallocate::new(fd, len)
-        .offset(offset)
-        .mode(mode)
-        .build())
+    opcode::Fallocate::new(fd, len).offset(offset).mode(mode).build()
 }
 
 fn timespec(time: Duration) -> Timespec {

@@ -95,9 +95,10 @@ impl SyncEngine {
         Ok(())
     }
 
-    pub(crate) fn reap(&mut self, into: &mut Vec<Outcome>, counters: &mut Counters) {
-        counters.cqes += self.results.len() as u64;
-        into.extend(self.results.drain(..));
+    pub(crate) fn next_outcome(&mut self, counters: &mut Counters) -> Option<Outcome> {
+        let outcome = self.results.pop_front()?;
+        counters.cqes += 1;
+        Some(outcome)
     }
 
     fn many(&mut self, file: Option<FileIndex>, call: Call, on: &mut Surroundings<'_>) -> Result<usize, Errno> {

@@ -66,7 +66,7 @@ impl Queue {
     fn drive(&mut self) -> Result<(), crate::Error> {
         let mut undelivered = std::mem::take(&mut self.done);
         let driven = self.submit_and_wait(None);
-        undelivered.append(&mut self.done);
+        std::iter::from_fn(|| self.done.pop()).for_each(|done| undelivered.push(done));
         self.done = undelivered;
         driven
     }

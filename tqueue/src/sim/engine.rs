@@ -12,6 +12,7 @@ use crate::Error;
 use crate::buf::Arena;
 use crate::counters::Counters;
 use crate::engine::{Call, Issued, Outcome, Surroundings, Wait};
+use crate::fifo::Fifo;
 use crate::files::FileIndex;
 use crate::inflight::Key;
 use crate::run::Run;
@@ -25,7 +26,7 @@ pub(crate) struct SimEngine {
     reads: Vec<(Key, Vec<Run>)>,
     /// Writes on their way that take their bytes when they are done, and where from.
     late_writes: Vec<(Key, Vec<Run>)>,
-    outcomes: Vec<Outcome>,
+    outcomes: Fifo<Outcome>,
 }
 
 impl SimEngine {
@@ -36,7 +37,7 @@ impl SimEngine {
             ticket,
             reads: Vec::new(),
             late_writes: Vec::new(),
-            outcomes: Vec::new(),
+            outcomes: Fifo::default(),
         }
     }
 
@@ -125,9 +126,10 @@ impl SimEngine {
         Ok(())
     }
 
-    pub(crate) fn reap(&mut self, into: &mut Vec<Outcome>, counters: &mut Counters) {
-        counters.cqes += self.outcomes.len() as u64;
-        into.append(&mut self.outcomes);
+    pub(crate) fn next_outcome(&mut self, counters: &mut Counters) -> Option<Outcome> {
+        let outcome = self.outcomes.pop()?;
+        counters.cqes += 1;
+        Some(outcome)
     }
 
     pub(crate) fn now(&self) -> Timestamp {

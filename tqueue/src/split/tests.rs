@@ -56,8 +56,8 @@ impl Rig {
     /// One round of the synchronous engine, with the results that `answer` makes of those that there are.
     fn answer(&mut self, answer: impl Fn(u32, i32) -> i32) {
         self.queue.fill();
-        let (mut reaped, mut counters) = (Vec::new(), self.queue.counters());
-        self.queue.engine.reap(&mut reaped, &mut counters);
+        let mut counters = self.queue.counters();
+        let reaped: Vec<_> = std::iter::from_fn(|| self.queue.engine.next_outcome(&mut counters)).collect();
         for Outcome { key, result } in reaped {
             let result = answer(key.index, result);
             self.queue.settle(Outcome { key, result });
@@ -264,8 +264,8 @@ fn what_failed_before_has_started() {
     rig.answer(|_, _| -Errno::IO.raw_os_error());
     rig.queue.fill();
     assert_eq!(rig.queue.cancel_all().detached, usize::from(PARTS));
-    let (mut reaped, mut counters) = (Vec::new(), rig.queue.counters());
-    rig.queue.engine.reap(&mut reaped, &mut counters);
+    let mut counters = rig.queue.counters();
+    let reaped: Vec<_> = std::iter::from_fn(|| rig.queue.engine.next_outcome(&mut counters)).collect();
     assert_eq!(reaped.len(), usize::from(PARTS), "each goes alone");
     for Outcome { key, .. } in reaped {
         for result in [UNBEGUN, -Errno::CANCELED.raw_os_error()] {
