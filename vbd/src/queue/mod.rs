@@ -135,6 +135,7 @@ impl DiskQueue {
         })
     }
 
+    #[inline]
     fn slot(&mut self, tag: Tag) -> &mut Slot {
         &mut self.slots[tag.0 as usize]
     }
@@ -158,26 +159,33 @@ impl DiskQueue {
         if let Backing::Blocks(blocks) = &mut self.backing {
             blocks.pin(&mut self.slots[tag.0 as usize]);
         }
-        while !self.slot(tag).is_mapped() {
-            let slot = &mut self.slots[tag.0 as usize];
-            let next = match &mut self.backing {
-                Backing::Plain { offset, .. } => plain::next(*offset, self.shared.durable_writes, slot),
-                Backing::Blocks(blocks) => blocks.next(pass, slot),
-            };
-            if !self.take(pass, tag, next) {
-                break;
-            }
-        }
+        while let Some(next) = self.next(pass, tag)
+            && self.take(pass, tag, next)
+        {}
         self.settle(pass, tag);
     }
 
+    /// What the sectors at a request's cursor need; `None` if it is not to move.
+    #[inline]
+    fn next(&mut self, pass: &mut Pass<'_>, tag: Tag) -> Option<Next> {
+        let slot = &mut self.slots[tag.0 as usize];
+        if slot.is_mapped() {
+            return None;
+        }
+        Some(match &mut self.backing {
+            Backing::Plain { offset, .. } => plain::next(*offset, self.shared.durable_writes, slot),
+            Backing::Blocks(blocks) => blocks.next(pass, slot),
+        })
+    }
+
     /// Does what `next` says; may the cursor move on?
+    #[inline]
     fn take(&mut self, pass: &mut Pass<'_>, tag: Tag, next: Next) -> bool {
         match next {
             Next::Op { action, sectors } => self.begin_part(pass, tag, (self.file, action), sectors),
             Next::Zeros { data, sectors } => match pass.io.zeros() {
                 Some(zeros) => self.begin_part(pass, tag, (zeros, Action::Read { offset: 0, data }), sectors),
-                None => self.take(pass, tag, Next::Fail(Errno::FAULT)),
+                None => self.refuse(tag, Errno::FAULT),
             },
             Next::Skip { sectors } => {
                 self.slot(tag).cursor += sectors;
@@ -187,24 +195,33 @@ impl DiskQueue {
                 self.slot(tag).state = State::Waiting;
                 false
             }
-            Next::Stall => {
-                self.slot(tag).state = State::Stalled;
-                self.stalled.push_back(tag);
-                self.room_at = Some(pass.now + ROOM_AFTER);
-                false
-            }
-            Next::Fail(errno) => {
-                self.slot(tag).refuse(errno);
-                false
-            }
+            Next::Stall => self.stall(pass, tag),
+            Next::Fail(errno) => self.refuse(tag, errno),
         }
     }
 
+    /// The cursor waits for room below.
+    #[cold]
+    fn stall(&mut self, pass: &mut Pass<'_>, tag: Tag) -> bool {
+        self.slot(tag).state = State::Stalled;
+        self.stalled.push_back(tag);
+        self.room_at = Some(pass.now + ROOM_AFTER);
+        false
+    }
+
+    /// The sectors at the cursor cannot be served.
+    #[cold]
+    fn refuse(&mut self, tag: Tag, errno: Errno) -> bool {
+        self.slot(tag).refuse(errno);
+        false
+    }
+
     /// Begins an op that serves so many sectors at the cursor; may it move on?
+    #[inline]
     fn begin_part(&mut self, pass: &mut Pass<'_>, tag: Tag, (file, action): (FileSlot, Action), sectors: u64) -> bool {
         let token = OpKind::Part.token(self.owner, tag.0);
         if pass.io.push(Op { token, file, action }).is_err() {
-            return self.take(pass, tag, Next::Stall);
+            return self.stall(pass, tag);
         }
         let slot = self.slot(tag);
         slot.outstanding += 1;
@@ -213,11 +230,16 @@ impl DiskQueue {
     }
 
     /// Ends what can be ended: the hold on the mapping, the request.
+    #[inline]
     fn settle(&mut self, pass: &mut Pass<'_>, tag: Tag) {
-        let slot = &mut self.slots[tag.0 as usize];
-        if slot.outstanding > 0 {
-            return;
+        if self.slot(tag).outstanding == 0 {
+            self.settle_idle(pass, tag);
         }
+    }
+
+    /// The same, of a request none of whose ops is under way.
+    fn settle_idle(&mut self, pass: &mut Pass<'_>, tag: Tag) {
+        let slot = &mut self.slots[tag.0 as usize];
         if let Backing::Blocks(blocks) = &mut self.backing {
             blocks.unpin(slot);
         }
@@ -231,6 +253,7 @@ impl DiskQueue {
         }
     }
 
+    #[inline]
     fn part_done(&mut self, pass: &mut Pass<'_>, tag: Tag, result: Result<(), Errno>) {
         let slot = &mut self.slots[tag.0 as usize];
         slot.outstanding -= 1;
@@ -257,6 +280,7 @@ impl DiskQueue {
         self.complete(pass, &request, result);
     }
 
+    #[inline]
     fn complete(&mut self, pass: &mut Pass<'_>, request: &Request, result: Result<(), Errno>) {
         let latency_ns = pass.now.since_ns(request.arrival);
         self.stats
@@ -280,6 +304,7 @@ impl DiskQueue {
     }
 
     /// Lets everything go on that news may have freed.
+    #[inline]
     fn go_on(&mut self, pass: &mut Pass<'_>) {
         self.settle_flush();
         self.pump(pass);
