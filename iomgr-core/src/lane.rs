@@ -154,14 +154,16 @@ impl Lane {
     pub fn poll_ended(&mut self, now: Timestamp) -> Option<Ended> {
         let Done { tag, result } = self.poll_done()?;
         let slot = &mut self.slots[tag.0 as usize];
-        let request = slot.request.take().expect("a request ends once");
         match slot.ticket.take() {
             Some(ticket) => self.intake.free(ticket, now),
             None => assert_eq!(result, REFUSED, "a request that ends has started"),
         }
         if slot.is_settled && result.is_ok() {
-            self.device.note_settled(&request, now);
+            slot.request
+                .iter()
+                .for_each(|request| self.device.note_settled(request, now));
         }
+        let request = slot.request.take().expect("a request ends once");
         self.in_flight -= 1;
         self.ended += 1;
         Some(Ended { request, result })

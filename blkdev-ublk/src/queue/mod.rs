@@ -152,12 +152,12 @@ impl Worker {
         match delivery.map_err(|errno| not_fetched(tag, errno))? {
             Delivery::Aborted => self.tags.abort(tag),
             Delivery::Request(descriptor) => {
-                self.tags.serve(tag, &mut self.queue);
+                let buffer = self.tags.serve(tag, &mut self.queue);
                 if self.leave.is_asked() {
                     // The next server gets it, as one that was not ended.
                     return Ok(());
                 }
-                match request(tag, descriptor, self.tags.buffer(tag), self.now) {
+                match request(tag, descriptor, buffer, self.now) {
                     Ok(request) => self.lane.push(request),
                     Err(errno) => {
                         tracing::warn!(tag, ?descriptor, %errno, "request_refused");

@@ -84,26 +84,19 @@ impl Tags {
 
     /// A tag's buffer.
     pub(super) fn buffer(&self, tag: u16) -> Data {
-        match &self.tags[usize::from(tag)].memory {
-            Some(lease) => lease.data(),
-            None => Data {
-                home: DataHome::Registered(tag.into()),
-                offset: 0,
-                len: self.buffer_bytes,
-            },
-        }
+        self.tags[usize::from(tag)].buffer(tag, self.buffer_bytes)
     }
 
-    /// A request came for a tag. With the first one its buffer gets used, and is worth being registered.
-    pub(super) fn serve(&mut self, tag: u16, queue: &mut Queue) {
-        self.change(tag, TagState::Fetching, TagState::Serving);
-        let front = self.front_bytes;
-        let tag = &mut self.tags[usize::from(tag)];
+    /// A request came for a tag, whose buffer it is to use. With the first one that is worth being registered.
+    pub(super) fn serve(&mut self, number: u16, queue: &mut Queue) -> Data {
+        let (front, bytes) = (self.front_bytes, self.buffer_bytes);
+        let tag = self.change(number, TagState::Fetching, TagState::Serving);
         if !std::mem::replace(&mut tag.was_served, true)
             && let Some(lease) = &tag.memory
         {
             queue.register(lease, front);
         }
+        tag.buffer(number, bytes)
     }
 
     /// Its request was committed.
@@ -122,16 +115,31 @@ impl Tags {
         self.gone == self.tags.len()
     }
 
-    fn change(&mut self, tag: u16, from: TagState, to: TagState) {
-        let state = &mut self.tags[usize::from(tag)].state;
-        assert_eq!(*state, from, "tag {tag} goes from state to state");
-        *state = to;
+    fn change(&mut self, number: u16, from: TagState, to: TagState) -> &mut Tag {
+        let tag = &mut self.tags[usize::from(number)];
+        assert!(tag.state == from, "tag {number} goes from {from:?} to {to:?}");
+        tag.state = to;
+        tag
     }
 
     /// Gives the buffers back.
     pub(super) fn free(self, queue: &mut Queue) {
         let leases = self.tags.into_iter().filter_map(|tag| tag.memory);
         leases.for_each(|lease| queue.free(lease));
+    }
+}
+
+impl Tag {
+    /// The buffer of a tag of this number, of so many bytes.
+    fn buffer(&self, number: u16, bytes: u32) -> Data {
+        match &self.memory {
+            Some(lease) => lease.data(),
+            None => Data {
+                home: DataHome::Registered(number.into()),
+                offset: 0,
+                len: bytes,
+            },
+        }
     }
 }
 

@@ -113,8 +113,7 @@ impl Intake {
             false => self.requests.first_class(),
         }?;
         let (index, entry) = self.requests.grant(class, self.live.current_slot())?;
-        self.live.current().account.granted(entry.since, now);
-        self.live.pin();
+        self.live.pin().account.granted(entry.since, now);
         Some(Granted {
             tag: entry.tag,
             grant: Grant(Claim::new(index, self.id)),

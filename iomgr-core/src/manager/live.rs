@@ -91,11 +91,11 @@ impl LiveTable {
 
     /// Pins the current generation.
     #[inline]
-    pub(super) fn pin(&mut self) {
-        self.slots[self.current]
-            .as_mut()
-            .expect("the current slot is always in use")
-            .pins += 1;
+    pub(super) fn pin(&mut self) -> &Live {
+        let live = self.slots[self.current].as_mut();
+        let live = live.expect("the current slot is always in use");
+        live.pins += 1;
+        live
     }
 
     #[inline]
