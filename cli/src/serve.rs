@@ -157,7 +157,7 @@ pub(crate) struct Serve {
     /// colon (docs/filters.md). Once for each, in the order in which operations pass them
     #[arg(long, value_name = "NAME[:FIELD=VALUE,...]", help_heading = FILTERS)]
     filter: Vec<FilterConfig>,
-    /// How long to wait for somebody else's lock on the image
+    /// How long to wait for somebody else's lock on the image, and for a socket that another server has
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = size::seconds)]
     lock_timeout: Duration,
 }
@@ -187,7 +187,7 @@ impl Serve {
             Some(Role::Device(id)) => return self.go_on(id, json),
             _ => {}
         }
-        let options = self.server_options(activation::take()?);
+        let options = self.server_options(activation::take()?, role);
         // Before an image is made.
         options.check()?;
         let frontend = match role {
@@ -195,13 +195,12 @@ impl Serve {
             Some(Role::Next) => Frontend::Nbd(None),
             _ => self.choose(&options)?,
         };
-        let manager = Manager::from_env();
-        let opened = images::open(&images, &self.disk_options(role), self.create)?;
+        let opened = Role::start(role, images::open(&images, &self.disk_options(role), self.create))?;
         // What is made from here on is taken away again, whenever a signal comes.
         let caught = signals::catch()?;
         match frontend {
-            Frontend::Ublk => run_block(&opened[0], &options, caught, &manager, json),
-            Frontend::Nbd(why) => self.run_nbd(opened, options, caught, &manager, why.as_deref(), json),
+            Frontend::Ublk => run_block(&opened[0], &options, caught, &Manager::from_env(), json),
+            Frontend::Nbd(why) => self.run_nbd(opened, options, role, caught, why.as_deref(), json),
         }
     }
 
@@ -209,21 +208,22 @@ impl Serve {
         &self,
         opened: Vec<Opened>,
         mut options: ServerOptions,
+        role: Option<Role>,
         caught: Caught,
-        manager: &Manager,
         why_not_ublk: Option<&str>,
         json: bool,
     ) -> Result<ExitCode, Failure> {
         let origins: Vec<_> = opened.iter().map(|opened| opened.origin).collect();
         // For the command alone, so that nobody else meets its sockets; removed last.
         let _folder = self.run.as_ref().map(|_| private_sockets(&mut options)).transpose()?;
-        let server = Server::start_all(self.exports(opened), &options)?;
+        let server = Role::start(role, Server::start_all(self.exports(opened), &options))?;
+        let manager = Manager::from_env();
         match &self.run {
             Some(line) => {
                 manager.ready(&server);
-                command::run(server, line, caught, manager)
+                command::run(server, line, caught, &manager)
             }
-            None => serve(server, caught, manager, |server| {
+            None => serve(server, caught, &manager, |server| {
                 ready::tell(server, &origins, why_not_ublk, json)
             }),
         }
@@ -232,7 +232,7 @@ impl Serve {
     /// Starts servers, by the same words, as long as they die.
     fn supervise(&self) -> Result<ExitCode, Failure> {
         refuse_another_manager()?;
-        let options = self.server_options(Inherited::default());
+        let options = self.server_options(Inherited::default(), None);
         options.check()?;
         match self.choose(&options)? {
             Frontend::Ublk => ublk::supervise(),
@@ -311,16 +311,20 @@ impl Serve {
             // One that died may have torn a footer, and its last writes may be on their way.
             repair: self.repair || follows && !self.read_only,
             cache: self.cache.into(),
-            lock_timeout: if follows {
-                self.lock_timeout.max(LAST_WRITES_MAX)
-            } else {
-                self.lock_timeout
-            },
+            lock_timeout: self.patience(role),
             retry: self.retry.policy(),
         }
     }
 
-    fn server_options(&self, inherited: Inherited) -> ServerOptions {
+    /// With what others hold.
+    fn patience(&self, role: Option<Role>) -> Duration {
+        match role {
+            Some(Role::Next) => self.lock_timeout.max(LAST_WRITES_MAX),
+            _ => self.lock_timeout,
+        }
+    }
+
+    fn server_options(&self, inherited: Inherited, role: Option<Role>) -> ServerOptions {
         ServerOptions {
             socket: self.socket.as_deref().map(absolute),
             control: self.control.as_deref().map(absolute),
@@ -344,6 +348,7 @@ impl Serve {
                 stall_timeout: self.stall_timeout,
                 ..limits()
             },
+            socket_timeout: self.patience(role),
         }
     }
 }

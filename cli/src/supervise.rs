@@ -28,6 +28,9 @@ use backoff::{Backoff, RESTARTS_MAX};
 
 /// Tells a server that it is one, and not the supervisor: the words on its command line are the same.
 const SERVER_ENV: &str = "IOMGR_SUPERVISED";
+/// What a server that follows another says to the supervisor, and to nobody else, when it cannot start. As sysexits.h has it: try
+/// again later.
+const EXIT_NOT_STARTED: u8 = 75;
 
 /// Which of a supervisor's servers a process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +53,15 @@ impl Role {
             "next" => Some(Self::Next),
             id => id.parse().ok().map(Self::Device),
         }
+    }
+
+    /// How a server's start went. Of one that follows another, the supervisor is told that it did not even start: what kept it from
+    /// that may be over when the one after it tries.
+    pub(crate) fn start<T, E: Into<Failure>>(role: Option<Self>, started: Result<T, E>) -> Result<T, Failure> {
+        started.map_err(|error| match role {
+            Some(Self::Next) => error.into().or_exit(EXIT_NOT_STARTED),
+            _ => error.into(),
+        })
     }
 
     /// This program once more, with the same words, as such a server.
@@ -152,9 +164,15 @@ impl Supervisor {
     /// There were too many.
     pub(crate) fn pause(&mut self, server: &Server, status: ExitStatus) -> Result<bool, Failure> {
         let how = describe(status);
-        let Some(pause) = self.backoff.next(server.since.elapsed()) else {
+        // One that did not start may have waited long for what it did not get.
+        let lasted = if has_not_started(status) {
+            Duration::ZERO
+        } else {
+            server.since.elapsed()
+        };
+        let Some(pause) = self.backoff.next(lasted) else {
             let what = format!("the server was started {RESTARTS_MAX} times in a row, and {how} again: given up");
-            return Err(Failure::new(what).exit(exit_code(status).max(1)));
+            return Err(Failure::new(what).exit(own_exit_code(status).max(1)));
         };
         if !self.shared.lock().is_asked {
             let restart = self.backoff.in_a_row();
@@ -207,10 +225,21 @@ impl Shared {
     }
 }
 
+/// Could it not even start, after another?
+fn has_not_started(status: ExitStatus) -> bool {
+    status.code() == Some(EXIT_NOT_STARTED.into())
+}
+
+/// What to exit with after it.
+fn own_exit_code(status: ExitStatus) -> u8 {
+    if has_not_started(status) { 1 } else { exit_code(status) }
+}
+
 /// What became of it.
 fn describe(status: ExitStatus) -> String {
     match (status.signal(), status.code()) {
         (Some(signal), _) => format!("died by signal {signal}"),
+        _ if has_not_started(status) => "could not start".to_owned(),
         (None, code) => format!("ended with exit code {}", code.unwrap_or_default()),
     }
 }
@@ -221,8 +250,9 @@ pub(crate) fn anew() -> Result<ExitCode, Failure> {
     let mut role = Role::First;
     while let Some(mut server) = supervisor.start(&mut role.command())? {
         let status = supervisor.wait(&mut server)?;
-        if status.signal().is_none() || supervisor.is_asked() {
-            return Ok(ExitCode::from(exit_code(status)));
+        let may_the_next_help = status.signal().is_some() || has_not_started(status);
+        if !may_the_next_help || supervisor.is_asked() {
+            return Ok(ExitCode::from(own_exit_code(status)));
         }
         if !supervisor.pause(&server, status)? {
             break;

@@ -16,6 +16,7 @@ use crate::extents::Extents;
 use crate::format::Format;
 use crate::generation::Shared;
 use crate::layout::Layout;
+use crate::patience::PATIENCE;
 use crate::pause::PauseStatus;
 use crate::retry::{RetryPolicy, RetryStatus};
 use crate::stable::{Behind, Stable, StableQueue, Witness};
@@ -60,7 +61,7 @@ impl Default for DiskOptions {
             read_only: false,
             repair: false,
             cache: Cache::default(),
-            lock_timeout: Duration::from_secs(2),
+            lock_timeout: PATIENCE,
             retry: RetryPolicy::DEFAULT,
         }
     }

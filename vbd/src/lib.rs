@@ -40,6 +40,7 @@ mod null;
 mod origin;
 mod pair;
 mod path_text;
+mod patience;
 mod pause;
 mod pidfile;
 mod progress;
@@ -50,6 +51,8 @@ mod server;
 mod socket;
 mod stable;
 mod stats;
+#[cfg(test)]
+mod test_log;
 #[cfg(feature = "test-utils")]
 pub mod test_utils;
 mod tools;

@@ -206,7 +206,7 @@ pub fn grow_ublk_device(id: u32, timeout: Duration) -> Result<(u64, u64), Error>
 fn clean_up(id: u32) {
     RecordFile::remove_dead(id);
     let socket = ublk_control(id);
-    if socket.exists() && remove_dead(&socket).is_ok() {
+    if socket.exists() && remove_dead(&socket).unwrap_or(false) {
         // It may have had none.
         let _none = std::fs::remove_file(ublk_log(id));
     }

@@ -1,5 +1,6 @@
 //! `serve --supervise`: a server that is killed is followed by another, as long as that helps.
 
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 
 use crate::run::{Ended, Place};
@@ -14,8 +15,11 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let place = Place::new().with_vhd("disk.vhd");
-        let (supervisor, _) = Served::json(&place, &["disk.vhd", "--supervise"]);
+        Self::with(Place::new().with_vhd("disk.vhd"), &[])
+    }
+
+    fn with(place: Place, words: &[&str]) -> Self {
+        let (supervisor, _) = Served::json(&place, &[&["disk.vhd", "--supervise"], words].concat());
         Self {
             place,
             supervisor: Some(supervisor),
@@ -72,6 +76,40 @@ fn one_that_is_killed_is_followed_by_another_that_serves_the_same() {
         ended
             .stderr
             .contains("died by signal 9; it is started again (1 of 5 in a row)"),
+        "{ended:?}"
+    );
+}
+
+/// No lock on the image keeps the next one waiting until the kernel has let go of the sockets.
+#[test]
+fn one_that_only_reads_is_followed_at_once_at_the_same_addresses() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let place = Place::new().with_vhd("disk.vhd");
+    let mut rig = Rig::with(place, &["--read-only", "--listen", &port.to_string()]);
+    for _ in 0..3 {
+        rig.kill();
+    }
+    TcpStream::connect(port).unwrap();
+}
+
+/// Each try that does not even start counts, as those do that die.
+#[test]
+fn one_that_cannot_start_again_is_tried_until_it_is_given_up() {
+    let mut rig = Rig::new();
+    let pid = rig.pid();
+    rig.place.write("disk.vhd", b"no longer an image");
+    signal(pid, "KILL");
+    let ended = rig.ended();
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert_eq!(
+        ended.stderr.matches("could not start; it is started again").count(),
+        4,
+        "{ended:?}"
+    );
+    assert!(
+        ended
+            .stderr
+            .contains("5 times in a row, and could not start again: given up"),
         "{ended:?}"
     );
 }

@@ -4,12 +4,13 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use crate::error::{Error, ErrorKind};
+use crate::patience::wait_until;
 
 /// Tries for the lock; `Ok(None)`: somebody else has it.
 pub(super) fn lock(file: &File, shared: bool) -> Result<Option<()>, Error> {
@@ -43,25 +44,12 @@ pub(super) fn wait_for<T>(
     deadline: Instant,
     path: &Path,
     own: usize,
-    mut attempt: impl FnMut() -> Result<Option<T>, Error>,
+    attempt: impl FnMut() -> Result<Option<T>, Error>,
 ) -> Result<T, Error> {
-    let mut told = false;
-    // Most locks are let go of in a moment: by a server that has just ended, in the kernel's own time.
-    let mut pause = Duration::from_millis(1);
-    loop {
-        if let Some(answer) = attempt()? {
-            return Ok(answer);
-        }
-        if Instant::now() >= deadline {
-            return Err(in_use(path, own));
-        }
-        if !told {
-            tracing::warn!(path = %path.display(), user = %users_of(path, own), "image_locked: waiting for its user to end");
-            told = true;
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(50));
-    }
+    let tell = || {
+        tracing::warn!(path = %path.display(), user = %users_of(path, own), "image_locked: waiting for its user to end");
+    };
+    wait_until(deadline, attempt, tell)?.ok_or_else(|| in_use(path, own))
 }
 
 pub(super) fn in_use(path: &Path, own: usize) -> Error {

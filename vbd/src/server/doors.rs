@@ -1,16 +1,19 @@
 //! The sockets of a server: made here, or taken over from who started it.
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use blkdev_nbd::Listener;
 use rustix::net::{SocketAddrUnix, SocketType, getsockname, sockopt};
 
 use super::{Address, ServerOptions};
 use crate::error::{Error, ErrorKind};
+use crate::patience::wait_until;
 use crate::runtime::make_runtime_dir;
 use crate::socket::{BACKLOG, BoundSocket};
 
@@ -35,14 +38,14 @@ pub(super) struct Doors {
 }
 
 impl Doors {
-    pub(super) fn open(options: &ServerOptions, name: &str) -> Result<Self, Error> {
+    pub(super) fn open(options: &ServerOptions, name: &str, deadline: Instant) -> Result<Self, Error> {
         let mut doors = Self {
             addresses: Vec::new(),
             listeners: Vec::new(),
             socket: None,
         };
         if options.socket.is_some() || options.inherited.nbd.is_empty() {
-            let (socket, listener) = bind(options.socket.as_deref(), name, "sock")?;
+            let (socket, listener) = bind(options.socket.as_deref(), name, "sock", deadline)?;
             doors.add(Address::Unix(socket.path().to_owned()), listener);
             doors.socket = Some(socket);
         }
@@ -52,7 +55,7 @@ impl Doors {
             doors.add(address, listener);
         }
         for &address in &options.listen {
-            let (address, listener) = listen(address)?;
+            let (address, listener) = listen(address, deadline)?;
             doors.add(Address::Tcp(address), listener);
         }
         Ok(doors)
@@ -74,7 +77,7 @@ pub(crate) struct ControlDoor {
 }
 
 impl ControlDoor {
-    pub(super) fn open(options: &ServerOptions, name: &str) -> Result<Self, Error> {
+    pub(super) fn open(options: &ServerOptions, name: &str, deadline: Instant) -> Result<Self, Error> {
         if let Some(fd) = &options.inherited.control {
             return match adopt(fd)? {
                 (Address::Unix(path), Listener::Unix(listener)) => Ok(Self {
@@ -85,12 +88,12 @@ impl ControlDoor {
                 _ => Err(refuse("the control socket that was passed is no unix socket")),
             };
         }
-        Self::make(options.control.as_deref(), name)
+        Self::make(options.control.as_deref(), name, deadline)
     }
 
     /// Makes one where it was asked for, or by that name in the runtime folder.
-    pub(super) fn make(given: Option<&Path>, name: &str) -> Result<Self, Error> {
-        let (socket, listener) = bind(given, name, "ctl")?;
+    pub(super) fn make(given: Option<&Path>, name: &str, deadline: Instant) -> Result<Self, Error> {
+        let (socket, listener) = bind(given, name, "ctl", deadline)?;
         Ok(Self {
             path: socket.path().to_owned(),
             listener,
@@ -99,10 +102,15 @@ impl ControlDoor {
     }
 }
 
-fn bind(given: Option<&Path>, name: &str, extension: &str) -> Result<(BoundSocket, UnixListener), Error> {
+fn bind(
+    given: Option<&Path>,
+    name: &str,
+    extension: &str,
+    deadline: Instant,
+) -> Result<(BoundSocket, UnixListener), Error> {
     match given {
-        Some(path) => BoundSocket::bind(path),
-        None => BoundSocket::bind(&make_runtime_dir()?.join(format!("{name}.{extension}"))),
+        Some(path) => BoundSocket::bind(path, deadline),
+        None => BoundSocket::bind(&make_runtime_dir()?.join(format!("{name}.{extension}")), deadline),
     }
 }
 
@@ -117,34 +125,39 @@ pub(super) fn check_reach(address: &Address, insecure: bool) -> Result<(), Error
     }
 }
 
-/// Listens, and tells where: port 0 is any that is free.
-fn listen(address: SocketAddr) -> Result<(SocketAddr, TcpListener), Error> {
-    let attempt = || {
-        let listener = TcpListener::bind(address)?;
-        // The standard library lets 128 clients wait.
-        rustix::net::listen(&listener, BACKLOG)?;
-        Ok((listener.local_addr()?, listener))
+/// Listens, and tells where: port 0 is any that is free. One that another server has is waited for until the deadline, as a unix
+/// socket is.
+fn listen(address: SocketAddr, deadline: Instant) -> Result<(SocketAddr, TcpListener), Error> {
+    let attempt = || match try_listen(address) {
+        Ok(listening) => Ok(Some(listening)),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
+        Err(error) => Err(cannot_listen(address, error)),
     };
-    attempt().map_err(|error: std::io::Error| {
-        let way_out = match error.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                "another program listens there; choose another port, or 0 for any that is free"
-            }
-            std::io::ErrorKind::AddrNotAvailable => {
-                "this machine does not have that address; `ip address` lists those it has"
-            }
-            std::io::ErrorKind::PermissionDenied => "ports below 1024 need privilege; choose a higher one",
-            _ => "choose another address",
-        };
-        let what = format!("cannot listen on {address}: {way_out}");
-        Error::new(ErrorKind::Server, what).because(error)
-    })
+    let tell = || tracing::warn!(%address, "address_taken: waiting for who listens there to end");
+    wait_until(deadline, attempt, tell)?.ok_or_else(|| cannot_listen(address, rustix::io::Errno::ADDRINUSE.into()))
+}
+
+fn try_listen(address: SocketAddr) -> io::Result<(SocketAddr, TcpListener)> {
+    let listener = TcpListener::bind(address)?;
+    // The standard library lets 128 clients wait.
+    rustix::net::listen(&listener, BACKLOG)?;
+    Ok((listener.local_addr()?, listener))
+}
+
+fn cannot_listen(address: SocketAddr, error: io::Error) -> Error {
+    let way_out = match error.kind() {
+        io::ErrorKind::AddrInUse => "another program listens there; choose another port, or 0 for any that is free",
+        io::ErrorKind::AddrNotAvailable => "this machine does not have that address; `ip address` lists those it has",
+        io::ErrorKind::PermissionDenied => "ports below 1024 need privilege; choose a higher one",
+        _ => "choose another address",
+    };
+    let what = format!("cannot listen on {address}: {way_out}");
+    Error::new(ErrorKind::Server, what).because(error)
 }
 
 /// Takes a descriptor of a socket that listens.
 fn adopt(fd: &OwnedFd) -> Result<(Address, Listener), Error> {
-    let fail =
-        |error: std::io::Error| refuse("a descriptor that was passed is no socket that can be used").because(error);
+    let fail = |error: io::Error| refuse("a descriptor that was passed is no socket that can be used").because(error);
     // A descriptor of our own for the same socket, not to be inherited.
     let fd = fd.try_clone().map_err(fail)?;
     let is_stream = sockopt::socket_type(&fd).map_err(|errno| fail(errno.into()))? == SocketType::STREAM;
@@ -175,8 +188,11 @@ fn refuse(what: impl Into<String>) -> Error {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream;
+    use std::sync::Mutex;
+    use std::time::Duration;
 
     use super::*;
+    use crate::test_log::hearing;
 
     fn options() -> ServerOptions {
         ServerOptions::default()
@@ -205,13 +221,27 @@ mod tests {
 
     #[test]
     fn any_free_port_is_told() {
-        let (address, _listener) = listen(tcp("127.0.0.1:0")).unwrap();
+        let (address, _listener) = listen(tcp("127.0.0.1:0"), Instant::now()).unwrap();
         assert_ne!(address.port(), 0);
-        let taken = listen(address).unwrap_err().to_string();
+        let taken = listen(address, Instant::now()).unwrap_err().to_string();
         assert!(
             taken.contains(&address.to_string()) && taken.contains("another port"),
             "{taken}"
         );
+    }
+
+    #[test]
+    fn a_port_that_is_about_to_be_free_is_waited_for() {
+        let dying = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = dying.local_addr().unwrap();
+        let dying = Mutex::new(Some(dying));
+        let end = move |said: &str| {
+            assert!(said.contains("address_taken"), "{said}");
+            *dying.lock().unwrap() = None;
+        };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let listening = hearing(end, || listen(address, deadline));
+        assert_eq!(listening.unwrap().0, address);
     }
 
     #[test]
@@ -226,9 +256,9 @@ mod tests {
             control: Some(unix),
         };
         let options = ServerOptions { inherited, ..options() };
-        let doors = Doors::open(&options, "a").unwrap();
+        let doors = Doors::open(&options, "a", Instant::now()).unwrap();
         assert_eq!(doors.addresses, [Address::Unix(path.clone()), Address::Tcp(there)]);
-        assert_eq!(ControlDoor::open(&options, "a").unwrap().path, path);
+        assert_eq!(ControlDoor::open(&options, "a", Instant::now()).unwrap().path, path);
         drop(doors);
         UnixStream::connect(&path).unwrap();
     }

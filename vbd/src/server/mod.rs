@@ -64,8 +64,9 @@ impl Server {
         options.check()?;
         options::check_names(&exports)?;
         let name = exports[0].disk.name();
-        let doors = Doors::open(options, name)?;
-        let control = ControlDoor::open(options, name)?;
+        let deadline = Instant::now() + options.socket_timeout;
+        let doors = Doors::open(options, name, deadline)?;
+        let control = ControlDoor::open(options, name, deadline)?;
         let (governor, end) = (Governor::new(Registry::new()), End::new());
         let board = Board::start(
             exports,

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use blkdev_nbd::ConnectionLimits;
 use tqueue::EngineKind;
@@ -11,6 +12,7 @@ use super::doors::check_reach;
 use super::{Address, Inherited};
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind};
+use crate::patience::PATIENCE;
 use crate::pidfile::PidFile;
 
 /// How to serve.
@@ -38,6 +40,9 @@ pub struct ServerOptions {
     pub filters: Vec<FilterConfig>,
     /// Bounds on what clients may take.
     pub limits: ConnectionLimits,
+    /// Wait so long where another server listens: the kernel keeps a killed one's sockets until it has ended what that had in
+    /// flight.
+    pub socket_timeout: Duration,
 }
 
 impl Default for ServerOptions {
@@ -54,6 +59,7 @@ impl Default for ServerOptions {
             engine: EngineKind::Auto,
             filters: Vec::new(),
             limits: ConnectionLimits::default(),
+            socket_timeout: PATIENCE,
         }
     }
 }

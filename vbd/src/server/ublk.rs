@@ -29,6 +29,7 @@ use super::served::Served;
 use super::status::{NbdStatus, Status};
 use crate::control::{Control, ManagerStatus, Service};
 use crate::error::{Error, ErrorKind};
+use crate::patience::PATIENCE;
 use crate::ublk::record::{Record, RecordFile};
 use crate::ublk::target::TargetRecord;
 use crate::ublk::{check_not_waiting, in_use, ublk_name};
@@ -139,7 +140,7 @@ impl UblkServer {
         let mark = config.mark;
         let mut frontend = Frontend::add(config).map_err(|error| not_added(error, options))?;
         let id = frontend.id();
-        let door = ControlDoor::make(options.control.as_deref(), &ublk_name(id))?;
+        let door = ControlDoor::make(options.control.as_deref(), &ublk_name(id), Instant::now() + PATIENCE)?;
         let record = match options.recovery {
             Recovery::Off => None,
             _ => {

@@ -42,7 +42,7 @@ impl UblkServer {
         let options = options(&known, &info)?;
         let target = known.target.open(left(deadline))?;
         let record = keep_true(record, &target);
-        let door = ControlDoor::make(options.control.as_deref(), &ublk_name(id))?;
+        let door = ControlDoor::make(options.control.as_deref(), &ublk_name(id), deadline)?;
         let (governor, end) = (governor(known.manager.as_ref()), End::new());
         let config = ServerConfig {
             mark: known.mark,
