@@ -67,7 +67,8 @@ fn main() -> ExitCode {
     };
     logging::start(quietest, cli.common.verbose, cli.common.log_format);
     let json = cli.common.json;
-    run(cli.verb, json).unwrap_or_else(|failure| failure.report(json))
+    let ended = signals::survive_size_limit().and_then(|()| run(cli.verb, json));
+    ended.unwrap_or_else(|failure| failure.report(json))
 }
 
 /// Says what is wrong with the words of the command line; or what was asked for, if that was help.

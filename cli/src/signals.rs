@@ -1,9 +1,12 @@
-//! Ctrl-C, SIGTERM, and a terminal that is closed.
+//! Ctrl-C, SIGTERM, and a terminal that is closed; and the one for a file that grows too large.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::{fs, io};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
 use crate::failure::Failure;
@@ -12,6 +15,18 @@ use crate::output::note;
 /// SIGINT, SIGTERM and SIGHUP, which end the process no more: those that come are kept until somebody handles them.
 #[derive(Debug)]
 pub(crate) struct Caught(Signals);
+
+/// From now on a write beyond RLIMIT_FSIZE (`ulimit -f`) fails with `EFBIG`, as others fail, and does not end the process.
+pub(crate) fn survive_size_limit() -> Result<(), Failure> {
+    if is_ignored(SIGXFSZ) {
+        return Ok(());
+    }
+    // Nobody asks for the flag. The programs that we start would inherit that a signal is ignored; one that is caught is to them as
+    // it always was.
+    flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))
+        .map(drop)
+        .map_err(cannot)
+}
 
 /// From now on signals are caught.
 pub(crate) fn catch() -> Result<Caught, Failure> {

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use iomgr_tests::nbd::{ENOSPC, FUA};
 use iomgr_tests::{Client, Mount, NbdFuse, Nbdkit, Server, TempDir, Tool, fuse, need, pattern};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 const MIB: u64 = 1 << 20;
 const STEP: usize = 64 * 1024;
@@ -53,6 +54,26 @@ fn goes_on_after_enospc(name: &str) {
         let compare = Tool::new("qemu-img").args(["compare", "-f", "raw", "-F", format]);
         compare.arg(dir.join("expected")).arg(&image).run();
     }
+}
+
+/// A limit on the size of files (`ulimit -f`) is an error of the write that meets it, not the server's end.
+#[test]
+fn full_a_file_at_its_size_limit_fails_the_write_alone() {
+    let dir = TempDir::new();
+    let image = dir.join("disk.raw");
+    fs::File::create_new(&image).unwrap().set_len(64 * MIB).unwrap();
+    let server = Server::start::<&str>(&dir.join("run"), &image, &[]);
+    let limit = Rlimit {
+        current: Some(4 * MIB),
+        maximum: Some(4 * MIB),
+    };
+    prlimit(Pid::from_raw(server.pid().cast_signed()), Resource::Fsize, limit).unwrap();
+    let mut client = Client::connect(&server).unwrap();
+    assert_eq!(client.write(0, 8 * MIB, &[1; STEP]).unwrap(), Err(ENOSPC));
+    assert_eq!(client.write(0, MIB, &[2; STEP]).unwrap(), Ok(()));
+    assert_eq!(client.bytes(MIB, STEP), [2; STEP]);
+    client.disconnect().unwrap();
+    server.stop();
 }
 
 /// Writes stamped steps to the disk and to the expected file; stops at the first error and says where.
