@@ -67,6 +67,9 @@ impl ImageFile {
         let fd = wait_for(deadline, path, 0, || open_fd(path, options.read_only))?;
         let file = File::from(fd);
         let block_device = is_block_device(&file, path)?;
+        if block_device && !options.read_only {
+            check_writable(&file, path)?;
+        }
         wait_for(deadline, path, 1, || lock(&file, options.read_only))?;
         Self::adopt(file, path, block_device, options.read_only)
     }
@@ -83,6 +86,9 @@ impl ImageFile {
         })?;
         let file = File::from(fd);
         let block_device = is_block_device(&file, path)?;
+        if block_device {
+            check_writable(&file, path)?;
+        }
         wait_for(Instant::now(), path, 1, || lock(&file, false))?;
         if !block_device {
             file.set_len(0)
@@ -182,11 +188,10 @@ impl ImageFile {
 
     /// A limit of a block device, as `/sys` has it; a partition's is its disk's.
     fn queue_limit(&self, name: &str) -> Option<u64> {
-        let device = self.file.metadata().ok().filter(|_| self.block_device)?.rdev();
-        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-        let folder = format!("/sys/dev/block/{major}:{minor}");
-        let answer = ["queue", "../queue"].map(|queue| std::fs::read_to_string(format!("{folder}/{queue}/{name}")));
-        answer.into_iter().flatten().next()?.trim().parse().ok()
+        let queues = ["queue", "../queue"].iter().filter(|_| self.block_device);
+        queues
+            .filter_map(|queue| attribute(&self.file, &format!("{queue}/{name}")))
+            .next()
     }
 
     /// The unit that is written without read-modify-write below, in bytes: what a block device says, else 4096.
@@ -353,6 +358,24 @@ fn is_block_device(file: &File, path: &Path) -> Result<bool, Error> {
     Err(Error::new(ErrorKind::Open, format!("is {what}"))
         .at(path)
         .hint("images are regular files or block devices"))
+}
+
+/// The kernel opens a device that may not be written for writing all the same, and then fails each write with EPERM.
+fn check_writable(device: &File, path: &Path) -> Result<(), Error> {
+    if attribute(device, "ro") != Some(1) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Open, "is a read-only block device")
+        .at(path)
+        .hint("--read-only serves it as it is, `blockdev --setrw` lets it be written"))
+}
+
+/// What `/sys` says of a block device, where that is a number.
+fn attribute(device: &File, name: &str) -> Option<u64> {
+    let device = device.metadata().ok()?.rdev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let text = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/{name}"));
+    text.ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]

@@ -22,6 +22,13 @@ pub(super) fn open(path: &Path, options: FileOptions) -> Result<(FileHandle, Lim
         let text = format!("{} is neither a file nor a block device", path.display());
         return Err(Error::new(ErrorKind::Device, text));
     }
+    if kind.is_block_device() && !options.read_only && is_write_protected(&file) {
+        let text = format!(
+            "{} is a read-only block device; open it for reading only",
+            path.display()
+        );
+        return Err(Error::new(ErrorKind::Device, text));
+    }
     let align = direct_align(&file).filter(|_| !options.buffered);
     let is_direct = align.is_some() && set_direct(&file).is_ok();
     let limits = limits(
@@ -46,6 +53,15 @@ fn open_fd(path: &Path, read_only: bool) -> Result<OwnedFd, Errno> {
     let flags = rustix::fs::fcntl_getfl(&fd)?;
     rustix::fs::fcntl_setfl(&fd, flags - OFlags::NONBLOCK)?;
     Ok(fd)
+}
+
+/// The kernel opens such a device for writing all the same, and then fails each write with EPERM.
+fn is_write_protected(device: &File) -> bool {
+    let ro = device.metadata().and_then(|meta| {
+        let (major, minor) = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
+        std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/ro"))
+    });
+    ro.is_ok_and(|ro| ro.trim() == "1")
 }
 
 fn set_direct(file: &File) -> Result<(), Errno> {

@@ -98,6 +98,38 @@ fn loop_zeros_are_fast_or_refused() {
     queue.prefetch(range).unwrap();
 }
 
+/// Writes would fail one by one otherwise, each with EPERM.
+#[test]
+fn loop_a_write_protected_device_is_opened_for_reading_alone() {
+    if !need::loop_devices() {
+        return;
+    }
+    let disk = Disk::new(Kind::LoopDevice, 16 * MIB);
+    Tool::new("blockdev").arg("--setro").arg(disk.image()).run();
+    let open = |read_only| {
+        let options = DiskOptions {
+            read_only,
+            format: Some(Format::Raw),
+            ..DiskOptions::default()
+        };
+        vbd::Disk::open(disk.image(), &options)
+    };
+    let refused = open(false).unwrap_err();
+    assert_eq!(refused.kind(), vbd::ErrorKind::Open);
+    assert!(refused.to_string().contains("--read-only"), "{refused}");
+    assert!(open(true).unwrap().limits().read_only);
+    let open = |read_only| {
+        let options = dmio::FileOptions {
+            read_only,
+            buffered: false,
+        };
+        dmio::FileDevice::open(disk.image(), options)
+    };
+    let refused = open(false).unwrap_err();
+    assert!(refused.to_string().contains("read-only block device"), "{refused}");
+    assert!(open(true).unwrap().limits().read_only);
+}
+
 /// Clients order what they send to a disk whose seeks cost.
 #[test]
 fn loop_a_spinning_disk_is_announced_as_one() {
