@@ -39,6 +39,18 @@ impl CreateOptions {
 
 /// Makes an empty image at `path`, all zeros. A regular file that could not be finished is removed again.
 pub fn create(path: &Path, options: &CreateOptions) -> Result<(), Error> {
+    let format = checked(path, options)?;
+    fill(&ImageFile::create(path, options.force)?, format, options)
+}
+
+/// The same at a name for now, with no more than `rights`; see [`ImageFile::create_part`].
+pub(crate) fn create_part(path: &Path, rights: u32, options: &CreateOptions) -> Result<(), Error> {
+    let format = checked(path, options)?;
+    fill(&ImageFile::create_part(path, rights)?, format, options)
+}
+
+/// The format, if such an image can be made; asked before what is there is emptied.
+fn checked(path: &Path, options: &CreateOptions) -> Result<Format, Error> {
     let format = Format::resolve(options.format, path)?;
     if options.size_bytes == 0 || !options.size_bytes.is_multiple_of(SECTOR_BYTES) {
         let what = format!("{} is no positive multiple of 512 bytes", options.size_bytes);
@@ -49,15 +61,19 @@ pub fn create(path: &Path, options: &CreateOptions) -> Result<(), Error> {
             .field("size")
             .hint(hint));
     }
-    // Before what is there is emptied.
     match format {
         Format::Raw => check_raw(options).map_err(|error| error.at(path))?,
         Format::Vhd => vhd_options(options)
             .validate()
             .map_err(|error| no_vhd(error).at(path))?,
     }
-    let file = ImageFile::create(path, options.force)?;
-    let made = write(&file, format, options).map_err(|error| error.at(path));
+    Ok(format)
+}
+
+/// Makes the empty `file` an image.
+fn fill(file: &ImageFile, format: Format, options: &CreateOptions) -> Result<(), Error> {
+    let path = file.path();
+    let made = write(file, format, options).map_err(|error| error.at(path));
     if made.is_err() && !file.is_block_device() {
         // The error that matters is the first.
         let _ = std::fs::remove_file(path);

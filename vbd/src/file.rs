@@ -10,6 +10,7 @@
 //! page cache.
 
 mod lock;
+mod part;
 
 use std::fs::File;
 use std::io;
@@ -25,6 +26,7 @@ use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, StatxFlags};
 use crate::error::{Error, ErrorKind};
 pub(crate) use lock::users_of;
 use lock::{in_use, lock, unlock, wait_for};
+pub(crate) use part::check_part;
 
 /// A locked file or block device.
 #[derive(Debug)]

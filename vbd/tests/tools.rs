@@ -428,3 +428,88 @@ fn a_disk_of_another_size_is_never_taken_for_an_unfinished_copy() {
     let error = convert(&source, &target, &resumable(), &mut ignore).unwrap_err();
     assert_eq!(error.parts().field, Some("size"), "{error}");
 }
+
+/// What lies where the copy is made, and is no unfinished copy of this user.
+#[test]
+fn a_copy_is_not_made_through_what_others_left_at_its_name() {
+    let dir = TempDir::new().unwrap();
+    let [source, target, victim, part] =
+        ["a.img", "b.img", "victim", "b.img.iomgr-part"].map(|name| dir.path().join(name));
+    write_raw(&source, &vec![9; MIB], true);
+    fs::write(&victim, "precious").unwrap();
+    let link = || std::os::unix::fs::symlink("victim", &part).unwrap();
+    let hard_link = || fs::hard_link(&victim, &part).unwrap();
+    let folder = || fs::create_dir(&part).unwrap();
+    let dangling = || std::os::unix::fs::symlink("none", &part).unwrap();
+    for (plant, word) in [
+        (&link as &dyn Fn(), "symbolic link"),
+        (&hard_link, "hard links"),
+        (&folder, "no regular file"),
+        (&dangling, "symbolic link"),
+    ] {
+        plant();
+        for options in [ConvertOptions::default(), resumable()] {
+            let error = convert(&source, &target, &options, &mut ignore).unwrap_err();
+            assert_eq!(error.parts().path, Some(target.as_path()), "{error}");
+            let text = error.to_string();
+            assert!(
+                text.contains("iomgr-part is in the way") && text.contains(word) && text.contains("; remove it"),
+                "{text}"
+            );
+            assert_eq!(fs::read(&victim).unwrap(), b"precious");
+            assert!(!target.exists() && !dir.path().join("none").exists());
+        }
+        fs::remove_file(&part).or_else(|_| fs::remove_dir(&part)).unwrap();
+    }
+    converted(&source, &target, &ConvertOptions::default());
+}
+
+#[test]
+fn a_part_of_another_user_is_not_taken_over() {
+    let dir = TempDir::new().unwrap();
+    let [source, target, part] = ["a.img", "b.img", "b.img.iomgr-part"].map(|name| dir.path().join(name));
+    write_raw(&source, &vec![9; MIB], true);
+    fs::write(&part, "").unwrap();
+    if std::os::unix::fs::chown(&part, Some(65534), None).is_err() {
+        println!("skipped: only root gives files away");
+        return;
+    }
+    let error = convert(&source, &target, &ConvertOptions::default(), &mut ignore).unwrap_err();
+    assert!(error.to_string().contains("a file of another user"), "{error}");
+    assert!(!target.exists() && fs::metadata(&part).unwrap().len() == 0);
+}
+
+#[test]
+fn a_copy_gives_nobody_what_its_source_does_not() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let dir = TempDir::new().unwrap();
+    let [source, target, part] = ["a.img", "b.img", "b.img.iomgr-part"].map(|name| dir.path().join(name));
+    write_raw(&source, &vec![9; MIB], true);
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+    for (of_source, left, most) in [
+        (0o600, None, 0o600),
+        (0o640, None, 0o600),
+        (0o644, None, 0o644),
+        // What a killed run left.
+        (0o600, Some(0o666), 0o600),
+    ] {
+        fs::set_permissions(&source, fs::Permissions::from_mode(of_source)).unwrap();
+        if let Some(left) = left {
+            fs::write(&part, "").unwrap();
+            fs::set_permissions(&part, fs::Permissions::from_mode(left)).unwrap();
+        }
+        converted(&source, &target, &ConvertOptions::default());
+        assert_eq!(mode(&target) & !most, 0, "of {of_source:o}: {:o}", mode(&target));
+        fs::remove_file(&target).unwrap();
+    }
+}
+
+#[test]
+fn an_error_of_the_copy_names_the_target() {
+    let dir = TempDir::new().unwrap();
+    let source = dir.path().join("a.img");
+    let target = dir.path().join("none/b.img");
+    write_raw(&source, &vec![9; MIB], true);
+    let error = convert(&source, &target, &ConvertOptions::default(), &mut ignore).unwrap_err();
+    assert_eq!(error.parts().path, Some(target.as_path()), "{error}");
+}

@@ -30,7 +30,7 @@ use self::place::Place;
 use self::sidecar::{Identity, Sidecar};
 use self::work::Work;
 use crate::compare::{Difference, compare_disks};
-use crate::create::{CreateOptions, create, format_name};
+use crate::create::{CreateOptions, format_name};
 use crate::disk::{Disk, DiskOptions};
 use crate::error::{Error, ErrorKind};
 use crate::format::Format;
@@ -88,14 +88,9 @@ pub fn convert(
         place,
         options,
     };
-    let mut note = conversion.begin(source)?;
-    let copied = conversion.run(note.as_mut(), progress);
-    if let Err(error) = &copied
-        && (note.is_none() || error.kind() == ErrorKind::Differs)
-    {
-        conversion.place.discard();
-    }
-    copied
+    conversion
+        .whole(source, progress)
+        .map_err(|error| conversion.place.blame(error))
 }
 
 struct Conversion<'a> {
@@ -106,6 +101,17 @@ struct Conversion<'a> {
 }
 
 impl Conversion<'_> {
+    fn whole(&self, source: &Path, progress: &mut dyn FnMut(Progress) -> bool) -> Result<Copied, Error> {
+        let mut note = self.begin(source)?;
+        let copied = self.run(note.as_mut(), progress);
+        if let Err(error) = &copied
+            && (note.is_none() || error.kind() == ErrorKind::Differs)
+        {
+            self.place.discard();
+        }
+        copied
+    }
+
     fn run(&self, note: Option<&mut Sidecar>, progress: &mut dyn FnMut(Progress) -> bool) -> Result<Copied, Error> {
         let mut copied = self.copy(note, progress)?;
         if self.options.verify {
@@ -121,8 +127,8 @@ impl Conversion<'_> {
     fn begin(&self, source: &Path) -> Result<Option<Sidecar>, Error> {
         let path = self.place.path();
         if !self.options.resume {
-            if !self.place.is_device() && path.exists() && Sidecar::exists(path) {
-                let what = "is an unfinished conversion to this target";
+            if !self.place.is_device() && self.place.is_begun()? && Sidecar::exists(path) {
+                let what = format!("there is an unfinished conversion to it, {}", path.display());
                 let error = Error::new(ErrorKind::Exists, what).at(path);
                 return Err(error.hint("--resume goes on with it; remove it to begin anew"));
             }
@@ -135,7 +141,7 @@ impl Conversion<'_> {
             return Err(error.hint("convert without it"));
         }
         let identity = self.identity(source)?;
-        if path.exists()
+        if self.place.is_begun()?
             && let Some(note) = Sidecar::load(path, identity.clone())?
         {
             return Ok(Some(note));
@@ -164,17 +170,13 @@ impl Conversion<'_> {
         if self.has_old_bytes() {
             return Ok(());
         }
-        if !self.place.is_device() {
-            Sidecar::forget(self.place.path())?;
-        }
-        let options = CreateOptions {
+        self.place.create(&CreateOptions {
             format: Some(self.format),
             fixed: self.options.fixed,
-            // A part without a note is what a killed run left.
+            // A device is there.
             force: true,
             ..CreateOptions::new(self.size_bytes())
-        };
-        create(self.place.path(), &options)
+        })
     }
 
     fn copy(
@@ -213,9 +215,9 @@ impl Conversion<'_> {
         let what = format!("holds a disk of {has} bytes, the source has {needs}");
         let error = Error::new(ErrorKind::InvalidOption, what).at(path).field("size");
         Err(error.hint(if self.place.is_device() {
-            "take another device"
+            "take another device".to_owned()
         } else {
-            "remove it to begin anew"
+            format!("remove {} to begin anew", path.display())
         }))
     }
 

@@ -11,9 +11,9 @@ use std::time::Duration;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::sidecar::Sidecar;
-use crate::create::sync_folder;
+use crate::create::{CreateOptions, create, create_part, sync_folder};
 use crate::error::{Error, ErrorKind};
-use crate::file::{FileOptions, ImageFile};
+use crate::file::{FileOptions, ImageFile, check_part};
 
 const PART_SUFFIX: &str = ".iomgr-part";
 
@@ -31,6 +31,8 @@ enum Home {
         part: PathBuf,
         /// What gives way to it, locked until then.
         replaced: Option<ImageFile>,
+        /// Its mode: no more than the source has.
+        rights: u32,
     },
     Device,
 }
@@ -39,7 +41,7 @@ impl Place {
     /// Where to copy `source` so that it becomes `target`, which may be there already only with `force`.
     pub(crate) fn choose(source: &Path, target: &Path, force: bool) -> Result<Self, Error> {
         let Ok(there) = fs::metadata(target) else {
-            return Ok(Self::file(target.to_path_buf(), None));
+            return Ok(Self::file(source, target.to_path_buf(), None));
         };
         if is_same(source, &there) {
             let error = Error::new(ErrorKind::InvalidOption, "is the source as well");
@@ -62,16 +64,17 @@ impl Place {
             lock_timeout: Duration::ZERO,
         };
         let replaced = ImageFile::open(&real, options)?;
-        Ok(Self::file(real, Some(replaced)))
+        Ok(Self::file(source, real, Some(replaced)))
     }
 
-    fn file(target: PathBuf, replaced: Option<ImageFile>) -> Self {
+    fn file(source: &Path, target: PathBuf, replaced: Option<ImageFile>) -> Self {
+        let rights = rights(source);
         let mut part = target.clone().into_os_string();
         part.push(PART_SUFFIX);
         let part = part.into();
         Self {
             target,
-            home: Home::Part { part, replaced },
+            home: Home::Part { part, replaced, rights },
         }
     }
 
@@ -95,6 +98,31 @@ impl Place {
             .unwrap_or(Path::new("."))
     }
 
+    /// Makes the empty copy. What a killed run of this user left of one gives way.
+    pub(crate) fn create(&self, options: &CreateOptions) -> Result<(), Error> {
+        match &self.home {
+            Home::Part { part, rights, .. } => {
+                Sidecar::forget(part)?;
+                create_part(part, *rights, options)
+            }
+            Home::Device => create(&self.target, options),
+        }
+    }
+
+    /// Is there a copy that an earlier run of this user left?
+    pub(crate) fn is_begun(&self) -> Result<bool, Error> {
+        check_part(self.path())?;
+        Ok(self.path().exists())
+    }
+
+    /// An error about the copy is one about the target, which is the name that the user knows.
+    pub(crate) fn blame(&self, error: Error) -> Error {
+        match error.parts().path == Some(self.path()) {
+            true => error.at(&self.target),
+            false => error,
+        }
+    }
+
     /// Removes what was made of the copy. A device keeps what was written.
     pub(crate) fn discard(&self) {
         if let Home::Part { part, .. } = &self.home {
@@ -106,7 +134,7 @@ impl Place {
 
     /// Gives the copy its name.
     pub(crate) fn publish(&self) -> Result<(), Error> {
-        let Home::Part { part, replaced } = &self.home else {
+        let Home::Part { part, replaced, .. } = &self.home else {
             return Ok(());
         };
         let fail = |error: std::io::Error| {
@@ -141,6 +169,13 @@ impl Place {
 fn exists(target: &Path) -> Error {
     let error = Error::new(ErrorKind::Exists, "exists already").at(target);
     error.hint("--force replaces it")
+}
+
+/// The mode of a new file that lets nobody read whom `source` does not let. The new file's group may be another one, so that it may
+/// do what everybody may.
+fn rights(source: &Path) -> u32 {
+    let all = fs::metadata(source).map_or(0, |source| source.mode() & source.mode() >> 3 & 0o004);
+    0o600 | all << 3 | all
 }
 
 /// The owner and the mode of what is replaced, so that whoever could use it still can, and nobody else.

@@ -153,7 +153,12 @@ impl Sidecar {
         let text = serde_json::to_vec(&self.content).expect("plain data with text for keys");
         let fresh = fresh(&self.path);
         let write = || -> io::Result<()> {
-            let mut file = File::create(&fresh)?;
+            // What lies there is a crash's, or a link to what is not to be written.
+            match fs::remove_file(&fresh) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut file = File::create_new(&fresh)?;
             file.write_all(&text)?;
             file.sync_all()?;
             fs::rename(&fresh, &self.path)
