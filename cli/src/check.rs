@@ -17,8 +17,9 @@ Examples:
   iomgr check disk.vhd                      exit code 0: clean
   iomgr check disk.vhd --json               findings with code, severity and offset
 
-Exit codes: 0 clean, 1 could not be checked, 2 corrupt, 3 leaked space only (harmless).";
+Exit codes: 0 clean, 1 cannot be checked, 2 corrupt, 3 leaked space only (harmless).";
 
+const EXIT_UNSUPPORTED: u8 = 1;
 const EXIT_CORRUPT: u8 = 2;
 const EXIT_LEAKS: u8 = 3;
 
@@ -50,7 +51,9 @@ impl Check {
     }
 
     fn describe(&self, report: &Report) -> String {
-        let findings = table(&report.findings.iter().map(row).collect::<Vec<_>>());
+        // What ended the check is the verdict's word.
+        let findings = report.findings.iter().filter(|finding| !is_unsupported(finding));
+        let findings = table(&findings.map(row).collect::<Vec<_>>());
         format!("{findings}{}: {}\n", self.image.display(), verdict(report))
     }
 }
@@ -61,6 +64,7 @@ fn row(finding: &Finding) -> [String; 4] {
         Severity::Info => "info",
         Severity::Warning => "warning",
         Severity::Leak => "leak",
+        Severity::Unsupported => "unsupported",
         Severity::Error => "error",
     };
     let place = finding.offset.map_or(String::new(), |offset| format!("at {offset}"));
@@ -78,13 +82,22 @@ fn verdict(report: &Report) -> String {
         Verdict::Clean if stats.blocks == 0 => "clean".to_owned(),
         Verdict::Clean => format!("clean, {} of {} blocks allocated", stats.allocated, stats.blocks),
         Verdict::Leaks => format!("usable, with {} that nothing refers to", size::both(stats.leaked_bytes)),
+        Verdict::Unsupported => {
+            let what = report.findings.iter().find(|finding| is_unsupported(finding));
+            format!("cannot be checked: {}", what.map_or(String::new(), ToString::to_string))
+        }
         Verdict::Corrupt => "corrupt".to_owned(),
     }
+}
+
+fn is_unsupported(finding: &Finding) -> bool {
+    finding.severity == Severity::Unsupported
 }
 
 fn exit_code(verdict: Verdict) -> ExitCode {
     match verdict {
         Verdict::Clean => ExitCode::SUCCESS,
+        Verdict::Unsupported => EXIT_UNSUPPORTED.into(),
         Verdict::Leaks => EXIT_LEAKS.into(),
         Verdict::Corrupt => EXIT_CORRUPT.into(),
     }

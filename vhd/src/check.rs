@@ -25,6 +25,8 @@ pub enum Verdict {
     Clean,
     /// Nothing but space that nothing refers to.
     Leaks,
+    /// The image cannot be checked, as it is of a sort that this version does not know. Nothing is known to be wrong.
+    Unsupported,
     /// Something is wrong.
     Corrupt,
 }
@@ -65,6 +67,7 @@ impl Report {
     pub fn verdict(&self) -> Verdict {
         match self.findings.iter().map(|finding| finding.severity).max() {
             Some(Severity::Error) => Verdict::Corrupt,
+            Some(Severity::Unsupported) => Verdict::Unsupported,
             Some(Severity::Leak) => Verdict::Leaks,
             Some(Severity::Warning | Severity::Info) | None => Verdict::Clean,
         }
@@ -235,16 +238,16 @@ impl Checker<'_> {
 
     /// The error that ended the check, as a finding.
     fn add_error(&mut self, error: &Error) {
-        let code = match error.kind() {
-            ErrorKind::TooShort => "too-short",
-            ErrorKind::NotVhd => "not-vhd",
-            ErrorKind::Unsupported => "unsupported",
-            _ => "structure",
+        let (severity, code) = match error.kind() {
+            ErrorKind::TooShort => (Severity::Error, "too-short"),
+            ErrorKind::NotVhd => (Severity::Error, "not-vhd"),
+            ErrorKind::Unsupported => (Severity::Unsupported, "unsupported"),
+            _ => (Severity::Error, "structure"),
         };
         let (offset, text) = (error.context().offset, error.to_string());
         self.report.findings.push(Finding {
             code,
-            severity: Severity::Error,
+            severity,
             offset,
             text,
         });

@@ -14,6 +14,8 @@ pub enum Severity {
     Warning,
     /// Space that nothing refers to.
     Leak,
+    /// Of a sort that this version does not know, which ended the check: right or wrong, nobody has looked.
+    Unsupported,
     /// Wrong: data may be missing, or the image may be read differently by others.
     Error,
 }

@@ -119,6 +119,35 @@ fn leaked_space_has_a_code_of_its_own() {
     assert_eq!((json.code, &json.json()["verdict"]), (Some(3), &"leaks".into()));
 }
 
+/// What is right, but of a sort that is not supported, is not called corrupt.
+#[test]
+fn an_image_of_an_unknown_sort_cannot_be_checked() {
+    use vbd::vhd::layout::{DiskType, FooterRepr};
+    let place = Place::new().with_vhd("a.vhd");
+    let whole = place.read("a.vhd");
+    let with = |change: &dyn Fn(&mut FooterRepr)| {
+        let mut footer = FooterRepr::parse(&whole[..512]).unwrap();
+        change(&mut footer);
+        let mut bytes = whole.clone();
+        let end = bytes.len() - 512;
+        bytes[..512].copy_from_slice(&footer.emit());
+        bytes[end..].copy_from_slice(&footer.emit());
+        place.write("a.vhd", &bytes);
+        place.run(&["check", "a.vhd"])
+    };
+    let child = with(&|footer| footer.disk_type = DiskType::Differencing);
+    check("check_differencing", &child.shown(&place));
+    let json = place.run(&["check", "a.vhd", "--json"]);
+    assert_eq!((json.code, &json.json()["verdict"]), (Some(1), &"unsupported".into()));
+    let newer = with(&|footer| footer.version = 2 << 16);
+    assert_eq!(newer.code, Some(1), "{newer:?}");
+    assert!(
+        newer
+            .stdout
+            .contains("a.vhd: cannot be checked: unsupported image: footer: format version")
+    );
+}
+
 #[test]
 fn what_is_no_vhd_is_refused() {
     let place = Place::new();

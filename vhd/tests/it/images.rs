@@ -31,6 +31,8 @@ fn images_by_others_read_as_the_manifest_says() {
             }
             Some(_) => {
                 assert_eq!(open_error(&path), ErrorKind::Unsupported, "{image}");
+                let report = vhd::check(&DiskFile::open(&path)).unwrap();
+                assert_eq!(report.verdict(), vhd::Verdict::Unsupported, "{image}: {report:?}");
                 refused += 1;
             }
             // Both checksums of these are wrong.
