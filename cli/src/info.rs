@@ -98,6 +98,9 @@ fn state(vhd: &vbd::vhd::Info) -> String {
     let footer = match vhd.state {
         State::Clean => "clean",
         State::FooterFromCopy => "the footer at the end is lost: to be repaired before it is written",
+        State::BadEntries => {
+            "corrupt: blocks lie where they cannot, and it can only be read; `iomgr check` names all that is wrong"
+        }
     };
     let marks = [
         (vhd.saved_state, "of a suspended machine"),

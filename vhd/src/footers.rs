@@ -19,6 +19,8 @@ pub enum State {
     Clean,
     /// It is lost, its copy at 0 is valid: readable; to be repaired before it is written.
     FooterFromCopy,
+    /// BAT entries are impossible: readable, but for their blocks; never to be written.
+    BadEntries,
 }
 
 /// What lies in the two places.

@@ -121,6 +121,11 @@ impl Image {
             refuse_writing(&chosen.footer, &frame, &judgement)?;
         }
         let warnings = warnings(footers, &chosen, &frame, &judgement);
+        let state = if judgement.flaws.is_empty() {
+            chosen.state
+        } else {
+            State::BadEntries
+        };
         let Table { entries, tail } = table;
         let map = Arc::new(Map::new(frame.shape, entries.into_iter()));
         for flaw in &judgement.flaws {
@@ -137,7 +142,7 @@ impl Image {
         let body = Body::Dynamic(Box::new(Dynamic { frame, map, ground }));
         Ok(Self {
             footer: chosen.footer,
-            state: chosen.state,
+            state,
             warnings,
             body,
         })

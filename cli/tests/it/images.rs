@@ -104,6 +104,21 @@ fn a_torn_footer_is_found_and_repaired() {
 }
 
 #[test]
+fn a_bad_bat_entry_is_no_clean_state() {
+    let place = Place::new().with_vhd("a.vhd");
+    let mut bytes = place.read("a.vhd");
+    // The BAT's first entry leads to the dynamic header.
+    bytes[4096..4100].copy_from_slice(&1u32.to_be_bytes());
+    place.write("a.vhd", &bytes);
+    check("info_bad_entry", &place.ok(&["info", "a.vhd"]).shown(&place));
+    assert_eq!(
+        place.ok(&["info", "a.vhd", "--json"]).json()["vhd"]["state"],
+        "bad-entries"
+    );
+    assert_eq!(place.run(&["serve", "a.vhd"]).code, Some(1));
+}
+
+#[test]
 fn leaked_space_has_a_code_of_its_own() {
     let place = Place::new().with_vhd("a.vhd");
     let mut bytes = place.read("a.vhd");
