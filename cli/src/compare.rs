@@ -70,7 +70,10 @@ impl Compare {
         let interrupted = watch.end();
         compared.map_err(|error| match interrupted {
             Some(code) => Failure::interrupted(code).hint("nothing is known yet"),
-            None => error.into(),
+            None => Failure::from(error)
+                .option_of(&self.a, "--format", "--format-a")
+                // Not what has become --format-a.
+                .option_of(&self.b, "--format ", "--format-b "),
         })
     }
 

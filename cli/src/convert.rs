@@ -75,7 +75,11 @@ impl Convert {
             (Err(error), Some(code)) if error.kind() == vbd::ErrorKind::Interrupted => {
                 return Err(self.interrupted(code));
             }
-            (Err(error), _) => return Err(error.into()),
+            (Err(error), _) => {
+                return Err(Failure::from(error)
+                    .option_of(&self.source, "--format", "--from")
+                    .option_of(&self.target, "--format", "--to"));
+            }
         };
         if json {
             print_json(&self.answer(copied))?;

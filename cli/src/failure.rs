@@ -92,6 +92,22 @@ impl Failure {
         self
     }
 
+    /// Ways out name options as `serve` has them: `here` is what this verb has instead of `option`.
+    #[must_use]
+    pub(crate) fn option(mut self, option: &str, here: &str) -> Self {
+        self.0.hint = self.0.hint.map(|hint| hint.replace(option, here));
+        self
+    }
+
+    /// The same where it is about `file`.
+    #[must_use]
+    pub(crate) fn option_of(self, file: &Path, option: &str, here: &str) -> Self {
+        match self.0.file.as_deref() == Some(file) {
+            true => self.option(option, here),
+            false => self,
+        }
+    }
+
     /// Names the cause, and the causes of that.
     #[must_use]
     pub(crate) fn because(mut self, error: impl Error) -> Self {

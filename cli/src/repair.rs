@@ -35,7 +35,8 @@ pub(crate) struct Repair {
 
 impl Repair {
     pub(crate) fn run(&self, json: bool) -> Result<ExitCode, Failure> {
-        let actions = vbd::repair(&self.image, self.format.map(Into::into), self.dry_run)?;
+        let actions = vbd::repair(&self.image, self.format.map(Into::into), self.dry_run)
+            .map_err(|error| Failure::from(error).option("--read-only", "--dry-run"))?;
         if json {
             let path = self.image.to_string_lossy();
             print_json(&json!({ "path": path, "dry_run": self.dry_run, "actions": actions }))?;

@@ -312,6 +312,10 @@ fn open_fd(path: &Path, read_only: bool) -> Result<Option<OwnedFd>, Error> {
         Err(rustix::io::Errno::BUSY) => Ok(None),
         Err(errno) => {
             let error = match errno {
+                rustix::io::Errno::NOENT if path.is_symlink() => {
+                    Error::new(ErrorKind::Open, "is a symbolic link that leads nowhere")
+                        .hint("make what it leads to, or remove it")
+                }
                 rustix::io::Errno::NOENT => Error::new(ErrorKind::Open, "does not exist")
                     .hint("`iomgr create` makes an image, `serve --create SIZE` too"),
                 rustix::io::Errno::ACCESS | rustix::io::Errno::PERM if !read_only => {

@@ -56,7 +56,8 @@ impl Disks {
         if let Some(number) = self.paths.iter().position(|known| *known == real) {
             return Ok(number);
         }
-        let disk = Disk::open(path, options)?;
+        let disk =
+            Disk::open(path, options).map_err(|error| Failure::from(error).option("--read-only", "`dmio read`"))?;
         for warning in disk.warnings() {
             note(&format!("{}: {warning}", path.display()));
         }

@@ -76,6 +76,65 @@ fn an_unknown_format_is_never_guessed() {
     assert!(place.ok(&["info", "a", "--format", "vhd"]).stdout.contains("dynamic"));
 }
 
+/// The way out is one that the verb has.
+#[test]
+fn hints_name_options_of_the_verb() {
+    let place = Place::new();
+    place.write("a.img", &[7; 8192]);
+    place.write("odd", &[7; 8192]);
+    place.write("noise.vhd", &[7; 8192]);
+    let says = |code, args: &[&str], hint: &str| {
+        let ended = place.run(args);
+        assert_eq!(ended.code, Some(code), "{args:?}: {ended:?}");
+        assert!(ended.stderr.contains(hint), "{args:?}: {ended:?}");
+    };
+    says(1, &["convert", "odd", "b.img"], "say --from raw or --from vhd");
+    says(1, &["convert", "noise.vhd", "b.img"], "say --from raw");
+    says(1, &["convert", "a.img", "b.qcow2"], "say --to raw or --to vhd");
+    says(3, &["compare", "odd", "a.img"], "say --format-a raw or --format-a vhd");
+    says(3, &["compare", "a.img", "noise.vhd"], "say --format-b raw");
+    says(1, &["info", "noise.vhd"], "say --format raw");
+}
+
+/// Without write permission, which is nothing to root: an immutable file would be, and takes root to make.
+#[test]
+fn who_may_not_write_is_told_what_the_verb_can_do() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new().with_vhd("a.vhd");
+    std::fs::set_permissions(place.path("a.vhd"), std::fs::Permissions::from_mode(0o444)).unwrap();
+    if std::fs::File::options().write(true).open(place.path("a.vhd")).is_ok() {
+        println!("skipped: this user may write what nobody may");
+        return;
+    }
+    assert!(fails(&place, &["repair", "a.vhd"]).contains("; --dry-run needs less"));
+    assert!(fails(&place, &["dmio", "write", "a.vhd:0:4096"]).contains("; `dmio read` needs less"));
+    assert!(fails(&place, &["serve", "a.vhd"]).contains("; --read-only needs less"));
+    place.write("b.img", &[0; 4096]);
+    let error = fails(&place, &["convert", "b.img", "a.vhd", "--force"]);
+    assert!(error.contains("it cannot be replaced: name another target"), "{error}");
+}
+
+#[test]
+fn a_link_that_leads_nowhere_is_called_so() {
+    let place = Place::new();
+    std::os::unix::fs::symlink("none.vhd", place.path("a.vhd")).unwrap();
+    for args in [&["info", "a.vhd"][..], &["serve", "--create", "1M", "a.vhd"]] {
+        let error = fails(&place, args);
+        assert!(
+            error.contains("a.vhd: is a symbolic link that leads nowhere; make what"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn one_path_is_not_two_sockets() {
+    let place = Place::new().with_vhd("a.vhd");
+    let error = refuses_value(&place, &["serve", "a.vhd", "--socket", "x.s", "--control", "./x.s"]);
+    assert!(error.contains("--socket and --control are both"), "{error}");
+    assert!(!place.path("x.s").exists());
+}
+
 #[test]
 fn existing_files_are_replaced_only_by_force() {
     let place = Place::new();

@@ -63,7 +63,10 @@ impl Place {
             read_only: false,
             lock_timeout: Duration::ZERO,
         };
-        let replaced = ImageFile::open(&real, options)?;
+        let replaced = ImageFile::open(&real, options).map_err(|error| match error.kind() {
+            ErrorKind::Open => error.hint("it cannot be replaced: name another target"),
+            _ => error,
+        })?;
         Ok(Self::file(source, real, Some(replaced)))
     }
 

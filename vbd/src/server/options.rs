@@ -85,7 +85,18 @@ impl ServerOptions {
         self.listen
             .iter()
             .try_for_each(|&address| check_reach(&Address::Tcp(address), self.insecure))?;
+        self.check_sockets()?;
         self.pidfile.as_deref().map_or(Ok(()), PidFile::check)
+    }
+
+    fn check_sockets(&self) -> Result<(), Error> {
+        match (&self.socket, &self.control) {
+            (Some(socket), Some(control)) if socket == control => {
+                let what = format!("--socket and --control are both {}", socket.display());
+                Err(Error::new(ErrorKind::InvalidOption, what).hint("they speak different protocols: name two paths"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The queue of each thread, for so many disks, and those that come later. What finds no room in it waits in the disk's own
@@ -169,6 +180,18 @@ mod tests {
         assert!(check_range("depth", 8, 8).is_ok());
         let too_many = check_range("depth", 9, 8).unwrap_err().to_string();
         assert!(too_many.contains("from 1 to 8"), "{too_many}");
+    }
+
+    #[test]
+    fn two_sockets_have_two_paths() {
+        let options = |control: &str| ServerOptions {
+            socket: Some("/run/x.sock".into()),
+            control: Some(control.into()),
+            ..ServerOptions::default()
+        };
+        assert!(options("/run/x.ctl").check().is_ok());
+        let error = options("/run/x.sock").check().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidOption, "{error}");
     }
 
     #[test]
