@@ -43,7 +43,7 @@ pub(crate) struct Create {
 
 impl Create {
     pub(crate) fn run(&self, json: bool) -> Result<ExitCode, Failure> {
-        vbd::create(&self.path, &self.options()).map_err(Failure::to_create)?;
+        vbd::create(&self.path, &self.options()).map_err(Failure::to_make)?;
         if json {
             let path = self.path.to_string_lossy();
             print_json(&json!({ "path": path, "format": self.format_name()?, "size_bytes": self.size }))?;

@@ -70,8 +70,8 @@ impl Failure {
             .exit(EXIT_USAGE)
     }
 
-    /// Why an image cannot be made. There is no file yet that could be at fault, so a wrong value is wrong usage.
-    pub(crate) fn to_create(error: vbd::Error) -> Self {
+    /// Of what makes something, an image or a server: no file can be at fault for a value that cannot be, so that is wrong usage.
+    pub(crate) fn to_make(error: vbd::Error) -> Self {
         match error.kind() {
             vbd::ErrorKind::InvalidOption => Self::from(error).exit(EXIT_USAGE),
             _ => error.into(),
@@ -192,7 +192,7 @@ impl From<vbd::Error> for Failure {
             causes: causes(&error),
             // With a file, the file does not fit what was asked for, which may well be right.
             exit: match (error.kind(), path) {
-                (vbd::ErrorKind::InvalidOption, None) => EXIT_USAGE,
+                (vbd::ErrorKind::InvalidOption, None) | (vbd::ErrorKind::Format, _) => EXIT_USAGE,
                 _ => EXIT_ERROR,
             },
         }))

@@ -216,7 +216,8 @@ impl Serve {
         let origins: Vec<_> = opened.iter().map(|opened| opened.origin).collect();
         // For the command alone, so that nobody else meets its sockets; removed last.
         let _folder = self.run.as_ref().map(|_| private_sockets(&mut options)).transpose()?;
-        let server = Role::start(role, Server::start_all(self.exports(opened), &options))?;
+        let started = Server::start_all(self.exports(opened), &options).map_err(Failure::to_make);
+        let server = Role::start(role, started)?;
         let manager = Manager::from_env();
         match &self.run {
             Some(line) => {

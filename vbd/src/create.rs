@@ -126,7 +126,12 @@ pub(crate) fn format_name(format: Format, fixed: bool) -> &'static str {
 }
 
 fn no_vhd(error: vhd::Error) -> Error {
-    Error::new(ErrorKind::Image, "cannot be made a VHD").because(error)
+    let kind = match error.kind() {
+        vhd::ErrorKind::Invalid => ErrorKind::InvalidOption,
+        vhd::ErrorKind::Io => ErrorKind::Io,
+        _ => ErrorKind::Image,
+    };
+    Error::new(kind, "cannot be made a VHD").because(error)
 }
 
 fn vhd_options(options: &CreateOptions) -> vhd::CreateOptions {
@@ -207,7 +212,7 @@ mod tests {
             },
         ];
         for options in refused {
-            assert_eq!(create(&path, &options).unwrap_err().kind(), ErrorKind::Image);
+            assert_eq!(create(&path, &options).unwrap_err().kind(), ErrorKind::InvalidOption);
             assert_eq!(std::fs::read(&path).unwrap(), b"precious");
         }
     }

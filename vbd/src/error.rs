@@ -14,7 +14,7 @@ pub enum ErrorKind {
     Open,
     /// Somebody else uses the image.
     Locked,
-    /// The format is neither given nor told by the extension, or does not fit the file.
+    /// The format is neither given nor told by the extension, or there is none of that name.
     Format,
     /// The image's own structure is at fault, or not supported.
     Image,
@@ -42,7 +42,7 @@ pub enum ErrorKind {
     Request,
     /// The server has no such disk.
     NotFound,
-    /// This server, or this disk, cannot do that.
+    /// This server, this disk, or an image of this format, cannot do that.
     Unsupported,
     /// A manager is refused: by a device, or because of its name.
     Manager,

@@ -355,7 +355,7 @@ pub(crate) fn raw_size(file: &ImageFile, warnings: &mut Vec<String>) -> Result<S
     }
     if bytes < SECTOR_BYTES {
         return Err(
-            Error::new(ErrorKind::Format, format!("is too short for a disk: {bytes} bytes"))
+            Error::new(ErrorKind::Open, format!("is too short for a disk: {bytes} bytes"))
                 .hint("a disk has at least a sector of 512 bytes"),
         );
     }

@@ -80,7 +80,7 @@ fn require_vhd(path: &Path, format: Option<Format>, done: &str) -> Result<(), Er
     match Format::resolve(format, path)? {
         Format::Vhd => Ok(()),
         Format::Raw => Err(Error::new(
-            ErrorKind::Format,
+            ErrorKind::Unsupported,
             format!("a raw image has no structure that could be {done}"),
         )
         .at(path)

@@ -102,7 +102,7 @@ impl Image {
         match vbd::create(&self.path, &options) {
             Ok(()) => Ok(Origin::Created),
             Err(error) if error.kind() == ErrorKind::Exists => Ok(Origin::Reused),
-            Err(error) => Err(Failure::to_create(error)),
+            Err(error) => Err(Failure::to_make(error)),
         }
     }
 }

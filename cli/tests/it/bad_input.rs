@@ -71,7 +71,7 @@ fn an_unknown_format_is_never_guessed() {
     let place = Place::new().with_vhd("a.vhd");
     std::fs::rename(place.path("a.vhd"), place.path("a")).unwrap();
     for verb in ["info", "check", "repair", "serve"] {
-        assert!(fails(&place, &[verb, "a"]).contains("--format"), "{verb}");
+        assert!(refuses_value(&place, &[verb, "a"]).contains("--format"), "{verb}");
     }
     assert!(place.ok(&["info", "a", "--format", "vhd"]).stdout.contains("dynamic"));
 }
@@ -88,10 +88,10 @@ fn hints_name_options_of_the_verb() {
         assert_eq!(ended.code, Some(code), "{args:?}: {ended:?}");
         assert!(ended.stderr.contains(hint), "{args:?}: {ended:?}");
     };
-    says(1, &["convert", "odd", "b.img"], "say --from raw or --from vhd");
+    says(2, &["convert", "odd", "b.img"], "say --from raw or --from vhd");
     says(1, &["convert", "noise.vhd", "b.img"], "say --from raw");
-    says(1, &["convert", "a.img", "b.qcow2"], "say --to raw or --to vhd");
-    says(3, &["compare", "odd", "a.img"], "say --format-a raw or --format-a vhd");
+    says(2, &["convert", "a.img", "b.qcow2"], "say --to raw or --to vhd");
+    says(2, &["compare", "odd", "a.img"], "say --format-a raw or --format-a vhd");
     says(3, &["compare", "a.img", "noise.vhd"], "say --format-b raw");
     says(1, &["info", "noise.vhd"], "say --format raw");
 }
@@ -107,7 +107,7 @@ fn who_may_not_write_is_told_what_the_verb_can_do() {
         return;
     }
     assert!(fails(&place, &["repair", "a.vhd"]).contains("; --dry-run needs less"));
-    assert!(fails(&place, &["dmio", "write", "a.vhd:0:4096"]).contains("; `dmio read` needs less"));
+    assert!(fails(&place, &["dmio", "write", "a.vhd@0+4096"]).contains("; `dmio read` needs less"));
     assert!(fails(&place, &["serve", "a.vhd"]).contains("; --read-only needs less"));
     place.write("b.img", &[0; 4096]);
     let error = fails(&place, &["convert", "b.img", "a.vhd", "--force"]);
@@ -157,6 +157,8 @@ fn sizes_must_be_whole_sectors() {
     assert!(
         refuses_value(&place, &["create", "a.img", "--size", "18446744073709551615"]).contains("take a smaller one")
     );
+    assert!(refuses_value(&place, &["create", "a.vhd", "--size", "3T"]).contains("2040 GiB"));
+    assert!(refuses_value(&place, &["create", "a.vhd", "--size", "1M", "--block-size", "3"]).contains("power of two"));
     assert!(!place.path("a.img").exists() && !place.path("a.vhd").exists());
 }
 
@@ -181,6 +183,10 @@ fn serving_options_have_bounds() {
     assert!(refuses_value(&place, &["serve", "a.vhd", "--queues", "0"]).contains("queues must be from 1"));
     assert!(refuses_value(&place, &["serve", "a.vhd", "--depth", "1000000"]).contains("depth must be from 1"));
     assert!(refuses_value(&place, &["serve", "new.vhd", "--create", "1000"]).contains("multiple of 512"));
+    assert!(refuses_value(&place, &["serve", "a.vhd", "--listen", "0.0.0.0"]).contains("say --insecure"));
+    place.ok(&["create", "b.vhd", "--size", "1M"]);
+    let twins = ["serve", "a.vhd", "b.vhd", "--name", "x", "--name", "x"];
+    assert!(refuses_value(&place, &twins).contains("choose another name"));
     assert!(
         fails(&place, &["serve", "--create", "1M", "a.vhd"]).contains("exists with 67108864 bytes, not the 1048576")
     );

@@ -470,7 +470,7 @@ fn tcp_is_for_this_machine_unless_said_otherwise() {
     let place = Place::new().with_vhd("a.vhd");
     let refused = place.run(&["serve", "--create", "1G", "new.vhd", "--listen", "0.0.0.0:0"]);
     assert!(!place.path("new.vhd").exists(), "made although it cannot be served");
-    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert_eq!(refused.code, Some(2), "{refused:?}");
     assert!(
         refused.stderr.contains("--insecure") && refused.stderr.contains("0.0.0.0:0"),
         "{refused:?}"

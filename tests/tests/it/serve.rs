@@ -386,7 +386,7 @@ fn serve_on_tcp_reaches_this_machine_only() {
         .arg("serve")
         .arg(disk.image())
         .args(["--listen", "0.0.0.0"])
-        .run_for_code(1);
+        .run_for_code(2);
     assert!(refused.stderr.contains("--insecure"), "{refused:#?}");
     let server = disk.serve(&["--listen", "127.0.0.1:0"]);
     let uri = server.ready()["devices"][0]["uris"][1].as_str().unwrap().to_owned();

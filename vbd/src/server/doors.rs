@@ -117,10 +117,13 @@ fn bind(
 /// Whoever reaches a TCP address reads and writes the disks.
 pub(super) fn check_reach(address: &Address, insecure: bool) -> Result<(), Error> {
     match address {
-        Address::Tcp(address) if !address.ip().to_canonical().is_loopback() && !insecure => Err(refuse(format!(
-            "{address} can be reached from other machines, and there is no TLS yet: everybody there could read and write \
+        Address::Tcp(address) if !address.ip().to_canonical().is_loopback() && !insecure => Err(Error::new(
+            ErrorKind::InvalidOption,
+            format!(
+                "{address} can be reached from other machines, and there is no TLS yet: everybody there could read and write \
              the disks; listen on 127.0.0.1 behind a tunnel (as by ssh -L), or say --insecure"
-        ))),
+            ),
+        )),
         _ => Ok(()),
     }
 }
