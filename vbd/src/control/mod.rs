@@ -26,6 +26,7 @@
 mod answer;
 mod client;
 mod disks;
+mod distinct;
 mod farewell;
 mod governing;
 mod hooks;

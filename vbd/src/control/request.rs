@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::VERSION;
+use super::distinct::Distinct;
 use crate::disk::Cache;
 use crate::error::{Error, ErrorKind};
 use crate::format::Format;
@@ -231,8 +232,12 @@ impl ControlRequest {
     }
 
     pub(super) fn parse(line: &[u8]) -> Result<Self, Error> {
-        let fields: Map<String, Value> =
-            serde_json::from_slice(line).map_err(|error| refuse("is no JSON object").because(error))?;
+        let fields = match serde_json::from_slice(line) {
+            Ok(Distinct(Value::Object(fields))) => fields,
+            Ok(_) => return Err(refuse("is no JSON object")),
+            Err(error) if error.is_data() => return Err(refuse(error.to_string())),
+            Err(error) => return Err(refuse("is no JSON object").because(error)),
+        };
         Self::try_from(fields)
     }
 }
