@@ -59,9 +59,9 @@ pub(crate) struct Common {
     /// Log more to stderr: -v says what happens, -vv and -vvv say why. IOMGR_LOG (as RUST_LOG) overrides it
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
-    /// How log lines look
-    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
-    pub(crate) log_format: LogFormat,
+    /// How log lines look: text, unless the answer is JSON
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -51,7 +51,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Cli, Verb};
+use args::{Cli, LogFormat, Verb};
 use failure::Failure;
 
 fn main() -> ExitCode {
@@ -65,8 +65,9 @@ fn main() -> ExitCode {
     } else {
         "warn"
     };
-    logging::start(quietest, cli.common.verbose, cli.common.log_format);
     let json = cli.common.json;
+    let format = if json { LogFormat::Json } else { LogFormat::Text };
+    logging::start(quietest, cli.common.verbose, cli.common.log_format.unwrap_or(format));
     let ended = signals::survive_size_limit().and_then(|()| run(cli.verb, json));
     ended.unwrap_or_else(|failure| failure.report(json))
 }
