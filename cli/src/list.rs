@@ -76,7 +76,9 @@ impl List {
             false => print(&text(&listings))?,
         }
         let failed = !failures.is_empty();
-        failures.into_iter().for_each(|error| _ = Failure::from(error).report(json));
+        failures
+            .into_iter()
+            .for_each(|error| _ = Failure::from(error).report(json));
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 }

@@ -120,6 +120,7 @@ impl Pause {
         match resumed {
             Ok(_) => Ok(ExitCode::from(code)),
             Err(error) if error.kind() == vbd::ErrorKind::State => Err(self.was_resumed().exit(code.max(1))),
+            Err(error) if error.kind() == vbd::ErrorKind::Control => Err(self.has_no_server(error).exit(code.max(1))),
             Err(error) => Err(Failure::from(error).exit(code.max(1))),
         }
     }
@@ -137,6 +138,16 @@ impl Pause {
         // If it panicked, its last words said so; the child is waited for all the same.
         let _waited = waiter.join();
         Ok(exit_code(running.reap(&mut child)?))
+    }
+
+    fn has_no_server(&self, error: vbd::Error) -> Failure {
+        let what = format!(
+            "the server of disk {:?} ended, or hangs, while the command ran",
+            self.disk
+        );
+        Failure::new(what).because(error).hint(
+            "the disk was paused until then, so what the command has read is whole, unless another server has served the image",
+        )
     }
 
     fn was_resumed(&self) -> Failure {

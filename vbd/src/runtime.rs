@@ -7,9 +7,14 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind};
 
-/// The folder for sockets: `$IOMGR_RUNTIME_DIR`, else `$XDG_RUNTIME_DIR/iomgr`, else `/run/iomgr` for root, else
-/// `/tmp/iomgr-UID`.
+/// The folder for sockets, by an absolute path: `$IOMGR_RUNTIME_DIR`, else `$XDG_RUNTIME_DIR/iomgr`, else `/run/iomgr` for root,
+/// else `/tmp/iomgr-UID`.
 pub fn runtime_dir() -> PathBuf {
+    let dir = as_said();
+    std::path::absolute(&dir).unwrap_or(dir)
+}
+
+fn as_said() -> PathBuf {
     let from_env = |name| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())
@@ -56,10 +61,7 @@ pub fn make_runtime_dir() -> Result<PathBuf, Error> {
 
 /// The name that a disk gets from its file.
 pub fn default_name(image: &Path) -> String {
-    let stem = image
-        .file_stem()
-        .map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-    let clean: String = stem
+    let clean: String = stem(image)
         .chars()
         .map(|c| {
             if c.is_alphanumeric() || "-_.".contains(c) {
@@ -70,6 +72,11 @@ pub fn default_name(image: &Path) -> String {
         })
         .collect();
     if clean.is_empty() { "disk".to_owned() } else { clean }
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem()
+        .map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
 }
 
 /// The longest name of a disk, as NBD bounds those of exports.
@@ -102,7 +109,7 @@ pub fn control_sockets() -> Result<Vec<(String, PathBuf)>, Error> {
         .flatten()
         .map(|entry| entry.path())
         .filter(|path| path.extension().is_some_and(|ext| ext == "ctl"))
-        .map(|path| (default_name(&path), path))
+        .map(|path| (stem(&path), path))
         .collect();
     found.sort();
     Ok(found)

@@ -136,6 +136,60 @@ fn a_server_that_hangs_is_not_called_dead() {
 }
 
 #[test]
+fn a_server_that_ends_under_a_paused_disk_is_named() {
+    let place = Place::new();
+    let (served, _) = Served::json(&place, &["--create", "1G", "a.vhd"]);
+    let ended = place.run(&["pause", "a", "--", "kill", "-KILL", &served.child.id().to_string()]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("the server of disk \"a\" ended"), "{ended:?}");
+    assert!(ended.stderr.contains("read is whole"), "{ended:?}");
+}
+
+#[test]
+fn an_image_that_json_cannot_name_is_refused_by_its_name() {
+    let place = Place::new();
+    let (_served, _) = Served::json(&place, &["--create", "1G", "a.vhd"]);
+    let mut attach = place.command(&["attach"]);
+    let ended = Ended::from(attach.arg(OsStr::from_bytes(b"\xff.img")).output().unwrap());
+    assert_ne!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains(".img: its name is not UTF-8"), "{ended:?}");
+}
+
+#[test]
+fn servers_are_found_by_the_names_that_they_are_listed_by() {
+    let place = Place::new();
+    let run = |args: &[&str]| {
+        let mut command = place.command(args);
+        // A relative folder is the same for whoever works in this one.
+        Ended::from(command.env("IOMGR_RUNTIME_DIR", "run").output().unwrap())
+    };
+    let (served, ready) = Served::json(&place, &["--create", "1G", "--name", "a b", "a.vhd"]);
+    let listed = run(&["list", "--json"]).json();
+    assert_eq!(listed[0]["server"], "a b");
+    assert_eq!(listed[0]["control"], ready["control"]);
+    let stopped = run(&["stop", "a b"]);
+    assert_eq!((stopped.code, served.ended().code), (Some(0), Some(0)), "{stopped:?}");
+}
+
+#[test]
+fn with_json_all_that_is_said_on_stderr_is_json() {
+    let place = Place::new();
+    let (_served, _) = Served::json(&place, &["--create", "1G", "a.vhd"]);
+    let ended = place.run(&["serve", "--json", "--lock-timeout", "100ms", "--name", "other", "a.vhd"]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let lines: Vec<Value> = ended
+        .stderr
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(
+        (&lines[0]["level"], &lines[1]["kind"]),
+        (&"WARN".into(), &"locked".into()),
+        "{lines:?}"
+    );
+}
+
+#[test]
 fn what_a_dead_server_of_a_block_device_left_is_deleted() {
     let place = Place::new();
     // As `iomgr` makes it: a folder that others may write is refused.

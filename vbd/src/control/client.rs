@@ -112,11 +112,13 @@ impl ControlClient {
 
     /// Gives a disk its image back, or another one.
     pub fn resume(&mut self, wish: ResumeRequest) -> Result<DiskEntry, Error> {
+        wish.image.as_deref().map_or(Ok(()), check_image_name)?;
         held(self.ask(Verb::Resume(wish))?.disk)
     }
 
     /// Has the server serve one more disk.
     pub fn attach(&mut self, wish: AttachRequest) -> Result<DiskEntry, Error> {
+        check_image_name(&wish.image)?;
         held(self.ask(Verb::Attach(wish))?.disk)
     }
 
@@ -159,6 +161,17 @@ impl ControlClient {
         let answer: ControlAnswer =
             serde_json::from_str(&line).map_err(|error| fail("the answer makes no sense").because(error))?;
         answer.into_result()
+    }
+}
+
+/// Can a server be told of it in JSON?
+fn check_image_name(image: &Path) -> Result<(), Error> {
+    match image.to_str() {
+        Some(_) => Ok(()),
+        None => {
+            let what = "its name is not UTF-8, so a running server cannot be told of it; give it another name, or a link with one";
+            Err(Error::new(ErrorKind::InvalidOption, what).at(image))
+        }
     }
 }
 
