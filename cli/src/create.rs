@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::args::Format;
 use crate::failure::Failure;
-use crate::output::{print, print_json};
+use crate::output::{note, print, print_json};
 use crate::size;
 
 const EXAMPLES: &str = "\
@@ -43,32 +43,32 @@ pub(crate) struct Create {
 
 impl Create {
     pub(crate) fn run(&self, json: bool) -> Result<ExitCode, Failure> {
-        vbd::create(&self.path, &self.options()).map_err(Failure::to_make)?;
+        let size_bytes = vbd::create(&self.path, &self.options()).map_err(Failure::to_make)?;
+        if size_bytes > self.size {
+            note(&format!("{}: the disk is as large as the device", self.path.display()));
+        }
         if json {
             let path = self.path.to_string_lossy();
-            print_json(&json!({ "path": path, "format": self.format_name()?, "size_bytes": self.size }))?;
+            print_json(&json!({ "path": path, "format": self.format_name()?, "size_bytes": size_bytes }))?;
         } else {
             print(&format!(
                 "{}: {}, {}\n",
                 self.path.display(),
                 self.format_name()?,
-                size::both(self.size)
+                size::both(size_bytes)
             ))?;
         }
         Ok(ExitCode::SUCCESS)
     }
 
     fn options(&self) -> vbd::CreateOptions {
-        let mut options = vbd::CreateOptions {
+        vbd::CreateOptions {
             format: self.format.map(Into::into),
             fixed: self.fixed,
             force: self.force,
+            block_bytes: self.block_size,
             ..vbd::CreateOptions::new(self.size)
-        };
-        if let Some(bytes) = self.block_size {
-            options.block_bytes = bytes;
         }
-        options
     }
 
     fn format_name(&self) -> Result<&'static str, Failure> {

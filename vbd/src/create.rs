@@ -18,8 +18,8 @@ pub struct CreateOptions {
     pub format: Option<Format>,
     /// VHD: all space at once and no map, instead of a block at a time.
     pub fixed: bool,
-    /// VHD, dynamic: bytes of a block, a power of two.
-    pub block_bytes: u32,
+    /// VHD, dynamic: bytes of a block, a power of two; [`vhd::DEFAULT_BLOCK_BYTES`] if not given.
+    pub block_bytes: Option<u32>,
     /// Replace what is there.
     pub force: bool,
 }
@@ -31,20 +31,21 @@ impl CreateOptions {
             size_bytes,
             format: None,
             fixed: false,
-            block_bytes: vhd::DEFAULT_BLOCK_BYTES,
+            block_bytes: None,
             force: false,
         }
     }
 }
 
-/// Makes an empty image at `path`, all zeros. A regular file that could not be finished is removed again.
-pub fn create(path: &Path, options: &CreateOptions) -> Result<(), Error> {
+/// Makes an empty image at `path`, all zeros, and tells the disk's size in bytes: a raw one on a device is as large as that. A regular file
+/// that could not be finished is removed again.
+pub fn create(path: &Path, options: &CreateOptions) -> Result<u64, Error> {
     let format = checked(path, options)?;
     fill(&ImageFile::create(path, options.force)?, format, options)
 }
 
 /// The same at a name for now, with no more than `rights`; see [`ImageFile::create_part`].
-pub(crate) fn create_part(path: &Path, rights: u32, options: &CreateOptions) -> Result<(), Error> {
+pub(crate) fn create_part(path: &Path, rights: u32, options: &CreateOptions) -> Result<u64, Error> {
     let format = checked(path, options)?;
     fill(&ImageFile::create_part(path, rights)?, format, options)
 }
@@ -70,42 +71,43 @@ fn checked(path: &Path, options: &CreateOptions) -> Result<Format, Error> {
     Ok(format)
 }
 
-/// Makes the empty `file` an image.
-fn fill(file: &ImageFile, format: Format, options: &CreateOptions) -> Result<(), Error> {
+/// Makes the empty `file` an image; the disk's size.
+fn fill(file: &ImageFile, format: Format, options: &CreateOptions) -> Result<u64, Error> {
     let path = file.path();
     let made = write(file, format, options).map_err(|error| error.at(path));
     if made.is_err() && !file.is_block_device() {
         // The error that matters is the first.
         let _ = std::fs::remove_file(path);
     }
-    made?;
-    sync_folder(path)
+    let size_bytes = made?;
+    sync_folder(path).map(|()| size_bytes)
 }
 
 /// Who asks for a fixed VHD, or for blocks, does not want bytes without a footer.
 fn check_raw(options: &CreateOptions) -> Result<(), Error> {
-    let field = match (options.fixed, options.block_bytes == vhd::DEFAULT_BLOCK_BYTES) {
+    let field = match (options.fixed, options.block_bytes) {
         (true, _) => "fixed",
-        (_, false) => "block size",
+        (_, Some(_)) => "block size",
         _ => return Ok(()),
     };
     let error = Error::new(ErrorKind::InvalidOption, "is for VHDs, and a raw image is to be made").field(field);
     Err(error.hint("leave it out, or say that the format is vhd"))
 }
 
-fn write(file: &ImageFile, format: Format, options: &CreateOptions) -> Result<(), Error> {
+fn write(file: &ImageFile, format: Format, options: &CreateOptions) -> Result<u64, Error> {
     match format {
-        Format::Raw if file.is_block_device() => zero_device(file, options.size_bytes),
+        Format::Raw if file.is_block_device() => return zero_device(file, options.size_bytes),
         Format::Raw => file
             .set_len(options.size_bytes)
             .and_then(|()| file.sync())
-            .map_err(|error| Error::new(ErrorKind::Io, "cannot be made that long").because(error)),
-        Format::Vhd => vhd::create(file, &vhd_options(options)).map_err(no_vhd),
+            .map_err(|error| Error::new(ErrorKind::Io, "cannot be made that long").because(error))?,
+        Format::Vhd => vhd::create(file, &vhd_options(options)).map_err(no_vhd)?,
     }
+    Ok(options.size_bytes)
 }
 
 /// A device has its size, and old bytes: all of them become zeros.
-fn zero_device(device: &ImageFile, size_bytes: u64) -> Result<(), Error> {
+fn zero_device(device: &ImageFile, size_bytes: u64) -> Result<u64, Error> {
     let fail = |error| Error::new(ErrorKind::Io, "cannot be filled with zeros").because(error);
     let has = device.len_bytes().map_err(fail)?;
     if has < size_bytes {
@@ -113,7 +115,8 @@ fn zero_device(device: &ImageFile, size_bytes: u64) -> Result<(), Error> {
         let error = Error::new(ErrorKind::InvalidOption, what).field("size");
         return Err(error.hint("take a larger device, or a smaller disk"));
     }
-    device.zero_range(0, has).and_then(|()| device.sync()).map_err(fail)
+    device.zero_range(0, has).and_then(|()| device.sync()).map_err(fail)?;
+    Ok(has)
 }
 
 /// `raw`, `vhd-fixed` or `vhd-dynamic`.
@@ -142,7 +145,7 @@ fn vhd_options(options: &CreateOptions) -> vhd::CreateOptions {
     };
     let unique_id = uuid::Uuid::new_v4().into_bytes();
     vhd::CreateOptions {
-        block_bytes: options.block_bytes,
+        block_bytes: options.block_bytes.unwrap_or(vhd::DEFAULT_BLOCK_BYTES),
         ..base(options.size_bytes, unique_id, vhd_now())
     }
 }
@@ -185,7 +188,7 @@ mod tests {
             ..plain.clone()
         };
         let blocks = CreateOptions {
-            block_bytes: 4096,
+            block_bytes: Some(vhd::DEFAULT_BLOCK_BYTES),
             ..plain.clone()
         };
         for options in [fixed, blocks] {
@@ -207,7 +210,7 @@ mod tests {
             },
             CreateOptions {
                 force: true,
-                block_bytes: 1000,
+                block_bytes: Some(1000),
                 ..CreateOptions::new(1 << 20)
             },
         ];

@@ -14,7 +14,7 @@ struct Case {
     file: &'static str,
     size_bytes: u64,
     fixed: bool,
-    block_bytes: u32,
+    block_bytes: Option<u32>,
 }
 
 const CASES: [Case; 4] = [
@@ -23,28 +23,28 @@ const CASES: [Case; 4] = [
         file: "a.img",
         size_bytes: 3 << 20,
         fixed: false,
-        block_bytes: 2 << 20,
+        block_bytes: None,
     },
     Case {
         name: "fixed",
         file: "a.vhd",
         size_bytes: 3 << 20,
         fixed: true,
-        block_bytes: 2 << 20,
+        block_bytes: None,
     },
     Case {
         name: "dynamic",
         file: "b.vhd",
         size_bytes: (9 << 20) + 512,
         fixed: false,
-        block_bytes: 2 << 20,
+        block_bytes: Some(2 << 20),
     },
     Case {
         name: "small blocks",
         file: "c.vhd",
         size_bytes: (1 << 20) - 1536,
         fixed: false,
-        block_bytes: 4096,
+        block_bytes: Some(4096),
     },
 ];
 

@@ -31,7 +31,7 @@ fn image(dir: &TempDir, name: &str, fixed: bool) -> PathBuf {
     let mut options = CreateOptions::new(SECTORS * SECTOR_BYTES);
     if name.ends_with(".vhd") {
         options.fixed = fixed;
-        options.block_bytes = BLOCK_BYTES;
+        options.block_bytes = Some(BLOCK_BYTES);
     }
     create(&path, &options).unwrap();
     path

@@ -100,7 +100,7 @@ impl Image {
             ..vbd::CreateOptions::new(bytes)
         };
         match vbd::create(&self.path, &options) {
-            Ok(()) => Ok(Origin::Created),
+            Ok(_) => Ok(Origin::Created),
             Err(error) if error.kind() == ErrorKind::Exists => Ok(Origin::Reused),
             Err(error) => Err(Failure::to_make(error)),
         }

@@ -165,7 +165,12 @@ fn sizes_must_be_whole_sectors() {
 #[test]
 fn options_of_vhds_are_not_dropped_silently_for_raw_images() {
     let place = Place::new();
-    for (more, field) in [(&["--fixed"][..], "fixed"), (&["--block-size", "4K"], "block size")] {
+    for (more, field) in [
+        (&["--fixed"][..], "fixed"),
+        (&["--block-size", "4K"], "block size"),
+        // The default of VHDs, said.
+        (&["--block-size", "2M"], "block size"),
+    ] {
         let args = [&["create", "a.img", "--size", "1M"], more].concat();
         let error = refuses_value(&place, &args);
         assert!(error.contains(&format!("a.img: {field}: is for VHDs")), "{error}");

@@ -170,13 +170,14 @@ impl Conversion<'_> {
         if self.has_old_bytes() {
             return Ok(());
         }
-        self.place.create(&CreateOptions {
+        let options = CreateOptions {
             format: Some(self.format),
             fixed: self.options.fixed,
             // A device is there.
             force: true,
             ..CreateOptions::new(self.size_bytes())
-        })
+        };
+        self.place.create(&options).map(drop)
     }
 
     fn copy(

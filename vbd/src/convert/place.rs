@@ -102,7 +102,7 @@ impl Place {
     }
 
     /// Makes the empty copy. What a killed run of this user left of one gives way.
-    pub(crate) fn create(&self, options: &CreateOptions) -> Result<(), Error> {
+    pub(crate) fn create(&self, options: &CreateOptions) -> Result<u64, Error> {
         match &self.home {
             Home::Part { part, rights, .. } => {
                 Sidecar::forget(part)?;
