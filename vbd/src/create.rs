@@ -18,6 +18,8 @@ pub struct CreateOptions {
     pub format: Option<Format>,
     /// VHD: all space at once and no map, instead of a block at a time.
     pub fixed: bool,
+    /// VHD, fixed: holes instead of all space at once.
+    pub sparse: bool,
     /// VHD, dynamic: bytes of a block, a power of two; [`vhd::DEFAULT_BLOCK_BYTES`] if not given.
     pub block_bytes: Option<u32>,
     /// Replace what is there.
@@ -31,6 +33,7 @@ impl CreateOptions {
             size_bytes,
             format: None,
             fixed: false,
+            sparse: false,
             block_bytes: None,
             force: false,
         }
@@ -103,7 +106,20 @@ fn write(file: &ImageFile, format: Format, options: &CreateOptions) -> Result<u6
             .map_err(|error| Error::new(ErrorKind::Io, "cannot be made that long").because(error))?,
         Format::Vhd => vhd::create(file, &vhd_options(options)).map_err(no_vhd)?,
     }
+    if options.fixed && !options.sparse && !file.is_block_device() {
+        reserve(file)?;
+    }
     Ok(options.size_bytes)
+}
+
+/// Sets the space of a fixed image aside, so that no write finds the file system full.
+fn reserve(file: &ImageFile) -> Result<(), Error> {
+    let fail = |error| Error::new(ErrorKind::Io, "its space cannot be set aside").because(error);
+    if file.reserve().map_err(fail)? {
+        return file.sync().map_err(fail);
+    }
+    tracing::warn!(path = %file.path().display(), "space_not_reserved: this file system cannot; it is taken as it is written");
+    Ok(())
 }
 
 /// A device has its size, and old bytes: all of them become zeros.
@@ -196,6 +212,32 @@ mod tests {
             assert!(!path.exists());
         }
         create(&path, &plain).unwrap();
+    }
+
+    #[test]
+    fn a_fixed_image_has_its_space_unless_it_is_to_be_sparse() {
+        use std::os::unix::fs::MetadataExt;
+        const SIZE_BYTES: u64 = 10 << 20;
+        let dir = tempfile::tempdir().unwrap();
+        let probe = ImageFile::create(&dir.path().join("probe"), false).unwrap();
+        probe.set_len(4096).unwrap();
+        if !probe.reserve().unwrap() {
+            println!("skipped: the file system of temporary files cannot reserve space");
+            return;
+        }
+        for sparse in [false, true] {
+            let path = dir.path().join("a.vhd");
+            let options = CreateOptions {
+                fixed: true,
+                force: true,
+                sparse,
+                ..CreateOptions::new(SIZE_BYTES)
+            };
+            create(&path, &options).unwrap();
+            let meta = std::fs::metadata(&path).unwrap();
+            assert_eq!(meta.len(), SIZE_BYTES + 512);
+            assert_eq!(meta.blocks() * 512 >= SIZE_BYTES, !sparse, "{}", meta.blocks());
+        }
     }
 
     #[test]

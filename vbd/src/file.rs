@@ -206,6 +206,18 @@ impl ImageFile {
         size.clamp(512, 1 << 16)
     }
 
+    /// Has the file system set space aside for all of the file; `false` where it cannot do such a thing.
+    pub(crate) fn reserve(&self) -> io::Result<bool> {
+        use rustix::io::Errno;
+        let len = self.len_bytes()?;
+        let reserve = || rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len);
+        match rustix::io::retry_on_intr(reserve) {
+            Ok(()) => Ok(true),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
     /// Is the byte at `offset` in a hole, and where does that end, or the data? Block devices, file systems without holes
     /// and what is behind the end of a file count as data without an end. Space that was allocated ahead and never written
     /// counts as a hole, as file systems see it.

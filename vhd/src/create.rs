@@ -22,7 +22,7 @@ const CHUNK: usize = 64 << 10;
 /// Fixed or dynamic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// All space from the start (as a hole where the file system has holes).
+    /// All space from the start: zeros, or a hole, as the storage makes of what was never written.
     Fixed,
     /// Blocks are allocated when written.
     Dynamic,

@@ -345,6 +345,25 @@ fn tools_a_conversion_that_met_a_full_disk_goes_on() {
     }
 }
 
+/// A fixed image takes its space when it is made, not when it is written.
+#[test]
+fn tools_a_fixed_image_that_does_not_fit_is_not_made() {
+    if !need::root() {
+        return;
+    }
+    let dir = TempDir::new();
+    let mount = Mount::tmpfs(&dir.join("small"), "2M");
+    let path = mount.join("a.vhd");
+    let create = |size: &str| Tool::iomgr().args(["create", "--fixed", "--size", size]).arg(&path);
+    let ended = create("10M").run_for_code(1);
+    assert!(
+        ended.stderr.contains("a.vhd: its space cannot be set aside; make room"),
+        "{ended:#?}"
+    );
+    assert!(!path.exists());
+    create("1M").run();
+}
+
 /// A new raw disk on a block device holds zeros, whatever was there.
 #[test]
 fn tools_a_device_is_made_an_empty_disk() {

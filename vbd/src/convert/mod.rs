@@ -173,6 +173,8 @@ impl Conversion<'_> {
         let options = CreateOptions {
             format: Some(self.format),
             fixed: self.options.fixed,
+            // Zeros take no space.
+            sparse: true,
             // A device is there.
             force: true,
             ..CreateOptions::new(self.size_bytes())
