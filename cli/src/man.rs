@@ -17,15 +17,16 @@ const EXAMPLES: &str = "\
 Examples:
   iomgr man | man -l -                        read the page of iomgr itself
   iomgr man convert | man -l -                and that of a verb
+  iomgr man manager set wfq | man -l -        or of a verb's own verb
   iomgr man --out /usr/share/man/man1         write all of them, for a package";
 
 /// Print a manual page, or write all of them
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Man {
-    /// The verb; without one, iomgr itself
+    /// The verb, and its own where it has such; without one, iomgr itself
     #[arg(conflicts_with = "out")]
-    verb: Option<String>,
+    verb: Vec<String>,
     /// Write all pages into this folder, which is made
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -42,10 +43,8 @@ impl Man {
     }
 
     fn print_one(&self, pages: &[(String, String)], json: bool) -> Result<(), Failure> {
-        let wanted = self
-            .verb
-            .as_ref()
-            .map_or("iomgr".to_owned(), |verb| format!("iomgr-{verb}"));
+        let words = std::iter::once("iomgr").chain(self.verb.iter().map(String::as_str));
+        let wanted = words.collect::<Vec<_>>().join("-");
         let Some((name, text)) = pages.iter().find(|(name, _)| *name == wanted) else {
             let what = format!("{wanted} has no page");
             return Err(Failure::new(what).hint("`iomgr --help` lists the verbs"));
@@ -71,23 +70,37 @@ fn write_all(pages: &[(String, String)], folder: &PathBuf, json: bool) -> Result
     }
 }
 
-/// Every page, by name: `iomgr`, `iomgr-create`…
+/// Every page, by name: `iomgr`, `iomgr-create`… `iomgr-dmio-read`…
 fn pages() -> Vec<(String, String)> {
     let mut cli = Cli::command().disable_help_subcommand(true);
     cli.build();
-    let verbs = cli.get_subcommands().map(|verb| {
-        let name = format!("iomgr-{}", verb.get_name());
-        let page = page(verb.clone().display_name(name.clone()), "SEE ALSO", "iomgr(1)");
-        (name, page)
-    });
-    let verbs: Vec<_> = verbs.collect();
-    let all = verbs
-        .iter()
-        .map(|(name, _)| format!("{name}(1)"))
-        .collect::<Vec<_>>()
-        .join(", ");
-    let front = ("iomgr".to_owned(), page(cli, "SEE ALSO", &all));
-    std::iter::once(front).chain(verbs).collect()
+    let verbs: Vec<_> = cli.get_subcommands().map(|verb| full_name("iomgr", verb)).collect();
+    let mut pages = vec![("iomgr".to_owned(), page(cli.clone(), "SEE ALSO", &references(&verbs)))];
+    add_verbs(&cli, &["iomgr".to_owned()], &mut pages);
+    pages
+}
+
+/// The pages of all verbs of `command`, which is the last of `parents`, and of theirs.
+fn add_verbs(command: &Command, parents: &[String], pages: &mut Vec<(String, String)>) {
+    for verb in command.get_subcommands() {
+        let name = full_name(parents.last().expect("iomgr itself is the first"), verb);
+        let text = page(
+            verb.clone().display_name(name.clone()),
+            "SEE ALSO",
+            &references(parents),
+        );
+        pages.push((name.clone(), text));
+        add_verbs(verb, &[parents, &[name]].concat(), pages);
+    }
+}
+
+fn full_name(parent: &str, verb: &Command) -> String {
+    format!("{parent}-{}", verb.get_name())
+}
+
+fn references(names: &[String]) -> String {
+    let references = names.iter().map(|name| format!("{name}(1)"));
+    references.collect::<Vec<_>>().join(", ")
 }
 
 /// One page: clap's sections, the examples as they are, and a last section.
@@ -136,13 +149,31 @@ mod tests {
     #[test]
     fn every_verb_has_a_page_with_examples() {
         let pages = pages();
-        let verbs = Cli::command().get_subcommands().count();
-        assert_eq!(pages.len(), verbs + 1);
-        for (name, text) in pages {
+        for (name, text) in &pages {
             assert!(
                 text.contains(".SH EXAMPLES") && text.contains("iomgr "),
                 "{name}: {text}"
             );
+        }
+        let page = |name: &str| &pages.iter().find(|page| page.0 == name).expect(name).1;
+        assert!(page("iomgr-dmio-read").contains("choice") && page("iomgr-manager-set-wfq").contains("weight"));
+        assert!(page("iomgr-manager-set-wfq").contains("iomgr\\-manager\\-set(1)"));
+    }
+
+    #[test]
+    fn every_page_that_is_referred_to_is_there() {
+        let pages = pages();
+        let names: Vec<_> = pages.iter().map(|(name, _)| name.as_str()).collect();
+        for (name, text) in &pages {
+            let text = text.replace('\\', "");
+            for (at, _) in text.match_indices("(1)") {
+                let start = text[..at].rfind([' ', '\n']).map_or(0, |before| before + 1);
+                assert!(
+                    names.contains(&&text[start..at]),
+                    "{name} refers to {}",
+                    &text[start..at]
+                );
+            }
         }
     }
 }
