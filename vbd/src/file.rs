@@ -84,6 +84,7 @@ impl ImageFile {
                 .at(path)
                 .hint("--force replaces it"),
             rustix::io::Errno::BUSY => in_use(path, 0),
+            rustix::io::Errno::ISDIR => no_image("a directory").at(path),
             _ => Error::new(ErrorKind::Open, "cannot be created").at(path).because(errno),
         })?;
         let file = File::from(fd);
@@ -336,6 +337,7 @@ fn open_fd(path: &Path, read_only: bool) -> Result<Option<OwnedFd>, Error> {
                 rustix::io::Errno::ROFS => {
                     Error::new(ErrorKind::Open, "lies on a read-only file system").hint("try --read-only")
                 }
+                rustix::io::Errno::ISDIR => return Err(no_image("a directory").at(path)),
                 _ => Error::new(ErrorKind::Open, "cannot be opened"),
             };
             Err(error.at(path).because(errno))
@@ -373,9 +375,11 @@ fn is_block_device(file: &File, path: &Path) -> Result<bool, Error> {
         return Ok(kind.is_block_device());
     }
     let what = if kind.is_dir() { "a directory" } else { "not a file" };
-    Err(Error::new(ErrorKind::Open, format!("is {what}"))
-        .at(path)
-        .hint("images are regular files or block devices"))
+    Err(no_image(what).at(path))
+}
+
+fn no_image(what: &str) -> Error {
+    Error::new(ErrorKind::Open, format!("is {what}")).hint("images are regular files or block devices")
 }
 
 /// The kernel opens a device that may not be written for writing all the same, and then fails each write with EPERM.

@@ -15,7 +15,9 @@ fn place() -> Place {
     place.write("noise.vhd", &[7; 8192]);
     place.write("short.img", &[1; 100]);
     place.write("raw.img", &[0; 4096]);
-    std::fs::create_dir(place.path("folder.img")).unwrap();
+    for folder in ["folder.img", "folder.vhd"] {
+        std::fs::create_dir(place.path(folder)).unwrap();
+    }
     place
 }
 
@@ -23,6 +25,10 @@ const CASES: &[&[&str]] = &[
     &["info", "none.img"],
     &["info", "no-extension"],
     &["info", "folder.img"],
+    &["repair", "folder.vhd"],
+    &["serve", "folder.img"],
+    &["create", "folder.img", "--size", "1M", "--force"],
+    &["convert", "good.vhd", "folder.img", "--force"],
     &["info", "short.img"],
     &["info", "noise.vhd"],
     &["info", "lying.vhd"],

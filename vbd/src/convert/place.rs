@@ -64,7 +64,7 @@ impl Place {
             lock_timeout: Duration::ZERO,
         };
         let replaced = ImageFile::open(&real, options).map_err(|error| match error.kind() {
-            ErrorKind::Open => error.hint("it cannot be replaced: name another target"),
+            ErrorKind::Open if there.is_file() => error.hint("it cannot be replaced: name another target"),
             _ => error,
         })?;
         Ok(Self::file(source, real, Some(replaced)))
