@@ -281,3 +281,50 @@ impl Device for Disk {
 fn mode(read_only: bool) -> &'static str {
     if read_only { ", read-only" } else { "" }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{File, OpenOptions};
+    use std::sync::Mutex;
+
+    use tqueue::EngineKind;
+
+    use super::*;
+    use crate::blocking::BlockingDisk;
+    use crate::test_log::hearing;
+
+    /// What others do to an image below a disk is in the log, as is what clients meet then.
+    #[test]
+    fn an_image_that_is_cut_short_is_told_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.img");
+        File::create_new(&path).unwrap().set_len(1 << 20).unwrap();
+        let disk = Disk::open(&path, &DiskOptions::default()).unwrap();
+        let mut queue = BlockingDisk::open(&disk, EngineKind::Auto).unwrap();
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&said);
+        let cut = OpenOptions::new().write(true).open(&path).unwrap();
+        hearing(
+            move |line| heard.lock().unwrap().push(line.to_owned()),
+            || {
+                cut.set_len(4096).unwrap();
+                queue.read(&mut [0; 512], Sector(64)).unwrap_err();
+                assert_eq!(disk.limits().size.0, 8);
+            },
+        );
+        let said = said.lock().unwrap();
+        assert_eq!(said.len(), 2, "{said:?}");
+        for (line, parts) in said.iter().zip([
+            [
+                "WARN",
+                "request_failed",
+                "disk=\"a\"",
+                "read of 1 sectors at sector 64",
+                "Input/output error",
+            ],
+            ["WARN", "size_changed", "disk=\"a\"", "before=2048", "now=8"],
+        ]) {
+            assert!(parts.iter().all(|part| line.contains(part)), "{line}");
+        }
+    }
+}

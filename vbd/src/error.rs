@@ -172,7 +172,9 @@ fn way_out(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     match errno.or_else(|| cause.downcast_ref().and_then(from_io))? {
         rustix::io::Errno::NOSPC => Some("make room on the file system"),
         rustix::io::Errno::DQUOT => Some("this user's quota is used up"),
-        rustix::io::Errno::FBIG => Some("the file system takes no file so large; try another"),
+        rustix::io::Errno::FBIG => {
+            Some("the file system, or `ulimit -f`, allows no file so large; try another, or raise that")
+        }
         rustix::io::Errno::ACCESS | rustix::io::Errno::PERM => Some("this user may not; ask for the permission"),
         rustix::io::Errno::ROFS => Some("the file system is read-only; try another"),
         rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR => Some("see whether the path is right"),

@@ -256,8 +256,16 @@ impl Shared {
         if self.layout.is_raw()
             && let Ok(bytes) = self.medium.storage().len_bytes()
         {
-            self.size
-                .store(SectorCount::from_bytes_floor(bytes).0, Ordering::Relaxed);
+            let now = SectorCount::from_bytes_floor(bytes).0;
+            let before = self.size.swap(now, Ordering::Relaxed);
+            if now != before {
+                tracing::warn!(
+                    disk = self.name,
+                    before,
+                    now,
+                    "size_changed: the image was enlarged or cut by others; in sectors"
+                );
+            }
         }
         Limits {
             size: self.size(),

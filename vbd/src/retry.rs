@@ -27,8 +27,10 @@ const DELAY_FIRST: Duration = Duration::from_millis(10);
 const DELAY_MAX: Duration = Duration::from_secs(1);
 /// After so many doublings a delay is the longest.
 const DOUBLINGS_MAX: u32 = 7;
-/// A disk's log has no more than one line of a kind in this time.
-const QUIET: Duration = Duration::from_secs(30);
+/// A disk's log has no more than one line about retries of a kind in so many seconds.
+const RETRIES_QUIET_S: u64 = 30;
+/// And no more than one about failed requests.
+const FAILED_QUIET_S: u64 = 1;
 
 bitflags::bitflags! {
     /// Errors that pass only if somebody says so. `EAGAIN`, `EBUSY` and `EINTR` always do.
@@ -147,8 +149,9 @@ pub(crate) struct Retries {
     waiting: AtomicU32,
     /// The disk is going away: nothing is tried again.
     over: AtomicBool,
-    delayed: Burst,
-    gave_up: Burst,
+    delayed: Burst<RETRIES_QUIET_S>,
+    gave_up: Burst<RETRIES_QUIET_S>,
+    failed: Burst<FAILED_QUIET_S>,
 }
 
 impl Retries {
@@ -187,6 +190,13 @@ impl Retries {
         }
     }
 
+    /// A request ends with an error at the first attempt.
+    pub(crate) fn fail(&self, disk: &str, what: fmt::Arguments<'_>, errno: Errno, now: Timestamp) {
+        if let Some(more) = self.failed.admit(now) {
+            tracing::warn!(disk, %what, %errno, more, "request_failed");
+        }
+    }
+
     /// From now on nothing is tried again.
     pub(crate) fn end(&self) {
         self.over.store(true, Ordering::Release);
@@ -207,19 +217,19 @@ impl Retries {
     }
 }
 
-/// Lets one event of many into the log.
+/// Lets one event in so many seconds into the log.
 #[derive(Debug, Default)]
-struct Burst {
+struct Burst<const QUIET_S: u64> {
     /// When that was the last time; zero: never.
     last_ns: AtomicU64,
     held_back: AtomicU64,
 }
 
-impl Burst {
+impl<const QUIET_S: u64> Burst<QUIET_S> {
     /// `Some`, with the number of events that were held back before, if this one may be told.
     fn admit(&self, now: Timestamp) -> Option<u64> {
         let last = self.last_ns.load(Ordering::Relaxed);
-        let is_new = last == 0 || now.since(Timestamp::from_nanos(last)) >= QUIET;
+        let is_new = last == 0 || now.since(Timestamp::from_nanos(last)) >= Duration::from_secs(QUIET_S);
         let swap = |to| {
             let swapped = self
                 .last_ns
@@ -300,7 +310,8 @@ mod tests {
 
     #[test]
     fn a_burst_is_told_once() {
-        let burst = Burst::default();
+        const QUIET: Duration = Duration::from_secs(30);
+        let burst = Burst::<30>::default();
         assert_eq!(burst.admit(START), Some(0));
         assert_eq!(burst.admit(START), None);
         assert_eq!(burst.admit(START + QUIET / 2), None);

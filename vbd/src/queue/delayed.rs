@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use iomgr_core::{Operation, Pass, Request, Tag, Timestamp};
+use iomgr_core::{Errno, Operation, Pass, Request, Tag, Timestamp};
 
 use crate::queue::slot::State;
 use crate::queue::{Backing, DiskQueue};
@@ -101,12 +101,16 @@ impl DiskQueue {
         self.slot(tag).end()
     }
 
-    /// Tells of a request that ends with an error, if it does so although it was tried again.
-    pub(super) fn note_given_up(&self, tag: Tag, errno: iomgr_core::Errno, now: Timestamp) {
+    /// Tells of a request that ends with an error, and whether it was tried again.
+    pub(super) fn note_failed(&self, tag: Tag, errno: Errno, now: Timestamp) {
         let (attempts, request) = (self.attempts(tag), &self.slots[tag.0 as usize].request);
-        if let Some(request) = request.as_ref().filter(|_| attempts.again > 0) {
-            let (name, retries) = (&self.shared.name, &self.shared.retries);
-            retries.give_up(name, format_args!("{}", Named(request)), errno, attempts, now);
+        let Some(request) = request else { return };
+        let (name, retries) = (&self.shared.name, &self.shared.retries);
+        match errno {
+            _ if attempts.again > 0 => retries.give_up(name, format_args!("{}", Named(request)), errno, attempts, now),
+            // What was asked for by who has it, and what a client finds out by asking.
+            Errno::CANCELED | Errno::OPNOTSUPP => {}
+            _ => retries.fail(name, format_args!("{}", Named(request)), errno, now),
         }
     }
 }

@@ -270,7 +270,7 @@ impl DiskQueue {
     fn finish(&mut self, pass: &mut Pass<'_>, tag: Tag) {
         let result = self.slot(tag).error.map_or(Ok(()), Err);
         if let Err(errno) = result {
-            self.note_given_up(tag, errno, pass.now);
+            self.note_failed(tag, errno, pass.now);
         }
         let request = self.slot(tag).end().expect("only a running request finishes");
         self.in_flight -= 1;
