@@ -10,6 +10,7 @@ mod dmio;
 mod errors;
 mod help;
 mod images;
+mod limits;
 mod machine;
 mod managing;
 mod run;

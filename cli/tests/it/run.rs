@@ -54,6 +54,25 @@ impl Place {
         command
     }
 
+    /// The same, by a shell that says `first` before.
+    pub(crate) fn under(&self, first: &str, args: &[&str]) -> Command {
+        let program = self.command(args);
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", &format!("{first}; exec \"$0\" \"$@\"")])
+            .arg(program.get_program())
+            .args(program.get_args())
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null());
+        for (name, value) in program.get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
+        shell
+    }
+
     pub(crate) fn runtime_dir(&self) -> PathBuf {
         self.path("run")
     }

@@ -19,7 +19,11 @@ pub(crate) struct Served {
 impl Served {
     /// Starts `iomgr serve` and waits for a line that `is_ready`; gives all lines up to it.
     fn start(place: &Place, args: &[&str], is_ready: fn(&str) -> bool) -> (Self, String) {
-        let mut command = place.command(&[&["serve"], args].concat());
+        Self::spawn(place.command(&[&["serve"], args].concat()), is_ready)
+    }
+
+    /// The same with a command that comes to `iomgr serve`.
+    pub(crate) fn spawn(mut command: Command, is_ready: fn(&str) -> bool) -> (Self, String) {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut said = String::new();
@@ -581,34 +585,4 @@ fn a_pid_file_is_there_while_it_serves() {
     assert_eq!(served.ended().code, Some(0));
     let no_pid = place.run(&["serve", "a.vhd", "--pidfile", "b.vhd"]);
     assert!(no_pid.stderr.contains("holds no process id"), "{no_pid:?}");
-}
-
-#[test]
-fn limits_are_options_and_shown() {
-    let place = Place::new().with_vhd("a.vhd");
-    let args = [
-        &["a.vhd", "--max-connections", "7", "--in-flight", "9"][..],
-        &[
-            "--handshake-timeout",
-            "500ms",
-            "--idle-timeout",
-            "2min",
-            "--stall-timeout",
-            "5",
-        ],
-    ];
-    let (served, _) = Served::json(&place, &args.concat());
-    let limits = place.ok(&["status", "a", "--json"]).json()[0]["status"]["limits"].clone();
-    let expected = serde_json::json!({
-        "connections": 7, "in_flight": 9, "handshake_timeout_s": 0.5, "idle_timeout_s": 120.0, "stall_timeout_s": 5.0,
-    });
-    assert_eq!(limits, expected);
-    place.ok(&["stop", "a"]);
-    assert_eq!(served.ended().code, Some(0));
-    for absurd in [["--max-connections", "0"], ["--in-flight", "100000"]] {
-        let refused = place.run(&[&["serve", "a.vhd"][..], &absurd].concat());
-        assert_eq!(refused.code, Some(2), "{refused:?}");
-        assert!(refused.stderr.contains(&absurd[0][2..]), "{refused:?}");
-    }
-    assert_eq!(place.run(&["serve", "a.vhd", "--idle-timeout", "0"]).code, Some(2));
 }

@@ -13,7 +13,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use blkdev_nbd::{Export, Listener, ServerConfig};
+use blkdev_nbd::{ConnectionLimits, Export, Listener, ServerConfig};
 use iomgr_core::manager::Registry;
 use iomgr_core::{Device, Waker};
 
@@ -38,6 +38,7 @@ impl Board {
         exports: Vec<DiskExport>,
         registry: Registry,
         listeners: Vec<Listener>,
+        limits: &ConnectionLimits,
         options: &ServerOptions,
         on_failure: Waker,
     ) -> Result<Self, Error> {
@@ -51,7 +52,7 @@ impl Board {
             threads: options.threads,
             depth: options.depth,
             queue,
-            limits: options.limits.clone(),
+            limits: limits.clone(),
             on_failure,
             watchdog: None,
         };

@@ -2,6 +2,7 @@
 
 mod address;
 mod board;
+mod descriptors;
 mod doors;
 mod end;
 mod options;
@@ -67,11 +68,13 @@ impl Server {
         let deadline = Instant::now() + options.socket_timeout;
         let doors = Doors::open(options, name, deadline)?;
         let control = ControlDoor::open(options, name, deadline)?;
+        let limits = descriptors::bound(&options.limits, options.threads);
         let (governor, end) = (Governor::new(Registry::new()), End::new());
         let board = Board::start(
             exports,
             governor.registry().clone(),
             doors.listeners,
+            &limits,
             options,
             end.on_failure(),
         )?;
@@ -82,7 +85,7 @@ impl Server {
             governor: governor.clone(),
             addresses: doors.addresses.clone(),
             filters: filters.clone(),
-            limits: LimitsStatus::from(&options.limits),
+            limits: LimitsStatus::from(&limits),
             started: Instant::now(),
             stopper: end.stopper(),
         };
