@@ -75,6 +75,10 @@ impl Convert {
             (Err(error), Some(code)) if error.kind() == vbd::ErrorKind::Interrupted => {
                 return Err(self.interrupted(code));
             }
+            // It came while somebody else's lock was waited for.
+            (Err(error), Some(code)) if error.kind() == vbd::ErrorKind::Locked => {
+                return Err(Failure::interrupted(code));
+            }
             (Err(error), _) => {
                 return Err(Failure::from(error)
                     .option_of(&self.source, "--format", "--from")
