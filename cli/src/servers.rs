@@ -105,10 +105,10 @@ fn the_only_one() -> Result<Target, Failure> {
 
 /// The server that has that disk now.
 fn serving(disk: &str) -> Result<Target, Failure> {
-    Ok(having(disk)?.ok_or_else(|| {
+    having(disk)?.ok_or_else(|| {
         let what = format!("no server here has a disk called {disk:?}");
         Failure::from(vbd::Error::new(vbd::ErrorKind::NotFound, what)).hint("`iomgr list` shows those there are")
-    })?)
+    })
 }
 
 /// Who has that disk, if anybody answers so. Most have their socket by its name, so that one is asked first.

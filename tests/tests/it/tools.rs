@@ -382,7 +382,7 @@ fn tools_a_device_is_made_an_empty_disk() {
     assert!(create("9M").run_for_code(2).stderr.contains("fewer than"));
     // The disk is the device.
     let made = create("1M").run();
-    assert!(made.stdout.contains("raw, 8388608 bytes"), "{made:#?}");
+    assert!(made.contains("raw, 8388608 bytes"), "{made}");
     raw_image(&empty, 8 * MIB, 0, 512, 0);
     iomgr("compare", &empty, device.path(), &["--strict"]).run();
 }
