@@ -189,6 +189,7 @@ fn what_makes_no_sense_is_wrong_usage() {
 fn errors_name_the_file_and_the_field() {
     let place = place();
     place.write("short", &[0; 100]);
+    place.write("short.img", &[0; 100]);
     for (args, says) in [
         (&["read", "no.img"][..], "no.img: does not exist"),
         (
@@ -201,7 +202,7 @@ fn errors_name_the_file_and_the_field() {
             "short: --data holds 100 bytes, a region 4096",
         ),
         (&["write", "--data", "none", "a.img"], "none: cannot be read"),
-        (&["write", "a.img", "short@0+4k"], "short: "),
+        (&["write", "a.img", "short.img@0+4k"], "short.img: "),
     ] {
         let ended = run(&place, args);
         assert_eq!((ended.code, &*ended.stdout), (Some(1), ""), "{args:?}: {ended:?}");

@@ -85,7 +85,7 @@ fn what_cannot_be_is_refused_before_anything_is_tried() {
         (&["add", "raw", "disk.img", "--format", "vhd"], 2, "--format"),
         (&["add", "disk.img", "--size", "1M"], 2, "null alone"),
         (&["add", "disk.img", "other.img"], 2, "one image"),
-        (&["add", "./null"], 1, "--format raw"),
+        (&["add", "./null"], 2, "--format raw"),
         (&["add", "nothing.img", "--foreground"], 1, "nothing.img"),
         (&["add", "raw", "nothing", "--foreground"], 1, "nothing"),
     ] {
