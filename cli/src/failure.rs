@@ -8,6 +8,8 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
+use crate::output::visible;
+
 /// The code of every error that has none of its own.
 const EXIT_ERROR: u8 = 1;
 /// The command line cannot be understood.
@@ -138,7 +140,7 @@ impl Failure {
         let line = if json {
             self.to_json().to_string()
         } else {
-            format!("iomgr: error: {self}")
+            format!("iomgr: error: {}", visible(&self.to_string()))
         };
         // Who closed stderr does not want to know.
         let _ = writeln!(io::stderr(), "{line}");

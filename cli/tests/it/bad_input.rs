@@ -127,6 +127,26 @@ fn a_link_that_leads_nowhere_is_called_so() {
     }
 }
 
+/// What a file is called never steers a terminal.
+#[test]
+fn names_are_shown_without_their_control_characters() {
+    let place = Place::new();
+    let name = "a\x1b[2J\nb.img";
+    place.write(name, &[0; 4096]);
+    let shown = "a\\u{1b}[2J\\nb.img";
+    assert!(place.ok(&["info", name]).stdout.contains(shown));
+    assert!(place.ok(&["convert", name, "c.vhd"]).stderr.is_empty());
+    assert!(fails(&place, &["convert", "c.vhd", name]).contains(shown));
+    place.ok(&["convert", "c.vhd", name, "--force"]);
+    let made = place.ok(&["create", "d\x1b\u{9b}.img", "--size", "1M"]);
+    assert!(made.stdout.contains("d\\u{1b}\\u{9b}.img"), "{made:?}");
+    // JSON has its own way.
+    assert_eq!(
+        place.ok(&["info", "d\x1b\u{9b}.img", "--json"]).json()["path"],
+        "d\x1b\u{9b}.img"
+    );
+}
+
 #[test]
 fn one_path_is_not_two_sockets() {
     let place = Place::new().with_vhd("a.vhd");
