@@ -90,6 +90,9 @@ fn one_that_only_reads_is_followed_at_once_at_the_same_addresses() {
         rig.kill();
     }
     TcpStream::connect(port).unwrap();
+    rig.place.ok(&["stop", "disk"]);
+    let ended = rig.ended();
+    assert!(!ended.stderr.contains("could not start"), "{ended:?}");
 }
 
 /// Each try that does not even start counts, as those do that die.
