@@ -167,6 +167,9 @@ fn way_out(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
             _ => cause.source().and_then(way_out),
         };
     }
+    if let Some(error) = cause.downcast_ref::<blkdev_nbd::Error>() {
+        return std::error::Error::source(error).and_then(way_out);
+    }
     let errno = cause.downcast_ref::<rustix::io::Errno>().copied();
     let from_io = |error: &std::io::Error| error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
     match errno.or_else(|| cause.downcast_ref().and_then(from_io))? {

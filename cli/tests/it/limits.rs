@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixStream;
 
-use crate::run::Place;
+use crate::run::{Ended, Place};
 use crate::serving::Served;
 
 #[test]
@@ -33,6 +33,26 @@ fn limits_are_options_and_shown() {
         assert!(refused.stderr.contains(&absurd[0][2..]), "{refused:?}");
     }
     assert_eq!(place.run(&["serve", "a.vhd", "--idle-timeout", "0"]).code, Some(2));
+}
+
+#[test]
+fn without_descriptors_for_its_clients_it_says_what_to_raise() {
+    let place = Place::new().with_vhd("a.vhd");
+    let ended = (6..24).map(|limit| {
+        let mut command = place.under(
+            &format!("ulimit -n {limit}"),
+            &["serve", "a.vhd", "--run", "true", "--json"],
+        );
+        Ended::from(command.output().unwrap())
+    });
+    let refused: Vec<_> = ended
+        .filter(|ended| ended.stderr.contains("the NBD frontend cannot"))
+        .collect();
+    assert!(!refused.is_empty());
+    for ended in refused {
+        let hint = &ended.json_error()["hint"];
+        assert_eq!(hint, "raise the limit of open files (`ulimit -n`)", "{ended:?}");
+    }
 }
 
 /// Idle clients take descriptors. Who looks at the server finds some all the same.
