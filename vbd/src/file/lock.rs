@@ -1,6 +1,6 @@
 //! The lock on an image: taken, waited for, and whose it may be.
 
-use std::fs::File;
+use std::fs::{DirEntry, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -60,18 +60,31 @@ pub(super) fn in_use(path: &Path, own: usize) -> Error {
         .hint(hint)
 }
 
-/// The processes that have the file open, as far as this one may see; the kernel does not tell who holds such a lock. Who asks has
-/// it open `own` times, which do not count.
+/// The processes that have a lock on the file, or, if none is seen to have one, those that have it open; as far as this one may see.
+/// Who asks has it open `own` times, which do not count.
 pub(crate) fn users_of(path: &Path, own: usize) -> String {
     let users = procfs_users(path, own).unwrap_or_default();
-    if users.is_empty() {
+    let holds_any = users.iter().any(|user| user.holds);
+    let named: Vec<_> = users
+        .into_iter()
+        .filter(|user| user.holds || !holds_any)
+        .map(|user| user.name)
+        .collect();
+    if named.is_empty() {
         "another process".to_owned()
     } else {
-        users.join(", ")
+        named.join(", ")
     }
 }
 
-fn procfs_users(path: &Path, asking: usize) -> io::Result<Vec<String>> {
+/// A process that has a file open.
+struct User {
+    name: String,
+    /// And a lock on it. Others may wait for theirs.
+    holds: bool,
+}
+
+fn procfs_users(path: &Path, asking: usize) -> io::Result<Vec<User>> {
     let wanted = std::fs::metadata(path)?;
     let own = std::process::id().to_string();
     let mut users = Vec::new();
@@ -83,17 +96,59 @@ fn procfs_users(path: &Path, asking: usize) -> io::Result<Vec<String>> {
         let Ok(descriptors) = std::fs::read_dir(process.path().join("fd")) else {
             continue;
         };
-        let opened = descriptors
-            .flatten()
-            .filter_map(|fd| std::fs::metadata(fd.path()).ok())
-            .filter(|meta| (meta.dev(), meta.ino()) == (wanted.dev(), wanted.ino()))
-            .count();
-        if pid == own {
-            users.extend((opened > asking).then(|| "this process".to_owned()));
-        } else if opened > 0 {
-            let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            users.push(format!("process {pid} ({})", name.trim()));
+        let is_wanted = |fd: &DirEntry| {
+            let meta = std::fs::metadata(fd.path());
+            meta.is_ok_and(|meta| (meta.dev(), meta.ino()) == (wanted.dev(), wanted.ino()))
+        };
+        let opened: Vec<_> = descriptors.flatten().filter(is_wanted).collect();
+        let is_own = pid == own;
+        let not_counted = if is_own { asking } else { 0 };
+        if opened.len() <= not_counted {
+            continue;
         }
+        let comm = || std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+        users.push(User {
+            name: if is_own {
+                "this process".to_owned()
+            } else {
+                format!("process {pid} ({})", comm().trim())
+            },
+            holds: opened.iter().any(|fd| holds_lock(&process, fd)),
+        });
     }
     Ok(users)
+}
+
+/// Is there a lock that belongs to this descriptor's description? There the kernel shows it.
+fn holds_lock(process: &DirEntry, fd: &DirEntry) -> bool {
+    let info = std::fs::read_to_string(process.path().join("fdinfo").join(fd.file_name()));
+    info.is_ok_and(|info| info.lines().any(|line| line.starts_with("lock:")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn who_only_waits_is_not_called_a_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.img");
+        let file = File::create_new(&path).unwrap();
+        // Another process that has it open, until its stdin is closed.
+        let mut waiting = Command::new("sh");
+        let waiting = waiting
+            .args(["-c", "echo; read line"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut waiting = waiting.stderr(File::open(&path).unwrap()).spawn().unwrap();
+        std::io::Read::read_exact(&mut waiting.stdout.take().unwrap(), &mut [0]).unwrap();
+        let pid = waiting.id().to_string();
+        assert!(users_of(&path, 1).contains(&pid), "{}", users_of(&path, 1));
+        assert!(lock(&file, false).unwrap().is_some());
+        assert_eq!(users_of(&path, 0), "this process");
+        drop(waiting.stdin.take());
+        waiting.wait().unwrap();
+    }
 }
