@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use iomgr_core::{BlockStatus, Device, RequestFlags, Sector, SectorCount, SectorRange};
-use iomgr_tests::{Client, Loop, Mount, NbdFuse, Process, Server, Tool, need, wait};
+use iomgr_tests::{Client, Loop, Mount, NbdFuse, Process, Server, TempDir, Tool, need, wait};
 use rustix::process::Signal;
 use tqueue::EngineKind;
 use vbd::{BlockingDisk, DiskOptions, Format, PauseOptions, ResumeOptions, ServerOptions};
@@ -104,26 +104,29 @@ fn loop_a_write_protected_device_is_opened_for_reading_alone() {
     if !need::loop_devices() {
         return;
     }
-    let disk = Disk::new(Kind::LoopDevice, 16 * MIB);
-    Tool::new("blockdev").arg("--setro").arg(disk.image()).run();
+    let dir = TempDir::new();
+    let file = dir.join("disk.raw");
+    fs::File::create_new(&file).unwrap().set_len(16 * MIB).unwrap();
+    // Not by `blockdev --setro`, which the device's next user would find.
+    let device = Loop::attach_with(&file, &["--read-only"]);
     let open = |read_only| {
         let options = DiskOptions {
             read_only,
             format: Some(Format::Raw),
             ..DiskOptions::default()
         };
-        vbd::Disk::open(disk.image(), &options)
+        vbd::Disk::open(device.path(), &options)
     };
     let refused = open(false).unwrap_err();
     assert_eq!(refused.kind(), vbd::ErrorKind::Open);
-    assert!(refused.to_string().contains("--read-only"), "{refused}");
+    assert!(refused.to_string().contains("is a read-only block device; --read-only"), "{refused}");
     assert!(open(true).unwrap().limits().read_only);
     let open = |read_only| {
         let options = dmio::FileOptions {
             read_only,
             buffered: false,
         };
-        dmio::FileDevice::open(disk.image(), options)
+        dmio::FileDevice::open(device.path(), options)
     };
     let refused = open(false).unwrap_err();
     assert!(refused.to_string().contains("read-only block device"), "{refused}");
