@@ -119,7 +119,10 @@ fn loop_a_write_protected_device_is_opened_for_reading_alone() {
     };
     let refused = open(false).unwrap_err();
     assert_eq!(refused.kind(), vbd::ErrorKind::Open);
-    assert!(refused.to_string().contains("is a read-only block device; --read-only"), "{refused}");
+    assert!(
+        refused.to_string().contains("is a read-only block device; --read-only"),
+        "{refused}"
+    );
     assert!(open(true).unwrap().limits().read_only);
     let open = |read_only| {
         let options = dmio::FileOptions {
