@@ -137,7 +137,8 @@ impl Starting {
             .arg("serve")
             .arg(image)
             .args(args.iter().map(AsRef::as_ref))
-            .arg("--json");
+            // What tests look for in the log is text.
+            .args(["--json", "--log-format", "text"]);
         let process = Process::start(tool.env("IOMGR_RUNTIME_DIR", run), Stdio::piped(), Stdio::piped());
         let (send, lines) = channel();
         let stdout = process.take_stdout();
