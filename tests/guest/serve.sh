@@ -8,7 +8,7 @@ export IOMGR_RUNTIME_DIR=/run/iomgr
 
 # serving WORDS…: serves a new VHD with these words; what it says is in /tmp/said.
 serving() {
-    rm -f /tmp/disk.vhd
+    rm -f /tmp/disk.vhd /tmp/said
     iomgr serve /tmp/disk.vhd --create 64M "$@" >/tmp/said 2>&1 &
     process=$!
     becomes grep -q '^to end it' /tmp/said || { cat /tmp/said && false; }
@@ -40,6 +40,8 @@ is_nbd_because() {
 is_nbd_for_nobody() {
     mkdir -p /etc && grep -qs nobody /etc/passwd || echo 'nobody:x:65534:65534::/:/bin/sh' >>/etc/passwd
     mkdir -p /tmp/nobody && chown nobody /tmp/nobody && chmod 666 /dev/ublk-control
+    # The one before must not be heard once more.
+    rm -f /tmp/said
     su nobody -s /bin/sh -c 'IOMGR_RUNTIME_DIR=/tmp/nobody/run iomgr serve /tmp/nobody/disk.vhd --create 1M' >/tmp/said 2>&1 &
     becomes grep -q '^to end it' /tmp/said
     chmod 600 /dev/ublk-control
