@@ -1,6 +1,8 @@
 //! What is wrong is refused with the right code, and says what is wrong.
 
-use crate::run::Place;
+use std::process::{Command, Stdio};
+
+use crate::run::{Ended, Place};
 
 /// Runs a wrong command line: code 2, nothing on stdout.
 fn refused(args: &[&str]) -> String {
@@ -96,22 +98,47 @@ fn hints_name_options_of_the_verb() {
     says(1, &["info", "noise.vhd"], "say --format raw");
 }
 
-/// Without write permission, which is nothing to root: an immutable file would be, and takes root to make.
+/// Without write permission, which is nothing to root, unless it is root without that privilege.
 #[test]
 fn who_may_not_write_is_told_what_the_verb_can_do() {
     use std::os::unix::fs::PermissionsExt;
     let place = Place::new().with_vhd("a.vhd");
-    std::fs::set_permissions(place.path("a.vhd"), std::fs::Permissions::from_mode(0o444)).unwrap();
-    if std::fs::File::options().write(true).open(place.path("a.vhd")).is_ok() {
-        println!("skipped: this user may write what nobody may");
-        return;
-    }
-    assert!(fails(&place, &["repair", "a.vhd"]).contains("; --dry-run needs less"));
-    assert!(fails(&place, &["dmio", "write", "a.vhd@0+4096"]).contains("; `dmio read` needs less"));
-    assert!(fails(&place, &["serve", "a.vhd"]).contains("; --read-only needs less"));
     place.write("b.img", &[0; 4096]);
-    let error = fails(&place, &["convert", "b.img", "a.vhd", "--force"]);
-    assert!(error.contains("it cannot be replaced: name another target"), "{error}");
+    std::fs::set_permissions(place.path("a.vhd"), std::fs::Permissions::from_mode(0o444)).unwrap();
+    let may_write = std::fs::File::options().write(true).open(place.path("a.vhd")).is_ok();
+    let cases: [(&[&str], &str); 4] = [
+        (&["repair", "a.vhd"], "; --dry-run needs less"),
+        (&["dmio", "write", "a.vhd@0+4096"], "; `dmio read` needs less"),
+        (&["serve", "a.vhd"], "; --read-only needs less"),
+        (
+            &["convert", "b.img", "a.vhd", "--force"],
+            "it cannot be replaced: name another target",
+        ),
+    ];
+    for (args, words) in cases {
+        let plain = place.command(args);
+        let mut command = if may_write { without_privilege(&plain) } else { plain };
+        let ended = Ended::from(command.output().unwrap());
+        assert_eq!(ended.code, Some(1), "{args:?}: {ended:?}");
+        assert!(ended.stderr.contains(words), "{args:?}: {ended:?}");
+    }
+}
+
+/// The same for a root that files' permissions hold for, as for others.
+fn without_privilege(command: &Command) -> Command {
+    let mut less = Command::new("setpriv");
+    less.args(["--bounding-set", "-dac_override,-dac_read_search", "--"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .current_dir(command.get_current_dir().expect("the test's own folder"))
+        .stdin(Stdio::null());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => less.env(name, value),
+            None => less.env_remove(name),
+        };
+    }
+    less
 }
 
 #[test]
