@@ -188,14 +188,19 @@ fn what_was_handed_back_goes_on_after_an_end_from_inside_cancel() {
     assert_eq!(rig.client.counters().submitted, 2, "the device has the second");
 }
 
+/// Starts a write of a list of eight sectors.
+fn write_list(rig: &mut Rig) -> Notes {
+    let notes = Notes::default();
+    let at = [region(0, 0, 8)];
+    let started = rig.client.io(IoRequest::write(&at, sectors()), Some(notes.listener()));
+    started.unwrap();
+    notes
+}
+
 #[test]
 fn a_part_that_ends_makes_room_for_the_next() {
     let mut rig = narrow(Way::Below);
-    let notes = Notes::default();
-    let at = [region(0, 0, 8)];
-    rig.client
-        .io(IoRequest::write(&at, sectors()), Some(notes.listener()))
-        .unwrap();
+    let notes = write_list(&mut rig);
     rig.pass_time(Duration::from_secs(1));
     assert_eq!(notes.states(), [(0, RegionState::Ok)]);
     let expected: Vec<u8> = (0..8).flat_map(|number| [number; 512]).collect();
@@ -209,11 +214,7 @@ fn of_a_list_no_more_goes_to_a_device_that_was_replaced() {
         if is_stalled {
             rig.disks[0].stall();
         }
-        let notes = Notes::default();
-        let at = [region(0, 0, 8)];
-        rig.client
-            .io(IoRequest::write(&at, sectors()), Some(notes.listener()))
-            .unwrap();
+        let notes = write_list(&mut rig);
         rig.pass_time(Duration::from_secs(1));
         let next = rig.machine.create_block_device(1 << 20);
         rig.client.replace(DeviceIndex(0), &device(&next)).unwrap();
@@ -232,11 +233,7 @@ fn of_a_list_no_more_goes_to_a_device_that_was_replaced() {
 #[test]
 fn a_list_ends_with_its_parts_whatever_is_said_of_its_leg() {
     let mut rig = narrow(Way::Forges);
-    let notes = Notes::default();
-    let at = [region(0, 0, 8)];
-    rig.client
-        .io(IoRequest::write(&at, sectors()), Some(notes.listener()))
-        .unwrap();
+    let notes = write_list(&mut rig);
     rig.disks[0].stall();
     let log = log_of(|| rig.pass_time(Duration::from_secs(1)));
     assert_eq!(notes.states(), [], "the device has the first part");
