@@ -145,9 +145,12 @@ impl Pause {
             "the server of disk {:?} ended, or hangs, while the command ran",
             self.disk
         );
-        Failure::new(what).because(error).hint(
-            "the disk was paused until then, so what the command has read is whole, unless another server has served the image",
-        )
+        let mut hint = "the disk was paused until then, so what the command has read is whole, unless another server has served the image"
+            .to_owned();
+        if self.resume_after.is_some() {
+            hint.push_str(", or --resume-after was over before");
+        }
+        Failure::new(what).because(error).hint(hint)
     }
 
     fn was_resumed(&self) -> Failure {
